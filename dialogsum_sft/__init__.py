@@ -1,0 +1,13 @@
+"""Fine-tune open LLMs to summarise dialogues with TRL's SFTTrainer, and evaluate them."""
+
+import logging
+
+__version__ = "0.1.0"
+
+
+class InputError(Exception):
+    """A user's mistake, told in one line: what was found, where, and what to do. Recipes exit with status 2 on it."""
+
+
+# On a CPU with bf16 it warns at import that an optional kernel from the hub is missing, whether 4-bit is used or not.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

