@@ -87,6 +87,15 @@ class _Parser(TrlParser):
         raise InputError(f"{message.strip()}. See --help for the options.")
 
 
+class _Yaml12Floats(yaml.SafeLoader):
+    """In YAML 1.1, which PyYAML reads, 1e-6 is a string; in YAML 1.2 and everybody's mind it is a number."""
+
+
+_Yaml12Floats.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
 def parse(types: tuple[type[Any], ...], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
     """Parse `--config FILE.yaml` and the command line, which wins, into one instance of each dataclass.
 
@@ -107,13 +116,18 @@ def parse(types: tuple[type[Any], ...], argv: Sequence[str] | None = None) -> tu
             unknown, source = [f"--{key}" for key in config if f"--{key}" not in flags], "the config file"
         args = _to_argv(config) + args
     if unknown:
-        near = difflib.get_close_matches(unknown[0], flags, n=1)
-        hint = f"; did you mean {near[0].removeprefix('--')}?" if near else ""
+        near = difflib.get_close_matches(unknown[0], {flag for flag in flags if "-" not in flag[2:]}, n=2, cutoff=0.75)
+        hint = f"; did you mean {' or '.join(word.removeprefix('--') for word in near)}?" if near else ""
         names = ", ".join(word.removeprefix("--") for word in unknown)
         raise InputError(f"unknown option in {source}: {names}{hint}")
     try:
         return tuple(parser.parse_args_and_config(args))
-    except (ValueError, TypeError, argparse.ArgumentError) as error:
+    except (
+        ValueError,
+        TypeError,
+        ImportError,
+        argparse.ArgumentError,
+    ) as error:  # ImportError: --deepspeed without it
         raise InputError(_one_line(error)) from error
 
 
@@ -129,24 +143,25 @@ def _split_config(args: list[str]) -> tuple[dict[str, Any], list[str]]:
     try:
         # BaseLoader keeps every scalar as it is written (`no`, `2e-4`), so that argparse alone decides its type.
         text = Path(path).read_text(encoding="utf-8")
-        as_written, typed = yaml.load(text, Loader=yaml.BaseLoader), yaml.safe_load(text)
+        as_written, typed = yaml.load(text, Loader=yaml.BaseLoader), yaml.load(text, Loader=_Yaml12Floats)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not readable YAML: {_one_line(error)}") from error
     if not isinstance(as_written, dict):
         raise InputError(f"{path} must hold a YAML mapping of option: value")
-    # A mapping or a list of mappings is a JSON option (model_init_kwargs, ...): its values keep their YAML types.
-    return {key: typed[key] if isinstance(value, dict) else value for key, value in as_written.items()}, rest
+    if any(word == "--config" or word.startswith("--config=") for word in rest):
+        raise InputError("--config is given twice; put both files' options into one")
+    # A mapping is a JSON option (model_init_kwargs, ...), whose values keep their YAML types; null is left out.
+    values = {key: typed[key] if isinstance(value, dict) else value for key, value in as_written.items()}
+    return {key: value for key, value in values.items() if typed[key] is not None}, rest
 
 
 def _to_argv(config: dict[str, Any]) -> list[str]:
     argv: list[str] = []
     for key, value in config.items():
-        if isinstance(value, dict):
-            argv.append(f"--{key}={json.dumps(value)}")
-        elif isinstance(value, list):
+        if isinstance(value, list):
             argv += [f"--{key}", *map(str, value)]
-        elif value not in ("", "~", "null", "None"):
-            argv.append(f"--{key}={value}")
+        else:
+            argv.append(f"--{key}={json.dumps(value) if isinstance(value, dict) else value}")
     return argv
 
 
@@ -158,6 +173,10 @@ def run(main: Callable[[], None]) -> None:
     """Call a recipe's main; a user's mistake becomes one line on standard error (rank 0 only) and exit status 2."""
     # Deprecations inside and between the libraries, which a user cannot act on.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft)\.")
+    # On saving, PEFT asks the hub whether the base model's vocabulary was changed; offline it may well not answer.
+    warnings.filterwarnings(
+        "ignore", message="Unable to fetch remote file|Could not find a config file", module="peft"
+    )
     try:
         main()
     except InputError as error:

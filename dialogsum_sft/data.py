@@ -1,5 +1,6 @@
 """Any source of dialogues becomes rows {id, dialogue, references}, one row a dialogue; every row is accounted for."""
 
+import glob
 import hashlib
 import re
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from dialogsum_sft import InputError
 from dialogsum_sft.arguments import DataArguments
 
 from datasets import Dataset, IterableDataset, get_dataset_split_names, load_dataset
-from datasets.exceptions import DatasetNotFoundError
+from datasets.exceptions import DatasetNotFoundError, DatasetsError
 from trl import ScriptArguments
 
 SAMPLE = Path(__file__).parent / "sample"
@@ -55,7 +56,7 @@ def load_examples(
     examples: dict[str, dict[str, Any]] = {}
     problems: list[str] = []
     read = references = 0
-    for number, row in enumerate(source, 1):
+    for number, row in enumerate(_read(source, name), 1):
         read += 1
         faults = list(_faults(row, columns, number))
         if faults:
@@ -94,7 +95,7 @@ def _open(name: str, split: str, config: str | None, revision: str | None) -> Da
                 raise InputError(
                     f"{name}: cannot read {path.suffix or 'this kind of'} files, only {', '.join(_BUILDERS)}"
                 )
-            return load_dataset(_BUILDERS[path.suffix], data_files=str(path), split="train")
+            return load_dataset(_BUILDERS[path.suffix], data_files=glob.escape(str(path)), split="train")
         if path.suffix in _BUILDERS or name.startswith((".", "/", "~")):
             raise InputError(f"dataset file not found: {name}")
         splits = get_dataset_split_names(name, config, revision=revision)
@@ -103,7 +104,14 @@ def _open(name: str, split: str, config: str | None, revision: str | None) -> Da
         return load_dataset(name, config, split=split, revision=revision)
     except DatasetNotFoundError as error:
         raise InputError(f"dataset {name!r} is neither a file here nor on the hub: {_reason(error)}") from error
-    except (OSError, ValueError) as error:  # what datasets raises for a bad file, a bad config, no connection
+    except (OSError, ValueError, DatasetsError, StopIteration) as error:  # a bad file, a bad config, no connection
+        raise InputError(f"cannot read dataset {name!r}: {_reason(error)}") from error
+
+
+def _read(source: Dataset | IterableDataset, name: str) -> Iterator[dict[str, Any]]:
+    try:
+        yield from source
+    except ValueError as error:  # text that is not UTF-8 shows only here
         raise InputError(f"cannot read dataset {name!r}: {_reason(error)}") from error
 
 
@@ -111,7 +119,7 @@ def _reason(error: BaseException) -> str:
     """The root cause's first line: datasets wraps a parser's message in one that only says that it failed."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return str(error).strip().split("\n")[0]
+    return str(error).strip().split("\n")[0] or "it is empty"
 
 
 def _columns(names: list[str] | None, source: str, data_args: DataArguments) -> dict[str, list[str]]:

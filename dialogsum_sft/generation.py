@@ -8,6 +8,7 @@ from typing import Any
 from dialogsum_sft import InputError
 
 import torch
+from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -67,14 +68,18 @@ def batches(lengths: Sequence[int], max_new_tokens: int, max_batch_tokens: int) 
 @contextlib.contextmanager
 def _generating(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
     """Evaluation mode (dropout of a LoRA layer would make greedy decoding random) and our generation config alone."""
-    training, own_config = model.training, model.generation_config
+    training = model.training
+    holders = [model, model.get_base_model()] if isinstance(model, PeftModel) else [model]  # both have a config
+    own_configs = [holder.generation_config for holder in holders]
     model.eval()
-    model.generation_config = config
+    for holder in holders:
+        holder.generation_config = config
     try:
         with torch.inference_mode():
             yield
     finally:
-        model.generation_config = own_config
+        for holder, own_config in zip(holders, own_configs, strict=True):
+            holder.generation_config = own_config
         model.train(training)
 
 

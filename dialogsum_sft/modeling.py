@@ -167,7 +167,7 @@ def load_model(model_args: ModelConfig, *, trust_remote_code: bool = False) -> P
             quantization_config=get_quantization_config(model_args),
         )
     # This name goes into the adapter's config and card: no folder of this machine.
-    model.config._name_or_path = public_name(str(model_args.model_name_or_path))
+    model.name_or_path = model.config._name_or_path = public_name(str(model_args.model_name_or_path))
     return model
 
 

@@ -5,8 +5,10 @@ trained behind are the ids that it sees later.
 """
 
 import hashlib
+import re
 from collections.abc import Iterable
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from dialogsum_sft import InputError
@@ -16,14 +18,10 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 INSTRUCTION = "Summarize the following dialogue in one or two sentences. Name the speakers as the dialogue does."
 
-# Llama 3 templates print the date of the day and others call strftime_now: a prompt would change overnight. This is
-# the date that Llama 3's own templates fall back to. Reasoning templates open a thinking block unless told not to.
+# Llama 3 templates print the date of the day: a prompt would change overnight. This is the date that they fall back to
+# themselves. Reasoning templates open a thinking block unless told not to.
 _DATE = datetime(2024, 7, 26)
-TEMPLATE_KWARGS: dict[str, Any] = {
-    "date_string": _DATE.strftime("%d %b %Y"),
-    "strftime_now": _DATE.strftime,
-    "enable_thinking": False,
-}
+TEMPLATE_KWARGS: dict[str, Any] = {"date_string": _DATE.strftime("%d %b %Y"), "enable_thinking": False}
 
 Message = dict[str, str]
 
@@ -59,17 +57,24 @@ def render(
 
     Raises InputError when there is no chat template, or it cannot render the messages.
     """
-    if not tokenizer.chat_template:
+    template = tokenizer.chat_template
+    if not template:
         raise InputError(
             f"the tokenizer of {tokenizer.name_or_path} has no chat template: use a chat (instruct) model, or give "
             "one with --chat_template_path"
         )
-    if messages[0]["role"] == "system" and not takes_system_role(tokenizer):
+    if not takes_role(tokenizer, template, "user"):
+        raise InputError(
+            f"the chat template of {tokenizer.name_or_path} leaves out the text of a message: give one for text with "
+            "--chat_template_path"
+        )
+    if messages[0]["role"] == "system" and not takes_role(tokenizer, template, "system"):
         system, user, *rest = messages
         messages = [{"role": "user", "content": f"{system['content']}\n\n{user['content']}"}, *rest]
     try:
         ids: list[int] = tokenizer.apply_chat_template(
             messages,
+            chat_template=_dated(template),
             add_generation_prompt=add_generation_prompt,
             sanitize_control_tokens=True,
             return_dict=False,
@@ -77,16 +82,37 @@ def render(
         )
     except TemplateError as error:
         raise InputError(f"the chat template of {tokenizer.name_or_path} refuses the messages: {error}") from error
+    for message in messages:  # reasoning templates cut what they take for thinking out of an answer
+        text = message["content"].strip()
+        if any(token in text for token in tokenizer.get_added_vocab()) and text not in _text(tokenizer, messages):
+            raise InputError(
+                f"the chat template of {tokenizer.name_or_path} drops part of a text that holds its control tokens: "
+                f"{text[:80]!r}"
+            )
     return ids
 
 
-def takes_system_role(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the chat template renders a system message (Gemma's raises an error, some drop it)."""
-    probe = [{"role": "system", "content": "PROBE"}, {"role": "user", "content": "text"}]
+@lru_cache(maxsize=64)
+def takes_role(tokenizer: PreTrainedTokenizerBase, template: str, role: str) -> bool:
+    """Whether the template renders a message of this role (Gemma's refuses a system message, some drop it)."""
+    probe = [{"role": "user", "content": "text"}]
+    probe = [{"role": role, "content": "PROBE"}] + (probe if role == "system" else [])
     try:
-        return "PROBE" in tokenizer.apply_chat_template(probe, tokenize=False, **TEMPLATE_KWARGS)
+        return "PROBE" in _text(tokenizer, probe)
     except TemplateError:
-        return False
+        return role == "user"  # then the messages themselves say what is wrong
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> str:
+    return tokenizer.apply_chat_template(
+        messages, chat_template=_dated(tokenizer.chat_template), tokenize=False, **TEMPLATE_KWARGS
+    )
+
+
+@lru_cache(maxsize=16)
+def _dated(template: str) -> str:
+    """The template with the pinned date where it asks for today's."""
+    return re.sub(r"""strftime_now\((["'])(.*?)\1\)""", lambda call: repr(_DATE.strftime(call[2])), template)
 
 
 def stop_token_ids(tokenizer: PreTrainedTokenizerBase, generation_config: GenerationConfig | None) -> frozenset[int]:

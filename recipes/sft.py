@@ -6,6 +6,8 @@
 Leaves `output_dir`/adapter (model/ with full fine-tuning): weights, tokenizer, chat template and run.json.
 """
 
+import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,8 @@ from dialogsum_sft.data import Examples, load_examples
 from dialogsum_sft.modeling import load_generation_config, load_model, load_tokenizer, public_name
 from dialogsum_sft.trainer import SupervisedLogitsSFTTrainer, without_triton
 
-from accelerate import PartialState
+import torch
+from accelerate import DistributedType, PartialState
 from datasets import Dataset
 from rich.console import Console
 from rich.text import Text
@@ -27,10 +30,18 @@ from trl import ModelConfig, ScriptArguments, SFTConfig, SFTTrainer, get_peft_co
 
 def main() -> None:
     started = time.time()
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size > 1 and not torch.accelerator.is_available():
+        os.environ["ACCELERATE_USE_CPU"] = "true"  # else each process takes itself for the only one
     script_args, training_args, model_args, data_args, train_args = parse(
         (ScriptArguments, SFTConfig, ModelConfig, DataArguments, TrainArguments)
     )
+    arguments: dict[str, Any] = training_args.to_dict()  # as resolved, before this recipe changes any
+    for others in (script_args, model_args, data_args, train_args):
+        arguments |= vars(others)
     state = PartialState()
+    if state.num_processes != world_size:
+        raise InputError(f"{world_size} processes were started but {state.num_processes} found each other")
     console = Console(quiet=not state.is_main_process, soft_wrap=True)
     output_dir = Path(training_args.output_dir)
     if not model_args.use_peft and (model_args.load_in_4bit or model_args.load_in_8bit):
@@ -75,9 +86,11 @@ def main() -> None:
 
     # 4. Train
     metrics: dict[str, Any] = dict(trainer.train().metrics)
-    metrics["num_tokens"] = trainer.state.num_input_tokens_seen or trainer._total_train_tokens
+    logged = trainer.state.log_history
+    counters = ("num_tokens", "eval_num_tokens")  # the same counter, logged while training or evaluating
+    metrics["num_tokens"] = int(next(log[name] for log in reversed(logged) for name in counters if name in log))
     if validation_rows is not None:
-        last: dict[str, Any] = next((log for log in reversed(trainer.state.log_history) if "eval_loss" in log), {})
+        last: dict[str, Any] = next((log for log in reversed(logged) if "eval_loss" in log), {})
         metrics |= last if last.get("step") == trainer.state.global_step else trainer.evaluate()
 
     # 5. Save what is needed to use it, and what is needed to know how it came about
@@ -90,12 +103,7 @@ def main() -> None:
         record = {
             "format": checkpoints.FORMAT,
             "base_model": public_name(str(model_args.model_name_or_path)),
-            "arguments": {
-                name: value
-                for arguments in (script_args, model_args, data_args, train_args)
-                for name, value in vars(arguments).items()
-            }
-            | training_args.to_dict(),
+            "arguments": arguments,
             "data": {
                 "train": train.counts | {"rows_trained": len(train_rows), "fingerprint": train.fingerprint()},
                 "validation": validation and validation.counts | {"fingerprint": validation.fingerprint()},
@@ -119,6 +127,12 @@ def main() -> None:
         + f"; saved to {final}"
     )
     trainer.end()
+    if state.distributed_type == DistributedType.MULTI_CPU:
+        # gloo's destructor waits, holding the interpreter's lock, for a thread that may be waiting for that lock: a
+        # finished process would hang there now and then (seen with torch 2.13). All is saved, so leave without it.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def encode(

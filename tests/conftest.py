@@ -1,0 +1,100 @@
+"""Small tokenizers made here, from the bundled sample: no test needs the network for one."""
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+
+import dialogsum_sft
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+# What is a token, not text, in the chat templates that TRL ships.
+TOKEN_LITERAL = re.compile(
+    r"<\|[^<>|]+\|>|<\|\w+>|<\w+\|>|<｜[^<>｜]+｜>|<(?:start|end)_of_\w+>|</?think>|</?s>|<(?:image|sop)>|\[/?(?:INST|gMASK)\]"
+)
+# What such a template writes after an answer: the first of these that it has.
+END_OF_ANSWER = (
+    *("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<turn|>", "<|END_OF_TURN_TOKEN|>", "<｜end▁of▁sentence｜>"),
+    *("<|eot|>", "<|return|>", "<|end|>", "<end_of_utterance>", "</s>"),
+)
+
+
+@cache
+def trained_bpe() -> str:
+    """A byte-level BPE of 1,000 tokens over the sample's training split, as JSON."""
+    sample = Path(dialogsum_sft.__file__).parent / "sample" / "train.jsonl"
+    rows = [json.loads(line) for line in sample.open(encoding="utf-8")]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1000,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((f"{row['dialogue']}\n{row['summary']}" for row in rows), trainer)
+    return tokenizer.to_str()
+
+
+@pytest.fixture(scope="session")
+def chatml_tokenizer() -> PreTrainedTokenizerFast:
+    """Shared by all tests: copy it before changing it."""
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(trained_bpe()),
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        extra_special_tokens=["<|im_start|>"],
+    )
+    tokenizer.chat_template = CHATML
+    return tokenizer
+
+
+def tokenizer_for_template(path: Path) -> PreTrainedTokenizerFast:
+    """The same vocabulary with a chat template of a real model, whose control tokens are single tokens here too."""
+    template = path.read_text(encoding="utf-8")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(trained_bpe()),
+        bos_token="<s>" if "bos_token" in template else None,
+        eos_token=next((token for token in END_OF_ANSWER if token in template), "<|endoftext|>"),
+        pad_token="<|endoftext|>",
+        extra_special_tokens=sorted(set(TOKEN_LITERAL.findall(template))),
+    )
+    tokenizer.chat_template = template
+    tokenizer.name_or_path = path.name
+    return tokenizer
+
+
+def tiny_model(tokenizer: PreTrainedTokenizerFast, dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
+    """A random two-layer Llama with the tokenizer's vocabulary and stop token."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+    )
+    return LlamaForCausalLM(config).to(dtype)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ordinary model folder, as one downloads it: `tiny_model` and its tokenizer."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tiny_model(chatml_tokenizer).save_pretrained(folder)
+    chatml_tokenizer.save_pretrained(folder)
+    return folder

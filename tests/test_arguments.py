@@ -1,0 +1,228 @@
+from dialogsum_sft import InputError
+from dialogsum_sft.arguments import DataArguments, EvalArguments, TrainArguments, parse, run
+from dialogsum_sft.prompts import INSTRUCTION
+
+import pytest
+from trl import ModelConfig, ScriptArguments, SFTConfig
+
+SFT = (ScriptArguments, SFTConfig, ModelConfig, DataArguments, TrainArguments)
+EVAL = (ScriptArguments, ModelConfig, DataArguments, EvalArguments)
+NO_BF16 = ["--bf16", "false"]  # the default, true, is refused on a machine without a GPU
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Writes a YAML file and returns the flags that name it."""
+
+    def write(text):
+        path = tmp_path / "config.yaml"
+        path.write_text(text, encoding="utf-8")
+        return ["--config", str(path)]
+
+    return write
+
+
+def refusal(types, argv):
+    """The message of the InputError that `parse` raises: one line."""
+    with pytest.raises(InputError) as error:
+        parse(types, argv)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_without_any_option_the_defaults_hold():
+    script, model, data, evaluation = parse(EVAL, [])
+    assert script.dataset_name is None
+    assert model.model_name_or_path is None
+    assert (data.dialogue_column, data.summary_columns, data.instruction) == ("dialogue", None, INSTRUCTION)
+    assert (evaluation.max_new_tokens, evaluation.evaluate_base) == (128, True)
+
+
+def test_one_instance_of_each_dataclass_in_their_order():
+    assert [type(part) for part in parse(SFT, ["--output_dir", "runs/x", *NO_BF16])] == list(SFT)
+
+
+def test_no_in_yaml_is_the_choice_no(config):
+    training = parse(SFT, config("eval_strategy: no\nsave_strategy: no") + NO_BF16)[1]
+    assert (training.eval_strategy, training.save_strategy) == ("no", "no")
+
+
+@pytest.mark.parametrize("text", ["2e-4", "2.0e-4", "0.0002", "2E-4"])
+def test_every_way_to_write_a_float_is_a_float(config, text):
+    assert parse(SFT, config(f"learning_rate: {text}") + NO_BF16)[1].learning_rate == 0.0002
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("yes", True), ("false", False), ("no", False)])
+def test_every_way_to_write_a_truth_value(config, text, value):
+    assert parse(EVAL, config(f"evaluate_base: {text}"))[3].evaluate_base is value
+
+
+@pytest.mark.parametrize("text", ["[q_proj, v_proj]", "\n  - q_proj\n  - v_proj"])
+def test_a_list(config, text):
+    assert parse(EVAL, config(f"lora_target_modules: {text}"))[1].lora_target_modules == ["q_proj", "v_proj"]
+
+
+def test_a_mapping_keeps_its_types(config):
+    text = "activation_checkpointing_kwargs: {use_reentrant: false}\nmodel_init_kwargs: {layers: 3, revision: null}"
+    training = parse(SFT, config(text) + NO_BF16)[1]
+    assert training.activation_checkpointing_kwargs == {"use_reentrant": False}
+    assert training.model_init_kwargs == {"layers": 3, "revision": None}
+
+
+def test_several_lines_of_text(config):
+    text = "instruction: |-\n  Summarize -- in one 'sentence'.\n\n  {dialogue}\n\n  Summary:"
+    assert parse(EVAL, config(text))[2].instruction == "Summarize -- in one 'sentence'.\n\n{dialogue}\n\nSummary:"
+
+
+@pytest.mark.parametrize("text", ["-x", "--model_name_or_path", "=", "a=b", "ä 中"])
+def test_a_text_that_looks_like_something_else(config, text):
+    assert parse(EVAL, config(f"system_prompt: '{text}'"))[2].system_prompt == text
+
+
+@pytest.mark.parametrize("text", ["null", "~", ""])
+def test_null_leaves_the_default(config, text):
+    _, _, data, evaluation = parse(EVAL, config(f"max_eval_samples: {text}\nmax_new_tokens: {text}"))
+    assert (data.max_eval_samples, evaluation.max_new_tokens) == (None, 128)
+
+
+def test_the_command_line_wins_over_yaml(config):
+    flags = config("max_new_tokens: 60\nsummary_columns: [a, b]\nevaluate_base: false\nseed: 7")
+    # Before or after --config, in every way to give a flag.
+    argv = ["--max_new_tokens", "70", *flags, "--summary_columns", "c", "--evaluate_base=true"]
+    _, _, data, evaluation = parse(EVAL, argv)
+    assert (evaluation.max_new_tokens, evaluation.evaluate_base, evaluation.seed) == (70, True, 7)
+    assert data.summary_columns == ["c"]
+
+
+def test_the_config_can_be_given_with_an_equals_sign(config):
+    _, path = config("max_new_tokens: 60")
+    assert parse(EVAL, [f"--config={path}"])[3].max_new_tokens == 60
+
+
+def test_an_empty_mapping_is_a_config(config):
+    assert parse(EVAL, config("{}"))[3].max_new_tokens == 128
+
+
+def test_an_unknown_yaml_key_is_refused_with_the_nearest(config):
+    message = "unknown option in the config file: learing_rate; did you mean learning_rate?"
+    assert refusal(SFT, config("learing_rate: 2e-4")) == message
+
+
+def test_all_unknown_yaml_keys_are_named(config):
+    assert refusal(EVAL, config("zzz: 1\nmax_new_tokens: 5\nqqq: 2")) == "unknown option in the config file: zzz, qqq"
+
+
+def test_a_yaml_key_of_another_recipe_is_unknown(config):
+    assert "unknown option in the config file: lora_rank" in refusal(SFT, config("lora_rank: 8"))
+    assert "unknown option in the config file: learning_rate" in refusal(EVAL, config("learning_rate: 1"))
+
+
+@pytest.mark.parametrize("argv", [["--learing_rate", "1"], ["--learing_rate=1"]])
+def test_an_unknown_flag_is_refused_with_the_nearest(argv):
+    message = "unknown option in the command line: learing_rate; did you mean learning_rate?"
+    assert refusal(SFT, argv) == message
+
+
+@pytest.mark.parametrize("argv", [["--learning_rat", "1"], ["--learning_rat=1"]])
+def test_a_flag_cannot_be_abbreviated(argv):
+    message = "unknown option in the command line: learning_rat; did you mean learning_rate?"
+    assert refusal(SFT, argv) == message
+
+
+def test_a_word_that_belongs_to_no_flag_is_refused():
+    assert "'stray'" in refusal(EVAL, ["--max_new_tokens", "5", "stray"])
+
+
+def test_a_wrong_choice_is_refused_in_yaml_and_on_the_command_line(config):
+    message = refusal(EVAL, config("dtype: bfloat17"))
+    assert message.startswith("argument --dtype: invalid choice: 'bfloat17' (choose from")
+    assert "bfloat16" in message
+    assert refusal(EVAL, ["--dtype", "bfloat17"]) == message
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "reason"),
+    [
+        ("learning_rate", "fast", "invalid float value: 'fast'"),
+        ("lora_r", "1.5", "invalid int value: '1.5'"),
+        ("use_peft", "perhaps", "got perhaps but expected one of yes/no, true/false"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused_in_yaml_and_on_the_command_line(config, option, value, reason):
+    message = refusal(SFT, config(f"{option}: {value}"))
+    assert f"argument --{option}" in message
+    assert reason in message
+    assert refusal(SFT, [f"--{option}", value]) == message
+
+
+def test_config_without_a_value():
+    assert refusal(EVAL, ["--max_new_tokens", "5", "--config"]) == "--config needs the path of a YAML file"
+
+
+@pytest.mark.parametrize("argv", [["--config", "nothing.yaml"], ["--config=nothing.yaml"]])
+def test_a_missing_config_file(argv):
+    assert refusal(EVAL, argv) == "config file not found: nothing.yaml"
+
+
+@pytest.mark.parametrize("text", ["- a\n- b", "just text", "", "# a comment alone"])
+def test_yaml_that_is_not_a_mapping(config, text):
+    flags = config(text)
+    assert refusal(EVAL, flags) == f"{flags[1]} must hold a YAML mapping of option: value"
+
+
+@pytest.mark.parametrize("text", ["a: [1", "a: 1: 2", "\ta: 1", "'a"])
+def test_broken_yaml(config, text):
+    flags = config(text)
+    message = refusal(EVAL, flags)
+    assert message.startswith(f"{flags[1]} is not readable YAML: ")
+    assert "line 1, column" in message
+
+
+def test_a_config_that_is_not_utf8(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_bytes("system_prompt: café".encode("latin-1"))
+    assert refusal(EVAL, ["--config", str(path)]).startswith(f"{path} is not readable YAML: ")
+
+
+def mistake():
+    raise InputError("no such thing in file.csv:\n  row 3,\n  give another")
+
+
+def test_run_tells_a_mistake_in_one_line_and_exits_with_2(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        run(mistake)
+    assert exit_.value.code == 2
+    assert capsys.readouterr() == ("", "error: no such thing in file.csv: row 3, give another\n")
+
+
+def test_run_speaks_on_rank_0_only(capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit) as exit_:
+        run(mistake)
+    assert exit_.value.code == 2
+    assert capsys.readouterr() == ("", "")
+
+
+def test_run_does_not_hide_our_own_mistakes():
+    with pytest.raises(ZeroDivisionError):
+        run(lambda: 1 / 0)
+
+
+def test_run_returns_when_main_does(capsys):
+    run(lambda: print("done"))
+    assert capsys.readouterr() == ("done\n", "")
+
+
+def test_a_second_config_is_refused(config, tmp_path):
+    other = tmp_path / "other.yaml"
+    other.write_text("dtype: bfloat17")
+    assert "--config" in refusal(EVAL, [*config("max_new_tokens: 60"), "--config", str(other)])
+
+
+def test_an_empty_text_in_quotes_is_a_value(config):
+    assert parse(EVAL, config("instruction: ''"))[2].instruction == ""
+
+
+def test_a_float_in_a_mapping_is_a_float(config):
+    training = parse(SFT, config("lr_scheduler_kwargs: {min_lr: 1e-6}") + NO_BF16)[1]
+    assert training.lr_scheduler_kwargs == {"min_lr": 1e-6}

@@ -1,0 +1,228 @@
+import json
+import socket
+from importlib.metadata import version
+from pathlib import Path
+
+from dialogsum_sft.metrics import (
+    ROUGE_TYPES,
+    DialogueRouge,
+    confidence_interval,
+    fingerprint,
+    rouge_scores,
+    split_sentences,
+    summarize_scores,
+)
+
+import numpy as np
+import pytest
+from rouge_score.rouge_scorer import RougeScorer
+
+ROOT = Path(__file__).parent.parent
+DIALOGSUM_TEST = ROOT.parent / "shared" / "data" / "dialogsum" / "test.jsonl"
+
+PREDICTIONS = ["Tom lost his keys.", "Anna sings loudly."]
+REFERENCES = [
+    ["Tom lost his keys.", "Tom lost some keys yesterday.", "Nobody cares."],
+    ["Tom sings.", "Anna sings.", "Ben slept."],
+]
+
+
+def test_each_pair_has_the_f1_counted_by_hand():
+    # 2 * shared / (length + length): of 4 and 5 words share 3, and one bigram of 3 and 4; of 3 and 2 words 1 or 2.
+    scores = rouge_scores(PREDICTIONS, REFERENCES)
+    assert scores["rouge1"] == [pytest.approx([100, 600 / 9, 0]), pytest.approx([40, 80, 0])]
+    assert scores["rouge2"] == [pytest.approx([100, 200 / 7, 0]), pytest.approx([0, 200 / 3, 0])]
+    assert scores["rougeL"] == scores["rougeLsum"] == scores["rouge1"]
+
+
+def test_mean_max_and_per_reference_counted_by_hand():
+    rouge1 = summarize_scores(rouge_scores(PREDICTIONS, REFERENCES))["rouge1"]
+    assert rouge1["mean"] == pytest.approx(((100 + 600 / 9 + 0) / 3 + (40 + 80 + 0) / 3) / 2)
+    assert rouge1["max"] == pytest.approx((100 + 80) / 2)
+    assert rouge1["per_reference"] == pytest.approx([(100 + 40) / 2, (600 / 9 + 80) / 2, 0])
+
+
+def test_the_mean_is_over_dialogues_not_over_references():
+    rouge1 = summarize_scores(rouge_scores(["a b", "c d"], [["a b"], ["x", "y", "z"]]))["rouge1"]
+    assert rouge1["mean"] == pytest.approx(50)
+
+
+def test_per_reference_is_empty_where_dialogues_have_different_numbers_of_references():
+    summary = summarize_scores(rouge_scores(["a b", "c d"], [["a b"], ["c d", "c"]]))
+    assert [summary[name]["per_reference"] for name in ROUGE_TYPES] == [[]] * 4
+
+
+def test_words_are_stemmed():
+    assert rouge_scores(["she was walking"], [["she was walked"]])["rouge1"] == [[pytest.approx(100)]]
+
+
+def test_an_empty_prediction_scores_zero():
+    assert rouge_scores([""], [["Tom sings."]]) == {name: [[0.0]] for name in ROUGE_TYPES}
+
+
+def test_equal_to_rouge_score_itself():
+    predictions = [
+        "#Person1# asks Mr. Brown about the cheapest flights. He finds none.",
+        "#Person2# is ill; #Person1# calls a doctor, who's coming at 5 p.m.",
+        "Nobody knows.",
+    ]
+    references = [
+        ["#Person1# asked about flights.", "Mr. Brown can't find a cheap flight for #Person1#."],
+        ["#Person1# calls the doctor because #Person2# feels ill.", "A doctor comes at 5 p.m. to see #Person2#."],
+        ["Nobody knew. It was late.", "#Person1# didn't know."],
+    ]
+    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+    summary = summarize_scores(rouge_scores(predictions, references))
+    for name in ("rouge1", "rouge2", "rougeL"):
+        f1 = np.array(
+            [
+                [100 * scorer.score(ref, text)[name].fmeasure for ref in refs]
+                for text, refs in zip(predictions, references, strict=True)
+            ]
+        )
+        assert summary[name]["mean"] == pytest.approx(f1.mean(), abs=1e-9)
+        assert summary[name]["max"] == pytest.approx(f1.max(axis=1).mean(), abs=1e-9)
+        assert summary[name]["per_reference"] == pytest.approx(f1.mean(axis=0), abs=1e-9)
+
+
+def test_rougelsum_compares_sentence_by_sentence():
+    scores = rouge_scores(["Tom sleeps. Anna sings."], [["Anna sings. Tom sleeps."]])
+    assert scores["rougeL"] == [[pytest.approx(50)]]  # the longest common subsequence is one of the two sentences
+    assert scores["rougeLsum"] == [[pytest.approx(100)]]
+
+
+def test_sentences_do_not_end_at_titles_and_initials():
+    text = "Mr. Brown met Dr. Lee and Mrs. Day. J. R. Smith left! Why? He paid 3.50 dollars.\n Fine."
+    assert split_sentences(text).split("\n") == [
+        "Mr. Brown met Dr. Lee and Mrs. Day.",
+        "J. R. Smith left!",
+        "Why?",
+        "He paid 3.50 dollars.",
+        "Fine.",
+    ]
+
+
+def test_the_interval_of_three_values_is_known():
+    # A resample of 0, 0, 100 has the mean 0 with 8/27 and 100 with 1/27: each of them is more than 2.5%.
+    assert confidence_interval([0, 0, 100]) == [0, 100]
+
+
+def test_the_interval_is_a_95_percent_one():
+    values = np.arange(100)
+    half = 1.96 * values.std() / np.sqrt(100)  # 5.66; a 90% interval would have 4.75
+    assert confidence_interval(values) == pytest.approx([49.5 - half, 49.5 + half], abs=0.3)
+
+
+def test_one_dialogue_has_no_interval():
+    assert confidence_interval([50.0]) is None
+
+
+def test_the_interval_is_decided_by_its_seed():
+    values = [n**1.5 for n in range(30)]
+    assert confidence_interval(values, seed=1, resamples=500) == confidence_interval(values, seed=1, resamples=500)
+    assert confidence_interval(values, seed=1, resamples=500) != confidence_interval(values, seed=2, resamples=500)
+
+
+def test_the_interval_is_that_of_the_mean_over_dialogues():
+    scores = {"rouge1": [[n**1.5, 0] for n in range(30)]}
+    means = [n**1.5 / 2 for n in range(30)]
+    assert summarize_scores(scores, seed=7)["rouge1"]["ci95"] == confidence_interval(means, seed=7)
+    assert summarize_scores(scores)["rouge1"]["ci95"] == confidence_interval(means, seed=42)
+
+
+def test_numpys_global_random_state_is_not_touched():
+    before = np.random.get_state()
+    summarize_scores(rouge_scores(PREDICTIONS, REFERENCES))
+    after = np.random.get_state()
+    assert after[2:] == before[2:]
+    np.testing.assert_array_equal(after[1], before[1])
+
+
+@pytest.mark.parametrize(
+    ("predictions", "references", "message"),
+    [
+        (["a", "b"], [["a"]], "2 predictions but 1 lists of references"),
+        (["a"], [["a"], ["b"]], "1 predictions but 2 lists of references"),
+        (["a", "b"], [["a"], []], "dialogue 1 has no reference"),
+    ],
+)
+def test_predictions_and_references_must_match(predictions, references, message):
+    with pytest.raises(ValueError, match=message):
+        rouge_scores(predictions, references)
+
+
+def test_the_fingerprint_states_the_protocol():
+    found = fingerprint([["a", "b", "c"], ["d"]])
+    assert found["library"] == f"rouge_score {version('rouge_score')}"
+    assert found["stemmer"] is True
+    assert (found["dialogues"], found["references"]) == (2, 4)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        [["a", "b"], ["d"]],
+        [["a", "b"], ["c "]],
+        [["b", "a"], ["c"]],
+        [["c"], ["a", "b"]],
+        [["a"], ["b", "c"]],
+        [["a", "b", "c"]],
+        [["a", "bc"]],
+        [["ab"], ["c"]],
+    ],
+)
+def test_the_fingerprint_changes_with_the_references(other):
+    references = [["a", "b"], ["c"]]
+    assert fingerprint(references) == fingerprint([["a", "b"], ["c"]])
+    assert fingerprint(other)["references_sha256"] != fingerprint(references)["references_sha256"]
+
+
+def test_as_an_evaluate_metric_it_gives_the_same_numbers_without_a_network(monkeypatch, tmp_path):
+    def refuse(*_):
+        raise AssertionError("a connection was tried")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    metric = DialogueRouge(cache_dir=str(tmp_path))
+    found = metric.compute(predictions=PREDICTIONS, references=REFERENCES)
+    summary = summarize_scores(rouge_scores(PREDICTIONS, REFERENCES))
+    means = {name: summary[name]["mean"] for name in ROUGE_TYPES}
+    assert found == means | {f"{name}_max": summary[name]["max"] for name in ROUGE_TYPES}
+
+
+@pytest.mark.skipif(not DIALOGSUM_TEST.is_file(), reason="DialogSum's own test set is not here")
+def test_published_figures_lie_in_our_intervals_on_dialogsum():
+    # The published figures are for all 500 dialogues; these are the first 250.
+    with DIALOGSUM_TEST.open(encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    assert len(rows) == 250
+    references = [[row["summary1"], row["summary2"], row["summary3"]] for row in rows]
+    turns = [row["dialogue"].split("\n") for row in rows]
+
+    lead3 = rouge_scores(["\n".join(lines[:3]) for lines in turns], references)
+    longest = rouge_scores([max(lines, key=len) for lines in turns], references)
+    first = rouge_scores([lines[0] for lines in turns], references)
+    whole = rouge_scores([row["dialogue"] for row in rows], references)
+    annotators = [  # each against the other two
+        rouge_scores([refs[i] for refs in references], [refs[:i] + refs[i + 1 :] for refs in references])
+        for i in range(3)
+    ]
+
+    def means(scores):
+        return [[np.mean(values) for values in scores[name]] for name in ("rouge1", "rouge2", "rougeL")]
+
+    def maxima(scores):
+        return [[max(values) for values in scores[name]] for name in ("rouge1", "rouge2", "rougeL")]
+
+    found = {
+        "human, mean": (np.mean([means(scores) for scores in annotators], axis=0), (53.37, 26.73, 44.99)),
+        "human, max": (np.mean([maxima(scores) for scores in annotators], axis=0), (59.61, 34.11, 51.84)),
+        "lead-3 turns, mean": (means(lead3), (26.95, 6.71, 20.39)),
+        "lead-3 turns, max": (maxima(lead3), (32.02, 10.22, 24.87)),
+        "longest turn, mean": (means(longest), (21.99, 4.82, 17.41)),
+        "first turn, mean": (means(first), (22.04, 5.15, 19.02)),
+        "whole dialogue, mean": (means(whole), (19.20, 6.02, 14.38)),
+    }
+    for system, (by_dialogue, published) in found.items():
+        for values, figure in zip(by_dialogue, published, strict=True):
+            low, high = confidence_interval(values)
+            assert low <= figure <= high, system

