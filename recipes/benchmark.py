@@ -2,9 +2,9 @@
 
     python recipes/benchmark.py --recipe_config recipes/configs/quickstart.yaml --max_steps 20
 
-`trl sft` gets bf16, the config's LoRA shape, learning rate and schedule, and is otherwise left at its defaults (weights
-in float32 under autocast, LoRA dropout, checkpointing). The two run one after the other, in processes of
-their own. Tokens are real ones, padding not counted; seconds are those of the steps, start-up not counted. The eval
+`trl sft` gets bf16, the config's LoRA shape, learning rate and schedule, and is otherwise left at its defaults:
+float32 weights under autocast, LoRA dropout, activation checkpointing. The two run one after the other, in processes
+of their own. Tokens are real ones, padding not counted; seconds are those of the steps, start-up not counted. The eval
 loss of both adapters is computed here, alike: the mean over the tokens of the summaries and their stop tokens.
 """
 
