@@ -3,10 +3,14 @@
 The protocol: F1 x 100 of `rouge_score` with its Porter stemmer; for a dialogue the mean over its references, then the
 plain mean over dialogues. (`evaluate.load("rouge")` fetches its script from the hub, takes the maximum over references
 only, and averages by an unseeded bootstrap.)
+
+The tokenizer of `rouge_score` ("default") knows a-z0-9 only: it drops other scripts; "élève" leaves "l" and "ve".
+"unicode" gives the same tokens on ASCII text and whole words elsewhere. Scores of the two are not comparable.
 """
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
@@ -14,13 +18,70 @@ from typing import Any
 import datasets
 import evaluate
 import numpy as np
+import regex
 from rouge_score.rouge_scorer import RougeScorer
+from rouge_score.tokenizers import DefaultTokenizer
 from scipy.stats import bootstrap
 
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
-# A full stop behind these ends no sentence: titles, and a lone capital as in "J. Smith".
-_SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\bMr\.)(?<!\bMrs\.)(?<!\bMs\.)(?<!\bDr\.)(?<!\bSt\.)(?<!\b[A-Z]\.)\s+")
+# Each tokenizer, and how the fingerprint names it: when the tokens of "unicode" change, so must its version.
+TOKENIZERS = {"default": "default", "unicode": "unicode-1"}
+
+# Written without spaces, so that each character is a token. The Japanese signs at the end belong to no `Script`.
+_ALONE = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}〆〱-〵〼ー]"
+_TOKEN = regex.compile(rf"(?V1)[[\p{{L}}\p{{N}}]&&{_ALONE}]\p{{M}}*|(?:[[\p{{L}}\p{{N}}]--{_ALONE}]\p{{M}}*)+")
+# Joiners, soft hyphens, variation selectors: nothing of a word. The zero-width space does part words.
+_INVISIBLE = regex.compile(r"(?V1)[\p{Default_Ignorable_Code_Point}--\u200b]")
+
+# A full stop behind these ends no sentence: titles, and a lone capital as in "J. Smith". The marks of other scripts
+# end one without a space too, but not before another mark, a closing quote or bracket, or the end of the text.
+_SENTENCE_END = re.compile(
+    r"(?<=[.!?])(?<!\bMr\.)(?<!\bMrs\.)(?<!\bMs\.)(?<!\bDr\.)(?<!\bSt\.)(?<!\b[A-Z]\.)\s+"
+    r"|(?:(?<=[。｡！？।॥؟۔])|(?<=[。｡！？।॥؟۔][”’」』）]))\s*+(?=[^.!?。｡！？।॥؟۔”’」』）])"
+)
+
+
+class UnicodeTokenizer(DefaultTokenizer):
+    """Words of any script, for `RougeScorer(tokenizer=...)`; on ASCII text the tokens of `rouge_score` with stemmer.
+
+    The text is NFKC-normalised and lower-cased: not case-folded, which is the same on ASCII but takes "Maße" for
+    "Masse". Han, kana, Thai, Lao, Khmer and Myanmar characters are tokens of their own; marks stay with their letter.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(use_stemmer=True)
+
+    def tokenize(self, text: str) -> list[str]:
+        tokens: list[str] = []
+        for word in _TOKEN.findall(unicodedata.normalize("NFKC", _INVISIBLE.sub("", text)).lower()):
+            tokens += super().tokenize(word) if word.isascii() else [word]
+        return tokens
+
+
+def lost_share(texts: Sequence[str]) -> float:
+    """Share of the letters and digits of `texts` that the default tokenizer drops: 0.0 in English, 1.0 in Chinese.
+
+    French loses few letters, but each of them breaks a word: choose "unicode" for it whatever the share.
+    """
+    kept = total = 0
+    for text in texts:
+        # Composed, so that an accent costs its letter: either way the word breaks there.
+        lowered = unicodedata.normalize("NFC", text).lower()
+        kept += len(regex.findall(r"[a-z0-9]", lowered))
+        total += len(regex.findall(r"[\p{L}\p{N}]", lowered))
+    return 1 - kept / total if total else 0.0
+
+
+def suggest_tokenizer(texts: Sequence[str]) -> str:
+    """Returns "unicode" where more than 10% of the letters and digits would be lost, else "default"."""
+    return "unicode" if lost_share(texts) > 0.1 else "default"
+
+
+def _check_tokenizer(name: str) -> None:
+    """Raises ValueError for an unknown tokenizer."""
+    if name not in TOKENIZERS:
+        raise ValueError(f"tokenizer {name!r}: use one of {', '.join(TOKENIZERS)}")
 
 
 def split_sentences(text: str) -> str:
@@ -28,21 +89,25 @@ def split_sentences(text: str) -> str:
     return "\n".join(_SENTENCE_END.split(text.strip()))
 
 
-def rouge_scores(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, list[list[float]]]:
+def rouge_scores(
+    predictions: Sequence[str], references: Sequence[Sequence[str]], tokenizer: str = "default"
+) -> dict[str, list[list[float]]]:
     """ROUGE F1 x 100 of each prediction against each of its references: {type: [dialogue][reference]}.
 
-    Raises ValueError when the lengths differ or a dialogue has no reference.
+    Raises ValueError when the lengths differ, a dialogue has no reference, or the tokenizer is not in TOKENIZERS.
     """
     if len(predictions) != len(references):
         raise ValueError(f"{len(predictions)} predictions but {len(references)} lists of references")
-    scorer = RougeScorer(ROUGE_TYPES, use_stemmer=True)
+    _check_tokenizer(tokenizer)
+    words = UnicodeTokenizer() if tokenizer == "unicode" else DefaultTokenizer(use_stemmer=True)
+    scorer = RougeScorer(ROUGE_TYPES, tokenizer=words)
     scores: dict[str, list[list[float]]] = {name: [] for name in ROUGE_TYPES}
     for number, (prediction, refs) in enumerate(zip(predictions, references, strict=True)):
         if not refs:
             raise ValueError(f"dialogue {number} has no reference")
         pairs = [scorer.score(split_sentences(ref), split_sentences(prediction)) for ref in refs]
         for name in ROUGE_TYPES:
-            scores[name].append([100 * pair[name].fmeasure for pair in pairs])
+            scores[name].append([100.0 * pair[name].fmeasure for pair in pairs])
     return scores
 
 
@@ -81,17 +146,18 @@ def summarize_scores(scores: dict[str, list[list[float]]], *, seed: int = 42) ->
     return result
 
 
-def fingerprint(references: Sequence[Sequence[str]]) -> dict[str, Any]:
+def fingerprint(references: Sequence[Sequence[str]], tokenizer: str = "default") -> dict[str, Any]:
     """What two scores must share to be compared."""
+    _check_tokenizer(tokenizer)
     digest = hashlib.sha256()
     for refs in references:
         digest.update("\0".join([*refs, "\n"]).encode())
     return {
         "library": f"rouge_score {version('rouge_score')}",
         "stemmer": True,
-        "tokenizer": "default",
+        "tokenizer": TOKENIZERS[tokenizer],
         "aggregation": "mean over references, then over dialogues",
-        "rougeLsum": "sentences split at .!? before scoring",
+        "rougeLsum": "sentences split at .!? and other scripts' marks before scoring",
         "dialogues": len(references),
         "references": sum(len(refs) for refs in references),
         "references_sha256": digest.hexdigest()[:16],
@@ -114,7 +180,9 @@ class DialogueRouge(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
-        summary = summarize_scores(rouge_scores(predictions, references))
+    def _compute(
+        self, predictions: list[str], references: list[list[str]], tokenizer: str = "default"
+    ) -> dict[str, float]:
+        summary = summarize_scores(rouge_scores(predictions, references, tokenizer))
         means = {name: values["mean"] for name, values in summary.items()}
         return means | {f"{name}_max": values["max"] for name, values in summary.items()}

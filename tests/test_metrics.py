@@ -1,24 +1,32 @@
 import json
 import socket
+import unicodedata
 from importlib.metadata import version
 from pathlib import Path
 
 from dialogsum_sft.metrics import (
     ROUGE_TYPES,
     DialogueRouge,
+    UnicodeTokenizer,
     confidence_interval,
     fingerprint,
+    lost_share,
     rouge_scores,
     split_sentences,
+    suggest_tokenizer,
     summarize_scores,
 )
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
+from rouge_score.tokenizers import DefaultTokenizer
 
 ROOT = Path(__file__).parent.parent
 DIALOGSUM_TEST = ROOT.parent / "shared" / "data" / "dialogsum" / "test.jsonl"
+SAMPLE = sorted((ROOT / "dialogsum_sft" / "sample").glob("*.jsonl"))
 
 PREDICTIONS = ["Tom lost his keys.", "Anna sings loudly."]
 REFERENCES = [
@@ -54,10 +62,6 @@ def test_per_reference_is_empty_where_dialogues_have_different_numbers_of_refere
 
 def test_words_are_stemmed():
     assert rouge_scores(["she was walking"], [["she was walked"]])["rouge1"] == [[pytest.approx(100)]]
-
-
-def test_an_empty_prediction_scores_zero():
-    assert rouge_scores([""], [["Tom sings."]]) == {name: [[0.0]] for name in ROUGE_TYPES}
 
 
 def test_equal_to_rouge_score_itself():
@@ -187,6 +191,162 @@ def test_as_an_evaluate_metric_it_gives_the_same_numbers_without_a_network(monke
     summary = summarize_scores(rouge_scores(PREDICTIONS, REFERENCES))
     means = {name: summary[name]["mean"] for name in ROUGE_TYPES}
     assert found == means | {f"{name}_max": summary[name]["max"] for name in ROUGE_TYPES}
+
+
+TEXTS = {
+    "zh": "小明丢了钥匙。小红帮他找。",
+    "ja": "太郎はコーヒーを飲んだ。花子は歌う。",
+    "ko": "민수는 열쇠를 잃어버렸다. 지혜가 노래한다.",
+    "hi": "टॉम ने चाबी खो दी। अन्ना गाती है।",
+    "ru": "Том потерял ключи. Анна поёт песню.",
+    "fr": "L'élève a oublié ses clés à l'école.",
+    "ar": "فقد أحمد مفاتيحه. هل تغني سلمى؟",
+    "th": "สมชายทำกุญแจหาย",
+}
+
+
+@pytest.mark.parametrize("language", TEXTS)
+def test_identical_texts_of_any_script_score_100(language):
+    composed, decomposed = (unicodedata.normalize(form, TEXTS[language]) for form in ("NFC", "NFD"))
+    found = rouge_scores([composed], [[composed, decomposed]], tokenizer="unicode")
+    assert found == {name: [pytest.approx([100, 100])] for name in ROUGE_TYPES}
+
+
+@pytest.mark.parametrize("language", ["zh", "ja", "ko", "hi", "ru", "ar", "th"])
+def test_with_the_default_tokenizer_they_score_zero(language):
+    assert rouge_scores([TEXTS[language]], [[TEXTS[language]]])["rouge1"] == [[0]]
+
+
+def test_chinese_counted_by_hand():
+    # 6 and 7 characters share 5 in the same order; of 5 and 6 bigrams they share 小明, 了钥 and 钥匙.
+    scores = rouge_scores(["小明丢了钥匙。"], [["小明找到了钥匙"]], tokenizer="unicode")
+    assert scores["rouge1"] == scores["rougeL"] == scores["rougeLsum"] == [[pytest.approx(1000 / 13)]]
+    assert scores["rouge2"] == [[pytest.approx(600 / 11)]]
+
+
+def test_russian_counted_by_hand():
+    # 3 and 4 words share Анна and громко, one bigram of 2 and 3; поёт and пела are different words.
+    scores = rouge_scores(["АННА ГРОМКО ПОЁТ!"], [["Анна громко пела песню."]], tokenizer="unicode")
+    assert scores["rouge1"] == scores["rougeL"] == scores["rougeLsum"] == [[pytest.approx(400 / 7)]]
+    assert scores["rouge2"] == [[pytest.approx(40)]]
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("L'élève a 12 ans", ["l", "élève", "a", "12", "ans"]),
+        ("Die Straße der STRASSEN", ["die", "straße", "der", "strassen"]),
+        ("我用GPT-4写第3章", ["我", "用", "gpt", "4", "写", "第", "3", "章"]),
+        ("サッカーOK、コーヒー々", ["サ", "ッ", "カ", "ー", "ok", "コ", "ー", "ヒ", "ー", "々"]),
+        ("ｶﾞｽ ＃Ｐｅｒｓｏｎ１＃", ["ガ", "ス", "person1"]),
+        ("커피를 마셨다.", ["커피를", "마셨다"]),
+        ("हिन्दी में १२ शब्द।", ["हिन्दी", "में", "१२", "शब्द"]),
+        ("กินดี", ["กิ", "น", "ดี"]),
+        ("ກິນ", ["ກິ", "ນ"]),
+        ("ទឹក", ["ទឹ", "ក"]),
+        ("မြန်မာ", ["မြ", "န်", "မာ"]),
+        ("می\u200cخواهم", ["میخواهم"]),
+        ("葛\U000e0100 co\u00adoperate one\u200btwo", ["葛", "cooper", "one", "two"]),
+        (" \u0301 — 🙂 _", []),
+    ],
+)
+def test_unicode_tokens(text, tokens):
+    assert UnicodeTokenizer().tokenize(text) == tokens
+
+
+ascii_text = st.lists(
+    st.one_of(
+        st.text(st.characters(max_codepoint=127), max_size=12),
+        st.sampled_from(["_", "-", "'s", " ", "Flies", "walking", "#Person1#", "RELATIONAL", "happily", "ied", "3rd"]),
+    )
+).map("".join)
+
+
+@settings(derandomize=True, database=None, deadline=None)
+@given(ascii_text)
+def test_on_ascii_text_both_tokenizers_give_the_same_tokens(text):
+    assert UnicodeTokenizer().tokenize(text) == DefaultTokenizer(use_stemmer=True).tokenize(text)
+
+
+def test_on_the_bundled_sample_both_tokenizers_give_the_same_tokens():
+    rows = [json.loads(line) for path in SAMPLE for line in path.read_text(encoding="utf-8").splitlines()]
+    texts = [row[column] for row in rows for column in ("dialogue", "summary")]
+    assert len(texts) > 100
+    ours, theirs = UnicodeTokenizer(), DefaultTokenizer(use_stemmer=True)
+    assert [ours.tokenize(text) for text in texts] == [theirs.tokenize(text) for text in texts]
+
+
+@pytest.mark.parametrize("tokenizer", ["default", "unicode"])
+@pytest.mark.parametrize(("prediction", "reference"), [("", "Tom 汤姆."), ("Tom 汤姆.", ""), ("", ""), ("。", "?")])
+def test_an_empty_text_scores_zero(prediction, reference, tokenizer):
+    found = rouge_scores([prediction], [[reference]], tokenizer=tokenizer)
+    assert found == {name: [[0.0]] for name in ROUGE_TYPES}
+    assert all(isinstance(scores[0][0], float) for scores in found.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("他走了。她呢？好！！ 再见。", ["他走了。", "她呢？", "好！！", "再见。"]),
+        ("他说：“你好。”她笑了。\n完。", ["他说：“你好。”", "她笑了。", "完。"]),
+        ("「はい。」花子は笑う。", ["「はい。」", "花子は笑う。"]),
+        ("टॉम सोया।अन्ना गाती है। ठीक॥", ["टॉम सोया।", "अन्ना गाती है।", "ठीक॥"]),
+        ("هل تغني سلمى؟نعم. شكرا", ["هل تغني سلمى؟", "نعم.", "شكرا"]),
+        ("3.50 a.b?c 约3.5元。", ["3.50 a.b?c 约3.5元。"]),
+    ],
+)
+def test_sentences_of_other_scripts_need_no_space_between_them(text, sentences):
+    assert split_sentences(text).split("\n") == sentences
+
+
+def test_chinese_rougelsum_compares_sentence_by_sentence():
+    scores = rouge_scores(["汤姆睡了。安娜唱歌。"], [["安娜唱歌。汤姆睡了。"]], tokenizer="unicode")
+    assert scores["rougeL"] == [[pytest.approx(50)]]
+    assert scores["rougeLsum"] == [[pytest.approx(100)]]
+
+
+@pytest.mark.parametrize(
+    ("texts", "share"),
+    [
+        ([], 0),
+        (["", "?! 🙂"], 0),
+        (["Tom's 3 keys, it's 100% (really)_"], 0),
+        (["小明丢了钥匙。", "好！"], 1),
+        (["élève"], 2 / 5),
+        (["e\u0301le\u0300ve"], 2 / 5),
+        (["हिन्दी"], 1),
+        (["abc", "天地人"], 1 / 2),
+    ],
+)
+def test_the_share_that_the_default_tokenizer_loses(texts, share):
+    assert lost_share(texts) == pytest.approx(share)
+
+
+def test_unicode_is_suggested_when_more_than_a_tenth_would_be_lost():
+    assert suggest_tokenizer(["Tom lost his keys."]) == "default"
+    assert suggest_tokenizer(["abcdefgh 天"]) == "unicode"  # 1 of 9
+    assert suggest_tokenizer(["abcdefghij 天"]) == "default"  # 1 of 11
+    assert suggest_tokenizer([TEXTS["ru"]]) == "unicode"
+
+
+def test_the_fingerprint_names_the_tokenizer():
+    assert fingerprint([["a"]])["tokenizer"] == "default"
+    assert fingerprint([["a"]], tokenizer="unicode") == fingerprint([["a"]]) | {"tokenizer": "unicode-1"}
+
+
+def test_an_unknown_tokenizer_is_an_error():
+    for function in (lambda: rouge_scores([], [], tokenizer="bpe"), lambda: fingerprint([], tokenizer="bpe")):
+        with pytest.raises(ValueError, match="tokenizer 'bpe': use one of default, unicode"):
+            function()
+
+
+def test_the_evaluate_metric_takes_a_tokenizer(tmp_path):
+    metric = DialogueRouge(cache_dir=str(tmp_path))
+    arguments = {"predictions": ["小明丢了钥匙。"], "references": [["小明找到了钥匙", "小明丢了钥匙"]]}
+    assert metric.compute(**arguments)["rouge1_max"] == 0
+    found = metric.compute(**arguments, tokenizer="unicode")
+    assert found["rouge1"] == pytest.approx((1000 / 13 + 100) / 2)
+    assert found["rouge1_max"] == pytest.approx(100)
 
 
 @pytest.mark.skipif(not DIALOGSUM_TEST.is_file(), reason="DialogSum's own test set is not here")
