@@ -26,14 +26,28 @@ class DataArguments:
     dataset_revision: str | None = field(
         default=None, metadata={"help": "Commit, tag or branch of a dataset on the hub; pin it to publish a number."}
     )
-    dialogue_column: str = field(default="dialogue", metadata={"help": "Column that holds the dialogue."})
+    dialogue_column: str | None = field(
+        default=None,
+        metadata={"help": "Column with the dialogue: text, or a list of turns. Default: known by its name."},
+    )
     summary_columns: list[str] | None = field(
         default=None,
-        metadata={"help": "Columns with the reference summaries. Default: summary, or summary1, summary2, ..."},
+        metadata={"help": "Columns with reference summaries. Default: summary, or summary1, summary2, ..., or alike."},
     )
     id_column: str | None = field(
         default=None,
         metadata={"help": "Column with the id. Default: id or fname if there is one, else the row number."},
+    )
+    topic_column: str | None = field(
+        default=None, metadata={"help": "Column with a topic, by which scores can be told apart. Default: topic."}
+    )
+    allow_dropped_rows: bool = field(
+        default=False,
+        metadata={"help": "Go on when more than 1% of the rows cannot be used; they are counted."},
+    )
+    rename_speakers: bool = field(
+        default=False,
+        metadata={"help": "Show the model #Person1#, ... for the speakers' names; summaries get them back."},
     )
     instruction: str = field(
         default=INSTRUCTION,
@@ -55,6 +69,10 @@ class TrainArguments:
     max_train_samples: int | None = field(
         default=None, metadata={"help": "Use only the first so many dialogues of the training split."}
     )
+    swap_speakers: bool = field(
+        default=False,
+        metadata={"help": "Train on each row once more with its first two speakers exchanged, in the summary too."},
+    )
 
 
 @dataclass
@@ -71,6 +89,20 @@ class EvalArguments:
         default=True, metadata={"help": "Whether to evaluate the base model too when an adapter is given."}
     )
     max_new_tokens: int = field(default=128, metadata={"help": "Longest summary, in tokens."})
+    max_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "Longest prompt and summary together, in tokens; a longer dialogue loses turns. "
+            "Default: what the model can hold."
+        },
+    )
+    rouge_tokenizer: str = field(
+        default="default",
+        metadata={
+            "help": "default: rouge_score's, for English; unicode: for other scripts.",
+            "choices": ["default", "unicode"],
+        },
+    )
     max_batch_tokens: int = field(
         default=8192,
         metadata={"help": "Size of a generation batch in tokens: rows times (longest prompt + max_new_tokens)."},

@@ -6,7 +6,7 @@ trained behind are the ids that it sees later.
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -49,13 +49,26 @@ def to_messages(
 def render(
     tokenizer: PreTrainedTokenizerBase, messages: list[Message], *, add_generation_prompt: bool = False
 ) -> list[int]:
-    """Token ids of chat messages through the tokenizer's chat template.
+    """`render_batch` for one conversation."""
+    return render_batch(tokenizer, [messages], add_generation_prompt=add_generation_prompt)[0]
+
+
+def render_batch(
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[list[Message]],
+    *,
+    add_generation_prompt: bool = False,
+    faults: dict[int, str] | None = None,
+) -> list[list[int]]:
+    """Token ids of conversations through the tokenizer's chat template; the one road for training and for use.
 
     A control token that stands in the text of a message is encoded as the plain text that it is, never as the token
-    (transformers' `sanitize_control_tokens`). Where the template has no system role, the system message becomes the
-    head of the user's turn.
+    (transformers' `sanitize_control_tokens`; conversations without one, nearly all, are tokenized in one call, to the
+    same ids). Where the template has no system role, the system message becomes the head of the user's turn.
 
-    Raises InputError when there is no chat template, or it cannot render the messages.
+    Raises InputError when there is no chat template or it cannot render messages. A template that cuts what looks like
+    its control tokens out of one text is such a case too; with `faults` it is noted there as {index: reason}, and the
+    ids are empty.
     """
     template = tokenizer.chat_template
     if not template:
@@ -68,28 +81,61 @@ def render(
             f"the chat template of {tokenizer.name_or_path} leaves out the text of a message: give one for text with "
             "--chat_template_path"
         )
-    if messages[0]["role"] == "system" and not takes_role(tokenizer, template, "system"):
-        system, user, *rest = messages
-        messages = [{"role": "user", "content": f"{system['content']}\n\n{user['content']}"}, *rest]
-    try:
-        ids: list[int] = tokenizer.apply_chat_template(
-            messages,
-            chat_template=_dated(template),
-            add_generation_prompt=add_generation_prompt,
-            sanitize_control_tokens=True,
-            return_dict=False,
-            **TEMPLATE_KWARGS,
-        )
-    except TemplateError as error:
-        raise InputError(f"the chat template of {tokenizer.name_or_path} refuses the messages: {error}") from error
-    for message in messages:  # reasoning templates cut what they take for thinking out of an answer
-        text = message["content"].strip()
-        if any(token in text for token in tokenizer.get_added_vocab()) and text not in _text(tokenizer, messages):
-            raise InputError(
-                f"the chat template of {tokenizer.name_or_path} drops part of a text that holds its control tokens: "
-                f"{text[:80]!r}"
-            )
+    chats = [_folded(tokenizer, template, messages) for messages in conversations]
+    doubtful = [i for i, chat in enumerate(chats) if any(_holds_control(tokenizer, m["content"]) for m in chat)]
+    plain = sorted(set(range(len(chats))) - set(doubtful))
+    result: list[list[int]] = [[] for _ in chats]
+    texts = _text(tokenizer, [chats[i] for i in plain], add_generation_prompt) if plain else []
+    for i, ids in zip(plain, tokenizer(texts, add_special_tokens=False)["input_ids"] if plain else [], strict=True):
+        result[i] = ids
+    for i in doubtful:
+        try:
+            result[i] = _render_sanitized(tokenizer, template, chats[i], add_generation_prompt)
+        except InputError as error:
+            if faults is None:
+                raise
+            faults[i] = str(error)
+    return result
+
+
+def _render_sanitized(
+    tokenizer: PreTrainedTokenizerBase, template: str, chat: list[Message], add_generation_prompt: bool
+) -> list[int]:
+    (text,) = _text(tokenizer, [chat], add_generation_prompt)
+    for message in chat:  # reasoning templates cut what they take for thinking out of an answer
+        if message["content"].strip() not in text:
+            raise InputError(f"the chat template of {tokenizer.name_or_path} drops part of a text with control tokens")
+    ids: list[int] = tokenizer.apply_chat_template(
+        chat,
+        chat_template=_dated(template),
+        add_generation_prompt=add_generation_prompt,
+        sanitize_control_tokens=True,
+        return_dict=False,
+        **TEMPLATE_KWARGS,
+    )
     return ids
+
+
+def _folded(tokenizer: PreTrainedTokenizerBase, template: str, chat: list[Message]) -> list[Message]:
+    if chat[0]["role"] != "system" or takes_role(tokenizer, template, "system"):
+        return chat
+    system, user, *rest = chat
+    return [{"role": "user", "content": f"{system['content']}\n\n{user['content']}"}, *rest]
+
+
+def _holds_control(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    """Whether a text holds an added token, or a private character as transformers marks such tokens with."""
+    first_characters, control = _control_tokens(tokenizer, len(tokenizer))
+    if text.isascii() and not any(character in text for character in first_characters):
+        return False  # nearly every text, and many times faster than the search
+    return control.search(text) is not None
+
+
+@lru_cache(maxsize=16)
+def _control_tokens(tokenizer: PreTrainedTokenizerBase, size: int) -> tuple[frozenset[str], re.Pattern[str]]:
+    tokens = sorted((token for token in tokenizer.get_added_vocab() if not token.isspace()), key=len, reverse=True)
+    pattern = "|".join(map(re.escape, tokens)) + "|[\ue000-\uf8ff\U000f0000-\U0010ffff]"
+    return frozenset(token[0] for token in tokens), re.compile(pattern.removeprefix("|"))
 
 
 @lru_cache(maxsize=64)
@@ -98,15 +144,24 @@ def takes_role(tokenizer: PreTrainedTokenizerBase, template: str, role: str) -> 
     probe = [{"role": "user", "content": "text"}]
     probe = [{"role": role, "content": "PROBE"}] + (probe if role == "system" else [])
     try:
-        return "PROBE" in _text(tokenizer, probe)
-    except TemplateError:
+        return "PROBE" in _text(tokenizer, [probe])[0]
+    except InputError:
         return role == "user"  # then the messages themselves say what is wrong
 
 
-def _text(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> str:
-    return tokenizer.apply_chat_template(
-        messages, chat_template=_dated(tokenizer.chat_template), tokenize=False, **TEMPLATE_KWARGS
-    )
+def _text(
+    tokenizer: PreTrainedTokenizerBase, chats: list[list[Message]], add_generation_prompt: bool = False
+) -> list[str]:
+    try:
+        return tokenizer.apply_chat_template(
+            chats,
+            chat_template=_dated(tokenizer.chat_template),
+            add_generation_prompt=add_generation_prompt,
+            tokenize=False,
+            **TEMPLATE_KWARGS,
+        )
+    except TemplateError as error:
+        raise InputError(f"the chat template of {tokenizer.name_or_path} refuses the messages: {error}") from error
 
 
 @lru_cache(maxsize=16)
@@ -130,33 +185,58 @@ def encode(
     tokenizer: PreTrainedTokenizerBase,
     dialogue: str,
     summary: str,
-    stop_ids: Iterable[int],
+    stop_ids: Collection[int],
     *,
     instruction: str = INSTRUCTION,
     system_prompt: str | None = None,
 ) -> dict[str, Any]:
-    """One training row: `input_ids` (prompt, summary, stop token), `labels` (-100 on the prompt), `prompt_tokens`.
+    """`encode_batch` for one row."""
+    return encode_batch(
+        tokenizer, [(dialogue, summary)], stop_ids, instruction=instruction, system_prompt=system_prompt
+    )[0]
+
+
+def encode_batch(
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[tuple[str, str]],
+    stop_ids: Collection[int],
+    *,
+    instruction: str = INSTRUCTION,
+    system_prompt: str | None = None,
+    faults: dict[int, str] | None = None,
+) -> list[dict[str, Any]]:
+    """Training rows of (dialogue, summary): `input_ids` (prompt, summary, stop token), `labels` (-100 on the prompt),
+    `prompt_tokens`.
 
     What a template writes after the stop token (ChatML's newline) is left out: it is never generated. Where a template
     writes no stop token after the answer (GLM-4), the tokenizer's end of sequence is added, so that a stop is learned.
 
     Raises InputError where the rendered prompt is not the beginning of the rendered conversation, as with templates
-    that add a thinking block to the prompt alone: the model would be trained on what it never sees in use.
+    that add a thinking block to the prompt alone: the model would be trained on what it never sees in use. `faults` is
+    that of `render_batch`; the row of such a pair has no ids.
     """
-    row = to_messages(dialogue, summary, instruction=instruction, system_prompt=system_prompt)
-    prompt_ids = render(tokenizer, row["prompt"], add_generation_prompt=True)
-    ids = render(tokenizer, row["prompt"] + row["completion"])
-    n = len(prompt_ids)
-    if ids[:n] != prompt_ids or len(ids) == n:
-        raise InputError(
-            f"the chat template of {tokenizer.name_or_path} renders the prompt alone differently from the prompt with "
-            f"an answer (the prompt ends in {tokenizer.decode(prompt_ids[-12:])!r}): give a template whose prompt is "
-            "a prefix with --chat_template_path"
-        )
-    stops = set(stop_ids)
-    end = next((i for i in range(n, len(ids)) if ids[i] in stops), None)
-    ids = [*ids, tokenizer.eos_token_id] if end is None else ids[: end + 1]
-    return {"input_ids": ids, "labels": [-100] * n + ids[n:], "prompt_tokens": n}
+    rows = [
+        to_messages(dialogue, summary, instruction=instruction, system_prompt=system_prompt)
+        for dialogue, summary in pairs
+    ]
+    prompts = render_batch(tokenizer, [row["prompt"] for row in rows], add_generation_prompt=True, faults=faults)
+    chats = render_batch(tokenizer, [row["prompt"] + row["completion"] for row in rows], faults=faults)
+    result = []
+    for i, (prompt_ids, ids) in enumerate(zip(prompts, chats, strict=True)):
+        n = len(prompt_ids)
+        if faults is not None and i in faults:
+            result.append({"input_ids": [], "labels": [], "prompt_tokens": 0})
+            continue
+        if ids[:n] != prompt_ids or len(ids) == n:
+            raise InputError(
+                f"the chat template of {tokenizer.name_or_path} renders the prompt alone differently from the prompt "
+                f"with an answer (the prompt ends in {tokenizer.decode(prompt_ids[-12:])!r}): give a template whose "
+                "prompt is a prefix with --chat_template_path"
+            )
+        end = next((at for at in range(n, len(ids)) if ids[at] in stop_ids), None)
+        ids = [*ids, tokenizer.eos_token_id] if end is None else ids[: end + 1]
+        result.append({"input_ids": ids, "labels": [-100] * n + ids[n:], "prompt_tokens": n})
+    return result
 
 
 def template_hash(tokenizer: PreTrainedTokenizerBase, instruction: str, system_prompt: str | None) -> str:

@@ -14,9 +14,11 @@ from typing import Any
 
 from dialogsum_sft import InputError, checkpoints, prompts
 from dialogsum_sft.arguments import DataArguments, EvalArguments, parse, run
-from dialogsum_sft.data import load_examples
+from dialogsum_sft.data import counts_table, load_examples
+from dialogsum_sft.dialogue import restore_speakers
+from dialogsum_sft.encoding import prompts_for
 from dialogsum_sft.generation import Completion, generate, generation_config
-from dialogsum_sft.metrics import fingerprint, rouge_scores, summarize_scores
+from dialogsum_sft.metrics import fingerprint, rouge_scores, suggest_tokenizer, summarize_scores
 from dialogsum_sft.modeling import check_adapter, load_adapter, load_model, load_tokenizer, public_name
 
 from accelerate import PartialState
@@ -45,16 +47,13 @@ def main() -> None:
     tokenizer = load_tokenizer(model_args, adapter_path=eval_args.adapter_path)
     examples = load_examples(script_args, data_args, script_args.dataset_test_split, data_args.max_eval_samples)
     rows = examples.rows.to_list()
-    prompt_ids = [
-        prompts.render(
-            tokenizer,
-            prompts.to_messages(
-                row["dialogue"], instruction=data_args.instruction, system_prompt=data_args.system_prompt
-            )["prompt"],
-            add_generation_prompt=True,
+    console.print(*examples.notes, counts_table({script_args.dataset_test_split: examples.counts}), sep="\n")
+    references = [row["references"] for row in rows]
+    if eval_args.rouge_tokenizer == "default" and suggest_tokenizer(sum(references, [])) == "unicode":
+        console.print(
+            "[yellow]warning: ROUGE's default tokenizer would throw much of these references away, as it knows only "
+            "a-z and 0-9: give --rouge_tokenizer unicode"
         )
-        for row in rows
-    ]
     template = prompts.template_hash(tokenizer, data_args.instruction, data_args.system_prompt)
     if eval_args.adapter_path is not None and trained_with(eval_args.adapter_path) not in (template, None):
         console.print(
@@ -62,8 +61,10 @@ def main() -> None:
             "template than this evaluation uses; its run.json has them under prompt"
         )
 
-    # 2. Model
+    # 2. Model, and what of a dialogue fits into it
     model = load_model(model_args)
+    longest = eval_args.max_length or model.config.get_text_config().max_position_embeddings
+    shown = prompts_for([row["dialogue"] for row in rows], tokenizer, data_args, longest - eval_args.max_new_tokens)
     if not (model_args.load_in_4bit or model_args.load_in_8bit):
         model.to(PartialState().device)
     config = generation_config(
@@ -88,7 +89,7 @@ def main() -> None:
         mode = model.disable_adapter() if plain_base else contextlib.nullcontext()
         with mode, tqdm(total=len(rows), desc=f"summarising ({system})", unit="dialogue") as progress:
             for index, completion in generate(
-                model, tokenizer, prompt_ids, config, max_batch_tokens=eval_args.max_batch_tokens
+                model, tokenizer, [prompt.ids for prompt in shown], config, max_batch_tokens=eval_args.max_batch_tokens
             ):
                 completions[index] = completion
                 progress.update()
@@ -99,18 +100,20 @@ def main() -> None:
                 "id": row["id"],
                 "dialogue": row["dialogue"],
                 "references": row["references"],
-                "prediction": completions[i].text,
+                "prediction": restore_speakers(completions[i].text, shown[i].names),
                 "prompt_tokens": completions[i].prompt_tokens,
                 "completion_tokens": completions[i].completion_tokens,
                 "finish_reason": completions[i].finish_reason,
             }
+            | ({"dropped_turns": shown[i].dropped_turns} if shown[i].dropped_turns else {})
             for i, row in enumerate(rows)
         ]
-        references = [row["references"] for row in rows]
         summaries[system] = [prediction["prediction"] for prediction in predictions]
         results[system] = {
             "format": checkpoints.FORMAT,
-            **summarize_scores(rouge_scores(summaries[system], references), seed=eval_args.seed),
+            **summarize_scores(
+                rouge_scores(summaries[system], references, eval_args.rouge_tokenizer), seed=eval_args.seed
+            ),
             "examples": len(rows),
             "references": sum(map(len, references)),
             "lengths": {
@@ -119,7 +122,7 @@ def main() -> None:
                 "completion_tokens": mean([completions[i].completion_tokens for i in range(len(rows))]),
             },
             "unfinished": sum(prediction["finish_reason"] == "length" for prediction in predictions),
-            "fingerprint": fingerprint(references),
+            "fingerprint": fingerprint(references, eval_args.rouge_tokenizer),
             "model": {
                 "base": public_name(str(model_args.model_name_or_path)),
                 "revision": model_args.model_revision,
@@ -132,7 +135,8 @@ def main() -> None:
                 "dataset_name": script_args.dataset_name,
                 "revision": data_args.dataset_revision,
                 "split": script_args.dataset_test_split,
-                "counts": examples.counts,
+                "counts": examples.counts.record(),
+                "shortened": sum(prompt.dropped_turns > 0 for prompt in shown),
                 "fingerprint": examples.fingerprint(),
             },
             "prompt": {

@@ -6,6 +6,7 @@
 Leaves `output_dir`/adapter (model/ with full fine-tuning): weights, tokenizer, chat template and run.json.
 """
 
+import atexit
 import os
 import sys
 import time
@@ -15,13 +16,14 @@ from typing import Any
 from dialogsum_sft import InputError, checkpoints, prompts
 from dialogsum_sft.arguments import DataArguments, TrainArguments, parse, run
 from dialogsum_sft.collator import CompletionOnlyCollator
-from dialogsum_sft.data import Examples, load_examples
+from dialogsum_sft.data import counts_table, load_examples
+from dialogsum_sft.encoding import training_rows
 from dialogsum_sft.modeling import load_generation_config, load_model, load_tokenizer, public_name
 from dialogsum_sft.trainer import SupervisedLogitsSFTTrainer, without_triton
 
 import torch
 from accelerate import DistributedType, PartialState
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from rich.console import Console
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
@@ -46,6 +48,8 @@ def main() -> None:
     output_dir = Path(training_args.output_dir)
     if not model_args.use_peft and (model_args.load_in_4bit or model_args.load_in_8bit):
         raise InputError("a quantised base cannot be trained itself: add use_peft: true")
+    if script_args.dataset_streaming and training_args.max_steps <= 0:
+        raise InputError("with --dataset_streaming the number of rows is not known: give --max_steps")
 
     # 1. Data: dialogues to chat messages to token ids, and a look at what is supervised
     tokenizer = load_tokenizer(
@@ -53,18 +57,32 @@ def main() -> None:
         chat_template_path=training_args.chat_template_path,
         trust_remote_code=training_args.trust_remote_code,
     )
-    with state.main_process_first():
-        train = load_examples(script_args, data_args, script_args.dataset_train_split, train_args.max_train_samples)
-        validation = None
-        if training_args.eval_strategy != "no":
-            validation = load_examples(
-                script_args, data_args, script_args.dataset_test_split, data_args.max_eval_samples
-            )
+    validation = None
+    if training_args.eval_strategy != "no":
+        validation = load_examples(script_args, data_args, script_args.dataset_test_split, data_args.max_eval_samples)
+    train = load_examples(
+        script_args,
+        data_args,
+        script_args.dataset_train_split,
+        train_args.max_train_samples,
+        other_split=validation,
+    )
     stop_ids = prompts.stop_token_ids(tokenizer, load_generation_config(model_args))
-    train_rows = encode(train, tokenizer, stop_ids, data_args, training_args.max_length)
-    validation_rows = validation and encode(validation, tokenizer, stop_ids, data_args, training_args.max_length)
     collator = CompletionOnlyCollator(pad_token_id=tokenizer.pad_token_id, stop_token_ids=stop_ids)
-    audit(train_rows, collator, tokenizer, console)
+    max_length = training_args.max_length
+    train_rows, train_counts = training_rows(
+        train, tokenizer, collator, data_args, max_length, swap=train_args.swap_speakers
+    )
+    counts = {"training": train.counts, "rows to train on": train_counts}
+    validation_rows = None
+    if validation is not None:
+        validation_rows, validation_counts = training_rows(validation, tokenizer, collator, data_args, max_length)
+        counts |= {"validation": validation.counts, "rows to validate on": validation_counts}
+    show(train_rows, tokenizer, console)
+    if not script_args.dataset_streaming:
+        console.print(
+            *dict.fromkeys(train.notes + (validation.notes if validation else [])), counts_table(counts), sep="\n"
+        )
 
     # 2. Model: quantised or not, in its dtype
     model = load_model(model_args, trust_remote_code=training_args.trust_remote_code)
@@ -72,7 +90,7 @@ def main() -> None:
     # 3. Trainer: TRL's own, or on a machine without Triton the one that spares the LM head
     training_args.chat_template_path = None  # is in the tokenizer already
     training_args.remove_unused_columns = False  # the collator names rows by their id
-    training_args.max_length = None  # nothing is left to cut: encode() has refused what is longer
+    training_args.max_length = None  # nothing is left to cut
     trainer_class = SupervisedLogitsSFTTrainer if without_triton() else SFTTrainer
     trainer = trainer_class(
         model=model,
@@ -104,10 +122,8 @@ def main() -> None:
             "format": checkpoints.FORMAT,
             "base_model": public_name(str(model_args.model_name_or_path)),
             "arguments": arguments,
-            "data": {
-                "train": train.counts | {"rows_trained": len(train_rows), "fingerprint": train.fingerprint()},
-                "validation": validation and validation.counts | {"fingerprint": validation.fingerprint()},
-            },
+            "data": {name.replace(" ", "_"): split.record() for name, split in counts.items()},
+            "data_fingerprint": None if script_args.dataset_streaming else train.fingerprint(),
             "prompt": {
                 "instruction": data_args.instruction,
                 "system_prompt": data_args.system_prompt,
@@ -130,53 +146,15 @@ def main() -> None:
     if state.distributed_type == DistributedType.MULTI_CPU:
         # gloo's destructor waits, holding the interpreter's lock, for a thread that may be waiting for that lock: a
         # finished process would hang there now and then (seen with torch 2.13). All is saved, so leave without it.
+        atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
 
 
-def encode(
-    examples: Examples,
-    tokenizer: PreTrainedTokenizerBase,
-    stop_ids: frozenset[int],
-    data_args: DataArguments,
-    max_length: int | None,
-) -> Dataset:
-    """One row for each reference; refuses rows that are longer than `max_length`, since TRL would cut or drop them."""
-
-    def rows() -> Any:
-        for example in examples.rows:
-            for number, summary in enumerate(example["references"], 1):
-                name = example["id"] if len(example["references"]) == 1 else f"{example['id']}_{number}"
-                yield {"id": name} | prompts.encode(
-                    tokenizer,
-                    example["dialogue"],
-                    summary,
-                    stop_ids,
-                    instruction=data_args.instruction,
-                    system_prompt=data_args.system_prompt,
-                )
-
-    encoded = Dataset.from_list(list(rows()))
-    lengths = [len(ids) for ids in encoded["input_ids"]]
-    if max_length is not None and max(lengths) > max_length:
-        longest = lengths.index(max(lengths))
-        raise InputError(
-            f"max_length {max_length} is too small for {sum(n > max_length for n in lengths)} of {len(lengths)} rows: "
-            f"the longest, {encoded[longest]['id']}, has {max(lengths)} tokens; give --max_length {max(lengths)}"
-        )
-    return encoded
-
-
-def audit(
-    rows: Dataset, collator: CompletionOnlyCollator, tokenizer: PreTrainedTokenizerBase, console: Console
-) -> None:
-    """Check the labels of every row before the first step, and show one with its supervised part marked."""
-    for row in rows:
-        fault = collator.fault(row)
-        if fault:
-            raise InputError(f"training row {row['id']}: {fault}")
-    row = rows[0]
+def show(rows: Dataset | IterableDataset, tokenizer: PreTrainedTokenizerBase, console: Console) -> None:
+    """A row as the model will see it; that all are supervised alike has been checked while they were made."""
+    row = next(iter(rows))
     n = row["prompt_tokens"]
     console.print(
         Text(f"\ntraining row {row['id']}, supervised between ⟦ and ⟧ ({len(row['labels']) - n} tokens):", "bold")
@@ -184,11 +162,6 @@ def audit(
     console.print(
         Text(tokenizer.decode(row["input_ids"][:n]), "dim")
         + Text(f"⟦{tokenizer.decode(row['input_ids'][n:])}⟧", "bold green")
-    )
-    lengths = [len(ids) for ids in rows["input_ids"]]
-    console.print(
-        f"{len(rows)} training rows of {min(lengths)} to {max(lengths)} tokens; labels checked: each row is "
-        "supervised on its summary and the stop token, on nothing else\n"
     )
 
 

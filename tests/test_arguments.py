@@ -34,7 +34,7 @@ def test_without_any_option_the_defaults_hold():
     script, model, data, evaluation = parse(EVAL, [])
     assert script.dataset_name is None
     assert model.model_name_or_path is None
-    assert (data.dialogue_column, data.summary_columns, data.instruction) == ("dialogue", None, INSTRUCTION)
+    assert (data.dialogue_column, data.summary_columns, data.instruction) == (None, None, INSTRUCTION)
     assert (evaluation.max_new_tokens, evaluation.evaluate_base) == (128, True)
 
 

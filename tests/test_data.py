@@ -1,8 +1,10 @@
 import json
+from collections import Counter
 
 from dialogsum_sft import InputError
 from dialogsum_sft.arguments import DataArguments
-from dialogsum_sft.data import load_examples
+from dialogsum_sft.data import DUPLICATE, IN_OTHER_SPLIT, Counts, load_examples
+from dialogsum_sft.sources import SUFFIXES
 
 import datasets
 import huggingface_hub
@@ -55,6 +57,7 @@ GROUPED = [
         "id": f"test_{number}",
         "dialogue": f"#Person1#: Dialogue {number}.",
         "references": [f"Summary {number}, 1.", f"Summary {number}, 2.", f"Summary {number}, 3."],
+        "topic": "talk",
     }
     for number in (0, 1)
 ]
@@ -63,7 +66,7 @@ GROUPED = [
 def test_three_rows_of_the_hub_are_one_example_with_three_references(tmp_path):
     examples = load(write(tmp_path / "test.jsonl", hub_rows()))
     assert examples.rows.to_list() == GROUPED
-    assert examples.counts == {"rows": 6, "dialogues": 2, "references": 6, "used_dialogues": 2}
+    assert examples.counts == Counts(read=6, kept=6, dialogues=2, references=6)
 
 
 def test_rows_of_a_dialogue_need_not_stand_together(tmp_path):
@@ -76,7 +79,7 @@ def test_rows_of_a_dialogue_need_not_stand_together(tmp_path):
 def test_a_row_of_the_authors_file_is_one_example_with_three_references(tmp_path):
     examples = load(write(tmp_path / "test.jsonl", author_rows()))
     assert examples.rows.to_list() == GROUPED
-    assert examples.counts == {"rows": 2, "dialogues": 2, "references": 6, "used_dialogues": 2}
+    assert examples.counts == Counts(read=2, kept=2, dialogues=2, references=6)
 
 
 def test_the_summary_columns_are_read_in_the_order_of_their_numbers(tmp_path):
@@ -97,7 +100,7 @@ def test_unrelated_ids_of_one_dialogue_become_the_first(tmp_path):
     rows = [row("train_12", summary="It is dry."), row("train_17", summary="No rain yet.")]
     examples = load(write(tmp_path / "train.jsonl", rows), "train")
     assert examples.rows.to_list() == [
-        {"id": "train_12", "dialogue": DIALOGUE, "references": ["It is dry.", "No rain yet."]}
+        {"id": "train_12", "dialogue": DIALOGUE, "references": ["It is dry.", "No rain yet."], "topic": None}
     ]
 
 
@@ -114,7 +117,9 @@ def test_rows_without_an_id_are_numbered(tmp_path):
 def test_columns_can_be_named(tmp_path):
     path = write(tmp_path / "a.jsonl", [{"key": "k1", "text": DIALOGUE, "short": "Dry.", "long": "It is dry."}])
     examples = load(path, dialogue_column="text", summary_columns=["long", "short"], id_column="key")
-    assert examples.rows.to_list() == [{"id": "k1", "dialogue": DIALOGUE, "references": ["It is dry.", "Dry."]}]
+    assert examples.rows.to_list() == [
+        {"id": "k1", "dialogue": DIALOGUE, "references": ["It is dry.", "Dry."], "topic": None}
+    ]
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "json", "jsonl"])
@@ -151,7 +156,7 @@ def test_a_single_file_serves_any_split(tmp_path, split):
 
 def test_the_bundled_sample():
     examples = load("sample", "test")
-    assert examples.counts == {"rows": 72, "dialogues": 24, "references": 72, "used_dialogues": 24}
+    assert examples.counts == Counts(read=72, kept=72, dialogues=24, references=72)
     assert examples.rows["id"][:] == [f"test_{n}" for n in range(24)]
     assert {len(references) for references in examples.rows["references"]} == {3}
 
@@ -159,18 +164,18 @@ def test_the_bundled_sample():
 def test_a_limit_counts_dialogues_not_rows(tmp_path):
     examples = load(write(tmp_path / "test.jsonl", hub_rows()), limit=1)
     assert examples.rows.to_list() == GROUPED[:1]
-    assert examples.counts == {"rows": 6, "dialogues": 2, "references": 6, "used_dialogues": 1}
+    assert examples.counts == Counts(read=6, kept=6, dialogues=2, references=6)
 
 
 def test_a_limit_beyond_the_end_takes_all(tmp_path):
-    assert load(write(tmp_path / "test.jsonl", hub_rows()), limit=9).counts["used_dialogues"] == 2
+    assert len(load(write(tmp_path / "test.jsonl", hub_rows()), limit=9).rows) == 2
 
 
 @pytest.mark.parametrize(
     "other",
     [
         [row(identity="train_1")],
-        [row(dialogue=DIALOGUE + " ")],
+        [row(dialogue=DIALOGUE + " No.")],
         [row(summary="It is wet.")],
         [row(), row(summary="No rain yet.")],
         [row(), row("train_1", "#Person1#: More.")],
@@ -199,7 +204,7 @@ def test_a_missing_file_is_named(tmp_path, suffix):
 def test_an_unknown_kind_of_file_is_refused_with_those_that_can_be_read(tmp_path):
     path = tmp_path / "dialogues.txt"
     path.touch()
-    assert refusal(path) == f"{path}: cannot read .txt files, only .jsonl, .json, .csv, .parquet"
+    assert refusal(path) == f"{path}: cannot read such a file, only {', '.join(SUFFIXES)}"
 
 
 def test_no_dataset_at_all():
@@ -210,7 +215,7 @@ def test_no_dataset_at_all():
 def test_a_missing_split_is_named_with_those_there_are(tmp_path):
     write(tmp_path / "train.jsonl", [row()])
     write(tmp_path / "test.jsonl", [row()])
-    assert refusal(tmp_path, "validation") == f"no split 'validation' in {tmp_path}: there are test, train"
+    assert refusal(tmp_path, "validation") == f"no split 'validation' in {tmp_path}: there are test.jsonl, train.jsonl"
 
 
 def test_a_folder_without_data_files_says_so(tmp_path):
@@ -240,29 +245,78 @@ def test_missing_columns_are_named_with_those_there_are(tmp_path, options, missi
         (None, "is null"),
         ("", "is empty"),
         (" \n\t", "is empty"),
-        (5, "is not text but int"),
-        (["a", "b"], "is not text but list"),
+        (5, "is not text"),
+        ({"a": "b"}, "is not text"),
+        ([["a"]], "is not"),
     ],
 )
 def test_an_unusable_row_is_named_by_number_and_id(tmp_path, column, value, fault):
     rows = [row("train_0"), row("train_1", "#Person1#: More.") | {column: value}]
     path = write(tmp_path / "a.jsonl", rows)
-    assert refusal(path, "train") == f"{path} (train) has rows that cannot be used: row 2 (train_1): {column} {fault}"
+    message = refusal(path, "train")
+    assert message.startswith(f"{path} (train): 1 of 2 rows cannot be used: row 2 (train_1): {column} {fault}")
+    assert message.endswith("Mend them, or go on without them by --allow_dropped_rows")
 
 
 def test_unusable_rows_are_told_together_and_the_rest_counted(tmp_path):
-    rows = [row("a", summary=None), row("b", dialogue="", summary=""), *(row(f"c{n}", summary="") for n in range(4))]
+    rows = [row("a", summary=None), row("b", dialogue=""), *(row(f"c{n}", summary="") for n in range(5))]
     path = write(tmp_path / "a.jsonl", rows)
     assert refusal(path) == (
-        f"{path} (test) has rows that cannot be used: row 1 (a): summary is null; row 2 (b): dialogue is empty; "
-        "row 2 (b): summary is empty; row 3 (c0): summary is empty; row 4 (c1): summary is empty; and 2 more"
+        f"{path} (test): 7 of 7 rows cannot be used: row 1 (a): summary is null; row 2 (b): dialogue is empty; "
+        "row 3 (c0): summary is empty; row 4 (c1): summary is empty; row 5 (c2): summary is empty; and 2 more"
     )
 
 
-def test_one_empty_reference_of_three_is_refused(tmp_path):
+def test_one_in_a_hundred_may_be_lost(tmp_path):
+    rows = [row(f"t{n}", f"#Person1#: {n}.") for n in range(100)]
+    assert load(write(tmp_path / "a.jsonl", [*rows[1:], row("bad", summary="")])).counts == Counts(
+        100, 99, Counter({"summary is empty": 1}), ["row 100 (bad): summary is empty"], dialogues=99, references=99
+    )
+    path = write(tmp_path / "b.jsonl", [*rows[2:], row("bad", summary=""), row("worse", dialogue="")])
+    assert "2 of 100 rows cannot be used" in refusal(path)
+    assert load(path, allow_dropped_rows=True).counts.kept == 98
+
+
+def test_repeated_rows_are_counted_but_lose_nothing(tmp_path):
+    counts = load(write(tmp_path / "a.jsonl", [row("a"), row("b"), row("c", summary="Dry.")])).counts
+    assert (counts.read, counts.kept, dict(counts.dropped)) == (3, 2, {DUPLICATE: 1})
+    assert (counts.dialogues, counts.references) == (1, 2)
+
+
+def test_dialogues_of_the_other_split_are_left_out(tmp_path):
+    other = load(write(tmp_path / "test.jsonl", [row("test_0")]))
+    path = write(tmp_path / "train.jsonl", [row("a", summary="Dry."), *(row(f"b{n}", f"{n}") for n in range(200))])
+    examples = load_examples(ScriptArguments(dataset_name=str(path)), DataArguments(), "train", other_split=other)
+    assert examples.counts.dropped == {IN_OTHER_SPLIT: 1}
+    assert examples.counts.named == [f"row 1 (a): {IN_OTHER_SPLIT}"]
+
+
+@pytest.mark.parametrize(
+    ("names", "notes"),
+    [
+        (("dialogue", "summary"), []),
+        (("conversation", "highlights"), ["dialogues taken from conversation", "summaries taken from highlights"]),
+        (("Transcript", "Summary"), ["dialogues taken from Transcript", "summaries taken from Summary"]),
+    ],
+)
+def test_columns_are_known_by_their_names_and_the_guess_is_told(tmp_path, names, notes):
+    path = write(tmp_path / "a.jsonl", [{names[0]: DIALOGUE, names[1]: "Dry.", "other": 1}])
+    examples = load(path)
+    assert examples.rows[0]["references"] == ["Dry."]
+    assert examples.notes == [f"{path}: {note}" for note in notes]
+
+
+def test_two_columns_that_could_be_the_dialogue_are_not_guessed(tmp_path):
+    path = write(tmp_path / "a.jsonl", [{"chat": DIALOGUE, "transcript": DIALOGUE, "summary": "Dry."}])
+    assert refusal(path).startswith(f"{path} has no column dialogue: there are chat, transcript, summary")
+
+
+def test_an_empty_reference_of_three_is_left_out_and_counted(tmp_path):
     rows = author_rows()
     rows[1]["summary2"] = ""
-    assert "row 2 (test_1): summary2 is empty" in refusal(write(tmp_path / "a.jsonl", rows))
+    examples = load(write(tmp_path / "a.jsonl", rows))
+    assert examples.rows[1]["references"] == ["Summary 1, 1.", "Summary 1, 3."]
+    assert examples.counts == Counts(read=2, kept=2, dialogues=2, references=5, empty_references=1)
 
 
 def test_a_csv_file_with_a_header_alone_is_refused(tmp_path):
@@ -286,7 +340,7 @@ def test_parquet_without_rows_is_refused(tmp_path):
 def test_unreadable_parquet_is_refused_with_the_reason(tmp_path):
     path = tmp_path / "a.parquet"
     path.write_text("no parquet")
-    assert refusal(path).startswith(f"cannot read dataset {str(path)!r}: Parquet ")
+    assert refusal(path).startswith(f"{path} is a damaged parquet file, or none at all: ")
 
 
 def test_an_unknown_hub_id_while_offline(monkeypatch):
@@ -304,19 +358,6 @@ def test_an_empty_file_is_refused(tmp_path, kind):
     path = tmp_path / f"a.{kind}"
     path.touch()
     assert str(path) in refusal(path)
-
-
-@pytest.mark.parametrize("text", ["{no json", '{"dialogue": "a", "summary": "b"}\n{oops\n'])
-def test_unreadable_json_is_refused(tmp_path, text):
-    path = tmp_path / "a.jsonl"
-    path.write_text(text)
-    assert refusal(path).startswith(f"cannot read dataset {str(path)!r}: ")
-
-
-def test_a_csv_row_with_a_column_too_many_is_refused(tmp_path):
-    path = tmp_path / "a.csv"
-    path.write_text("id,dialogue,summary\n1,a b,c d\n2,hello, there,yes\n")
-    assert refusal(path).startswith(f"cannot read dataset {str(path)!r}: ")
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])

@@ -281,5 +281,5 @@ def test_a_summary_that_the_template_would_cut_is_refused() -> None:
     """Gemma 4 takes what stands behind <|channel> in an answer for thinking, and leaves it out."""
     tokenizer = tokenizer_for_template(FOLDER / "gemma4.jinja")
     stops = stop_token_ids(tokenizer, None)
-    with pytest.raises(InputError, match=r"drops part of a text.*'He wrote <\|channel> in the chat and left"):
+    with pytest.raises(InputError, match="drops part of a text with control tokens"):
         encode(tokenizer, DIALOGUE, "He wrote <|channel> in the chat and left.", stops)

@@ -1,5 +1,6 @@
 """The recipes as one runs them: what they leave, and what they say of bad input."""
 
+import csv
 import importlib.util
 import json
 import os
@@ -97,7 +98,7 @@ def test_train_and_evaluate_leave_exactly_these_files(
 
     record = json.loads((tmp_path / "adapter" / "run.json").read_text(encoding="utf-8"))
     assert record["format"] == 1
-    assert record["data"]["train"]["rows_trained"] == 156
+    assert record["data"]["training"]["rows_kept"] == record["data"]["rows_to_train_on"]["rows_kept"] == 156
     assert record["metrics"]["eval_loss"] > 0
     assert record["arguments"]["lora_r"] == 16
     assert record["arguments"]["max_length"] == 1024
@@ -166,6 +167,128 @@ def test_tensorboard_when_asked(
     assert any("tfevents" in name for name in files(tmp_path / "logs"))
 
 
+# Datasets of other shapes, by their configs alone: only the folder and the model are put in their place.
+
+CHAT = ["Hi, I need help.", "With what?", "My order is late.", "It comes on Friday."]
+
+
+def samsum_rows(split: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": f"{split}{n}",
+            "dialogue": f"Amanda: {CHAT[0]}\r\nJerry: {CHAT[1]} {split} {n}",
+            "summary": f"Amanda asks {n}.",
+        }
+        for n in range(6)
+    ]
+
+
+def tweetsumm_rows(split: str) -> list[dict[str, Any]]:
+    turns = [{"speaker": ("Customer", "Agent")[n % 2], "text": text} for n, text in enumerate(CHAT)]
+    return [
+        {
+            "id": f"{split}{n}",
+            "turns": [*turns, {"speaker": "Customer", "text": f"Bye {split} {n}"}],
+            "summaries": ["It is late.", "Late!"],
+        }
+        for n in range(6)
+    ]
+
+
+def csv_rows(split: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "ticket": f"{split}{n}",
+            "transcript": f"[Agent] {CHAT[1]}, {split} {n}\n[Caller] {CHAT[2]}",
+            "note": "Order, late.",
+        }
+        for n in range(6)
+    ]
+
+
+def chat_rows(split: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": f"{split}{n}",
+            "messages": [
+                {"from": ("human", "gpt")[i % 2], "value": f"{text} {split} {n}"} for i, text in enumerate(CHAT)
+            ],
+            "summary": "An order is late.",
+        }
+        for n in range(6)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("config", "rows", "shown", "references"),
+    [
+        ("samsum", samsum_rows, "Amanda: Hi, I need help.\nJerry: With what? test 0", 1),
+        ("tweetsumm", tweetsumm_rows, "Customer: Hi, I need help.\nAgent: With what?", 2),
+        ("local_csv", csv_rows, "[Agent] With what?, test 0\n[Caller] My order is late.", 1),
+        ("chat_messages", chat_rows, "human: Hi, I need help. test 0\ngpt: With what? test 0", 1),
+    ],
+)
+def test_other_datasets_by_configuration_alone(
+    recipe: Recipe,
+    tiny_folder: Path,
+    tmp_path: Path,
+    config: str,
+    rows: Callable[[str], list[dict[str, Any]]],
+    shown: str,
+    references: int,
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for split in ("train", "validation", "test"):
+        if config == "local_csv":
+            with (data / f"{split}.csv").open("w", newline="") as file:
+                writer = csv.DictWriter(file, ["ticket", "transcript", "note"])
+                writer.writeheader()
+                writer.writerows(rows(split))
+        else:
+            write_rows(data / f"{split}.jsonl", *rows(split))
+    here = [f"--model_name_or_path={tiny_folder}", f"--dataset_name={data}", f"--output_dir={tmp_path / 'out'}"]
+    cpu = [
+        "--dtype=float32",
+        "--bf16=false",
+        "--max_steps=1",
+        "--save_strategy=no",
+        "--activation_checkpointing=false",
+    ]
+    configs = ROOT / "recipes" / "configs"
+    recipe("sft", "--config", configs / f"{config}.yaml", *here, *cpu)
+    adapter = f"--adapter_path={tmp_path / 'out' / 'adapter'}"
+    more = ["--dtype=float32", "--max_new_tokens=4"]
+    recipe("eval", "--config", configs / f"{config}_eval.yaml", *here, *more, adapter)
+    predictions = [json.loads(line) for line in (tmp_path / "out/eval-tuned/predictions.jsonl").open()]
+    assert [row["id"] for row in predictions] == [f"test{n}" for n in range(6)]
+    assert predictions[0]["dialogue"].startswith(shown)
+    assert {len(row["references"]) for row in predictions} == {references}
+
+
+def test_streaming_trains_on_what_does_not_fit(recipe: Recipe, tiny_folder: Path, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", *samsum_rows("train"))
+    args = training_args(tiny_folder, tmp_path / "out", f"--dataset_name={rows}", "--dataset_streaming=true")
+    recipe("sft", *args)
+    record = json.loads((tmp_path / "out" / "adapter" / "run.json").read_text())
+    assert record["data"]["training"]["rows_kept"] == 6
+
+
+def test_long_dialogues_are_shortened_in_training_and_evaluation(
+    recipe: Recipe, tiny_folder: Path, tmp_path: Path
+) -> None:
+    recipe("sft", *training_args(tiny_folder, tmp_path, "--max_length=300"))
+    record = json.loads((tmp_path / "adapter" / "run.json").read_text())
+    rows = record["data"]["rows_to_train_on"]
+    assert (rows["rows_read"], rows["rows_kept"]) == (156, 156)
+    assert rows["shortened"] > 100
+    recipe("eval", *evaluation_args(tiny_folder, tmp_path, "--max_length=300"))
+    predictions = [json.loads(line) for line in (tmp_path / "eval-base/predictions.jsonl").open()]
+    assert all(row["prompt_tokens"] <= 292 for row in predictions)
+    assert sum("dropped_turns" in row for row in predictions) == 2
+    assert all("[...]" not in row["dialogue"] for row in predictions)  # the record keeps the whole
+
+
 # Bad input: one line on standard error, exit status 2, and nothing left behind.
 
 
@@ -194,8 +317,14 @@ GOOD = {"id": "a", "dialogue": "#Person1#: Hi.\n#Person2#: Hi.", "summary": "The
         (["--config=nowhere.yaml"], "config file not found: nowhere.yaml"),
         (["--dataset_name=nowhere.jsonl"], "dataset file not found: nowhere.jsonl"),
         (["--summary_columns=abstract"], "sample has no column abstract: there are id, dialogue, summary, topic"),
-        (["--dataset_train_split=training"], "no split 'training' in sample: there are test, train, validation"),
-        (["--max_length=40"], "max_length 40 is too small for 156 of 156 rows: the longest, train_"),
+        (
+            ["--dataset_train_split=training"],
+            "no split 'training' in sample: there are test.jsonl, train.jsonl, validation.jsonl",
+        ),
+        (
+            ["--max_length=40"],
+            "156 of 156 training rows cannot be used: train_0: too long even when shortened to one turn",
+        ),
         (["--load_in_4bit=true", "--use_peft=false"], "a quantised base cannot be trained itself"),
         (["--learning_rate=fast"], "learning_rate"),
     ],
@@ -231,6 +360,7 @@ def test_bad_rows_are_named(
 ) -> None:
     dataset = write_rows(tmp_path / "rows.jsonl", GOOD, GOOD | {"id": "b", "dialogue": "#Person1#: Bye."} | row)
     args = training_args(tiny_folder, tmp_path / "out", f"--dataset_name={dataset}")
+    assert "--allow_dropped_rows" in fails(recipe, capsys, "sft", *args)
     assert message in fails(recipe, capsys, "sft", *args)
 
 
@@ -329,7 +459,7 @@ def test_dialogsum_by_flags_alone(recipe: Recipe, tmp_path: Path) -> None:
     recipe("eval", *args, f"--adapter_path={tmp_path / 'adapter'}")
     metrics = json.loads((tmp_path / "eval-tuned/metrics.json").read_text())
     assert (metrics["examples"], metrics["references"]) == (3, 9)
-    assert metrics["data"]["counts"] == {"rows": 250, "dialogues": 250, "references": 750, "used_dialogues": 3}
+    assert metrics["data"]["counts"]["rows_kept"] == metrics["data"]["counts"]["dialogues"] == 250
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 import json
 import re
 
-from dialogsum_sft.data import SAMPLE
+from dialogsum_sft.sources import SAMPLE
 from dialogsum_sft.metrics import rouge_scores
 
 import pytest

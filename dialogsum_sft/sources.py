@@ -1,0 +1,242 @@
+"""Where rows come from: the hub, folders and files, a raw row at a time, with bad lines told apart instead of lost.
+
+`datasets` reads local files too, but it stops at the first bad line with an error that names none, takes `N/A` in a
+CSV for null, and shifts columns where a comma was not quoted. Memory does not grow with the file (a .json array alone
+is read whole).
+"""
+
+import codecs
+import csv
+import glob
+import gzip
+import io
+import json
+import re
+import sys
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dialogsum_sft import InputError
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import get_dataset_split_names, load_dataset, load_from_disk
+from datasets.exceptions import DatasetNotFoundError, DatasetsError
+
+SAMPLE = Path(__file__).parent / "sample"
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".json.gz", ".csv.gz", ".tsv.gz")
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be read, and why."""
+
+    reason: str
+
+
+Row = dict[str, Any] | BadRow
+Place = int | str  # number of a row in its file; with the file's name where there are several
+_Bytes = Any  # a binary file: gzip and plain ones share no type but this
+
+
+def suffix_of(path: Path) -> str | None:
+    """The supported ending of a file's name, or None."""
+    return next((suffix for suffix in reversed(SUFFIXES) if path.name.lower().endswith(suffix)), None)
+
+
+def open_source(
+    name: str, split: str, config: str | None, revision: str | None, streaming: bool
+) -> Iterator[tuple[Place, Row]]:
+    """Yield (place, row) of a split of `name`: see `data.load_examples` for what it may be.
+
+    Raises InputError when it is not there, naming the splits or files that are.
+    """
+    path = SAMPLE if name == "sample" else Path(name).expanduser()
+    try:
+        if path.is_file():
+            return read_file(path)
+        if path.is_dir():
+            if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+                saved = load_from_disk(str(path))
+                if not isinstance(saved, dict):
+                    return enumerate(saved, 1)
+                if split not in saved:
+                    raise InputError(f"no split {split!r} in {name}: there are {', '.join(saved)}")
+                return enumerate(saved[split], 1)
+            return _read_all(_files_of_split(path, name, split))
+        if glob.has_magic(name):
+            files = [Path(file) for file in sorted(glob.glob(str(path), recursive=True)) if suffix_of(Path(file))]
+            if not files:
+                raise InputError(f"no data file matches {name}")
+            return _read_all(files)
+        if suffix_of(path) or name.startswith((".", "/", "~")):
+            raise InputError(f"dataset file not found: {name}")
+        splits = get_dataset_split_names(name, config, revision=revision)
+        if split not in splits:
+            raise InputError(f"no split {split!r} in {name}: there are {', '.join(splits)}")
+        return enumerate(load_dataset(name, config, split=split, revision=revision, streaming=streaming), 1)
+    except DatasetNotFoundError as error:
+        raise InputError(f"dataset {name!r} is neither a file here nor on the hub: {reason_of(error)}") from error
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        DatasetsError,
+    ) as error:  # a bad config, no connection, a damaged folder
+        raise InputError(f"cannot read dataset {name!r}: {reason_of(error)}") from error
+
+
+def _files_of_split(folder: Path, name: str, split: str) -> list[Path]:
+    """train.jsonl, dialogsum.train.jsonl and train-00000-of-00002.parquet are all of the split train."""
+    files = [file for file in sorted(folder.iterdir()) if suffix_of(file)]
+    chosen = [file for file in files if re.search(rf"(?<![^._-]){re.escape(split)}[._-]", file.name)]
+    if not chosen:
+        raise InputError(
+            f"no split {split!r} in {name}: there are {', '.join(f.name for f in files) or 'no data files'}"
+        )
+    if len({re.sub(r"\d+", "", file.name) for file in chosen}) > 1:  # no shards
+        raise InputError(f"which is the split {split!r} in {name}: {', '.join(f.name for f in chosen)}? Name the file")
+    return chosen
+
+
+def _read_all(files: list[Path]) -> Iterator[tuple[Place, Row]]:
+    for file in files:
+        for number, row in read_file(file):
+            yield number if len(files) == 1 else f"{file.name}:{number}", row
+
+
+def one_line(value: object) -> str:
+    """A value found in the data, as it may stand in a message."""
+    return "".join(char if char.isprintable() else " " for char in str(value)[:80])
+
+
+def reason_of(error: BaseException) -> str:
+    """The root cause's first line: datasets wraps a parser's message in one that only says that it failed."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+def read_file(path: Path) -> Iterator[tuple[int, Row]]:
+    """Yield (number, row); the number is the line of a .jsonl file and counts the records of the others, from 1.
+
+    Raises InputError naming the file when it is none of `SUFFIXES`, is damaged as a whole (a truncated gz, parquet or
+    JSON array), or is not text in UTF-8.
+    """
+    suffix = suffix_of(path)
+    if suffix is None:
+        raise InputError(f"{path}: cannot read such a file, only {', '.join(SUFFIXES)}")
+    try:
+        if suffix == ".parquet":
+            yield from _read_parquet(path)
+            return
+        with gzip.open(path) if suffix.endswith(".gz") else path.open("rb") as file:
+            kind = suffix.removesuffix(".gz")
+            if kind == ".jsonl":
+                yield from _read_jsonl(file, path)
+            elif kind == ".json":
+                yield from _read_json(file, path)
+            else:
+                yield from _read_csv(file, path, "\t" if kind == ".tsv" else ",")
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path} is a damaged gz file (cut short, or not gz at all): {error}") from error
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is a damaged parquet file, or none at all: {reason_of(error)}") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or reason_of(error)}") from error
+
+
+def _refuse_utf16(start: bytes, path: Path) -> None:
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise InputError(f"{path} is UTF-16 text: save it as UTF-8")
+
+
+def _read_jsonl(file: _Bytes, path: Path) -> Iterator[tuple[int, Row]]:
+    # Lines end in \n alone: text methods would also split at U+2028, which JSON strings may hold.
+    for number, line in enumerate(file, 1):
+        if number == 1:
+            _refuse_utf16(line, path)
+            line = line.removeprefix(codecs.BOM_UTF8)
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError:
+            yield number, BadRow("line is not UTF-8")
+        except (ValueError, RecursionError):
+            yield number, BadRow("line is not JSON")
+        else:
+            yield number, row if isinstance(row, dict) else BadRow("line is not a JSON object")
+
+
+def _read_json(file: _Bytes, path: Path) -> Iterator[tuple[int, Row]]:
+    start = file.read()
+    _refuse_utf16(start, path)
+    try:
+        content = json.loads(start.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    except (ValueError, RecursionError) as error:
+        if start.removeprefix(codecs.BOM_UTF8).startswith(b"{") and b"\n{" in start:  # JSON lines under another name
+            yield from _read_jsonl(io.BytesIO(start), path)
+            return
+        raise InputError(f"{path} is not JSON (cut short?): {error}") from error
+    if isinstance(content, dict):  # {"data": [...]}, or a single row
+        lists = [
+            value for value in content.values() if isinstance(value, list) and value and isinstance(value[0], dict)
+        ]
+        content = lists[0] if len(lists) == 1 and len(content) == 1 else [content]
+    if not isinstance(content, list):
+        raise InputError(f"{path} must hold a JSON array of objects, not {type(content).__name__}")
+    for number, row in enumerate(content, 1):
+        yield number, row if isinstance(row, dict) else BadRow("element is not a JSON object")
+
+
+def _read_csv(file: _Bytes, path: Path, delimiter: str) -> Iterator[tuple[int, Row]]:
+    csv.field_size_limit(sys.maxsize)
+    _refuse_utf16(file.peek(2) if hasattr(file, "peek") else b"", path)
+    # What is not UTF-8 becomes lone surrogates, by which `data` knows its rows.
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    reader = csv.reader(text, delimiter=delimiter, strict=True)
+    header: list[str] | None = None
+    number = 0
+    while True:
+        line = reader.line_num + 1
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if header is None or reader.line_num > line:  # nobody knows how many rows are between such quotes
+                raise InputError(f"{path}: line {line} has a quote that is not closed or not doubled") from error
+            number += 1
+            yield number, BadRow("row has a quote that is not closed or not doubled")
+            continue
+        if not fields:
+            continue
+        if header is None:
+            header = [name.strip() for name in fields]
+            if len(set(header)) < len(header):
+                raise InputError(f"{path} has two columns of the same name: {one_line(', '.join(header))}")
+            continue
+        number += 1
+        if len(fields) != len(header):
+            yield number, BadRow("row has another number of fields than the header (a comma without quotes?)")
+        else:
+            yield number, dict(zip(header, fields, strict=True))
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[int, Row]]:
+    number = 0
+    with pq.ParquetFile(path) as file:
+        names = file.schema_arrow.names
+        if len(set(names)) < len(names):
+            raise InputError(f"{path} has two columns of the same name: {one_line(', '.join(names))}")
+        for batch in file.iter_batches(batch_size=1000):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
