@@ -1,0 +1,334 @@
+"""Look at a dataset as the model will see it, before training on it: counts, lengths, labels, memory.
+
+    python recipes/inspect_data.py --config recipes/configs/quickstart.yaml [--output data.html] [--gpu_memory_gib 24]
+
+Takes any config of recipes/sft.py. No weights are loaded and nothing is trained; only --output writes a file.
+"""
+
+import itertools
+import math
+import re
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dialogsum_sft import InputError, checkpoints, memory, prompts
+from dialogsum_sft.arguments import DataArguments, TrainArguments, parse, run
+from dialogsum_sft.collator import CompletionOnlyCollator
+from dialogsum_sft.data import DUPLICATE, Counts, Examples, counts_table, load_examples
+from dialogsum_sft.dialogue import split_turns
+from dialogsum_sft.encoding import training_rows
+from dialogsum_sft.metrics import lost_share, suggest_tokenizer
+from dialogsum_sft.modeling import EMBEDDED, embedded_model, load_generation_config, load_tokenizer, public_name
+
+import numpy as np
+import torch
+from datasets import Dataset
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from transformers import AutoConfig, PreTrainedTokenizerBase
+from trl import ModelConfig, ScriptArguments, SFTConfig
+
+PERCENTILES = (0, 50, 90, 99, 100)
+MAX_LENGTHS = (256, 512, 768, 1024, 2048, 4096)
+CARDS = (8, 16, 24, 40, 80)
+GIB = 2**30
+
+
+@dataclass
+class InspectArguments:
+    output: str | None = field(default=None, metadata={"help": "HTML file for what is printed, with its colours."})
+    gpu_memory_gib: float = field(default=24.0, metadata={"help": "GiB of the GPU to suggest a batch size for."})
+    num_examples: int = field(default=1, metadata={"help": "How many training rows to show as the model sees them."})
+
+
+@dataclass
+class Split:
+    """A split as dialogues, and as rows for the model: their ids, and their lengths as arrays of the same order."""
+
+    examples: Examples
+    rows: Dataset
+    counts: Counts
+    prompt: np.ndarray = field(init=False)
+    total: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.prompt, self.total = np.array(self.rows["prompt_tokens"]), np.array(self.rows["length"])
+
+
+def main() -> None:
+    without_gpu = not torch.accelerator.is_available()
+    script_args, training_args, model_args, data_args, train_args, inspect_args = parse(
+        (ScriptArguments, SFTConfig, ModelConfig, DataArguments, TrainArguments, InspectArguments),
+        # A config for a GPU is to be looked at without one too, where transformers would refuse its bf16.
+        sys.argv[1:] + (["--use_cpu", "true"] if without_gpu else []),
+    )
+    if inspect_args.output is not None and Path(inspect_args.output).suffix != ".html":
+        raise InputError(f"--output {inspect_args.output}: give the name of an .html file")
+    script_args.dataset_streaming = False  # all of it is to be looked at
+    refuses, data_args.allow_dropped_rows = not data_args.allow_dropped_rows, True  # they are to be shown
+    console = Console(record=inspect_args.output is not None, highlight=False)
+    console.width = min(console.width, 100)
+
+    # 1. Data: both splits as recipes/sft.py makes them, but with rows of any length
+    tokenizer = load_tokenizer(
+        model_args,
+        chat_template_path=training_args.chat_template_path,
+        trust_remote_code=training_args.trust_remote_code,
+    )
+    stop_ids = prompts.stop_token_ids(tokenizer, load_generation_config(model_args))
+    collator = CompletionOnlyCollator(pad_token_id=tokenizer.pad_token_id, stop_token_ids=stop_ids)
+    evaluates = training_args.eval_strategy != "no"
+    validation = None
+    try:
+        validation = load_examples(script_args, data_args, script_args.dataset_test_split, data_args.max_eval_samples)
+    except InputError as error:
+        if evaluates:
+            raise
+        console.print(Text(f"no evaluation split, and with eval_strategy no none is needed: {error}", "yellow"))
+    train = load_examples(
+        script_args,
+        data_args,
+        script_args.dataset_train_split,
+        train_args.max_train_samples,
+        other_split=validation if evaluates else None,
+    )
+    if validation is not None and validation.fingerprint() == train.fingerprint():
+        console.print("[yellow]the evaluation split has the same rows as the training split; shown once")
+        validation = None
+    splits = {
+        name: Split(examples, *training_rows(examples, tokenizer, collator, data_args, None, swap=swap))
+        for name, examples, swap in (
+            ("training", train, train_args.swap_speakers),
+            ("validation" if evaluates else "evaluation", validation, False),
+        )
+        if examples is not None
+    }
+
+    # 2. What there is; that rows are supervised as they should be was checked by encoding and collator
+    name = public_name(str(model_args.model_name_or_path))
+    console.print(Text.assemble("\n", (str(script_args.dataset_name), "bold"), " as ", (name, "bold"), " sees it"))
+    for note in dict.fromkeys(note for split in splits.values() for note in split.examples.notes):
+        console.print(Text(note))
+    counts = {name: split.examples.counts for name, split in splits.items()}
+    console.print(counts_table(counts | {f"{name} rows": split.counts for name, split in splits.items()}))
+    for name, split in splits.items():
+        for part in (split.examples.counts, split.counts):
+            for row in part.named:
+                console.print(Text(f"  dropped of {name}: {row}", "yellow"))
+            if refuses and part.dropped.total() - part.dropped[DUPLICATE] > part.read / 100:
+                console.print("[yellow]  more than 1% are lost: training wants allow_dropped_rows for that")
+    console.print("  Each row is supervised on its summary and stop token alone, behind the prompt as it is in use.")
+    console.print(text_table(splits, tokenizer))
+    dialogues = [set(split.examples.rows["dialogue"]) for split in splits.values()]
+    if len(dialogues) == 2 and dialogues[0] & dialogues[1]:
+        console.print(
+            f"[yellow]  dialogues in both splits: {len(dialogues[0] & dialogues[1])}; that flatters scores\n"
+        )
+
+    # 3. Lengths
+    console.print(length_table(splits))
+    console.print(histogram(splits["training"].total, "tokens of the training rows"), "")
+    console.print(too_long_table(splits, training_args.max_length), "")
+
+    # 4. Rows as the model sees them
+    for row in itertools.islice(splits["training"].rows, inspect_args.num_examples):
+        n = row["prompt_tokens"]
+        prompt, summary = (show(ids, tokenizer) for ids in (row["input_ids"][:n], row["input_ids"][n:]))
+        prompt.style = "dim"
+        title = f"row {row['id']}, supervised between ⟦ and ⟧ ({row['length'] - n} tokens); control tokens in blue"
+        supervised = Text.assemble("⟦", summary, "⟧", style="bold green")
+        console.print(Text(title, "bold"), Text.assemble(prompt, supervised), "", sep="\n")
+
+    # 5. Memory of a training step, and the options that suit this data
+    gpu_memory = inspect_args.gpu_memory_gib
+    quantised = model_args.load_in_4bit or model_args.load_in_8bit
+    devices = ("cuda", "cpu") if without_gpu and not quantised else ("cuda",)
+    try:
+        estimates, batch_size = step_memory(splits["training"], model_args, training_args, gpu_memory, devices)
+        console.print(memory_table(estimates))
+    except (ValueError, RuntimeError) as error:  # a model's own code may need real numbers
+        batch_size = None
+        console.print(Text(f"memory not estimated: {str(error).splitlines()[0]}", "yellow"))
+    references = [text for row in train.rows for text in row["references"]]
+    console.print(suggestions(splits["training"], batch_size, gpu_memory, suggest_tokenizer(references)))
+
+    # 6. Keep it
+    if inspect_args.output is not None:
+        checkpoints.write_text(Path(inspect_args.output), console.export_html(inline_styles=True))
+        console.print(f"saved {inspect_args.output}")
+
+
+def text_table(splits: dict[str, Split], tokenizer: PreTrainedTokenizerBase) -> Table:
+    """What the texts of each split are like: speakers, person tags, control tokens, script."""
+    control = control_tokens(tokenizer)
+    lines: dict[str, list[str]] = {}
+    speakers = [Counter(map(count_speakers, split.examples.rows["dialogue"])) for split in splits.values()]
+    for number in sorted(set().union(*speakers)):
+        label = f"dialogues with {number} speaker{'s' * (number != 1)}"
+        lines[label] = [share(counts[number], counts.total()) for counts in speakers]
+    for split in splits.values():
+        rows = split.examples.rows
+        summaries = [text for references in rows["references"] for text in references]
+        tagged = sum(re.search(r"#Person\d+#", text) is not None for text in summaries)
+        held = sum(control.search(text) is not None for text in itertools.chain(rows["dialogue"], summaries))
+        lines.setdefault("summaries with a #PersonN# tag", []).append(share(tagged, len(summaries)))
+        lines.setdefault("texts with control tokens, kept as text", []).append(str(held))
+        lines.setdefault("summaries' letters and digits outside a-z, 0-9", []).append(f"{lost_share(summaries):.1%}")
+    result = table("texts", *splits)
+    for label, values in lines.items():
+        result.add_row(label, *values)
+    return result
+
+
+def table(*columns: str) -> Table:
+    """Labels in the first column, figures in the others."""
+    result = Table(box=box.SIMPLE)
+    for number, column in enumerate(columns):
+        result.add_column(column, justify="right" if number else "left")
+    return result
+
+
+def share(part: int, whole: int) -> str:
+    return f"{part} ({part / whole:.1%})"
+
+
+def count_speakers(dialogue: str) -> int:
+    return len({turn.speaker for turn in split_turns(dialogue)} - {None})
+
+
+def control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+    tokens = sorted((token for token in tokenizer.get_added_vocab() if token.strip()), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, tokens)) or "(?!)")
+
+
+def show(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> Text:
+    """Token ids as text: control tokens in blue; what only reads like one, being text, in red between ‹ and ›."""
+    added, control = set(tokenizer.get_added_vocab().values()), control_tokens(tokenizer)
+    text = Text()
+    for is_control, group in itertools.groupby(ids, key=lambda token: token in added):
+        words = tokenizer.decode(list(group), clean_up_tokenization_spaces=False)
+        if is_control:
+            text.append(words, "not dim blue")
+            continue
+        end = 0
+        for match in control.finditer(words):
+            text.append(words[end : match.start()]).append(f"‹{match[0]}›", "not dim bold red")
+            end = match.end()
+        text.append(words[end:])
+    return text
+
+
+def percentiles(lengths: np.ndarray) -> list[int]:
+    """The lengths that 50, 90 and 99% of the rows do not exceed, between the shortest and the longest."""
+    return [int(value) for value in np.percentile(lengths, PERCENTILES, method="inverted_cdf")]
+
+
+def length_table(splits: dict[str, Split]) -> Table:
+    result = table("tokens", *("min" if p == 0 else "max" if p == 100 else f"{p}%" for p in PERCENTILES))
+    for name, split in splits.items():
+        result.add_row(f"{name}: prompt", *map(str, percentiles(split.prompt)))
+        result.add_row("  summary and stop", *map(str, percentiles(split.total - split.prompt)))
+        result.add_row("  both", *map(str, percentiles(split.total)), style="bold", end_section=True)
+    return result
+
+
+def histogram(lengths: np.ndarray, title: str) -> Table:
+    """At most twelve bars, each a round number of tokens wide."""
+    widths = (step * power for power in (1, 10, 100, 1000, 10000) for step in (10, 20, 25, 50))
+    width = next(w for w in widths if lengths.max() // w - lengths.min() // w < 12)
+    bars = Counter((lengths // width).tolist())
+    table = Table(box=None, title=title, title_justify="left", show_header=False)
+    table.add_column(justify="right")
+    for bar in range(min(bars), max(bars) + 1):
+        blocks = "█" * math.ceil(50 * bars[bar] / max(bars.values()))
+        table.add_row(f"{bar * width} to {bar * width + width - 1}", f"{blocks} {bars[bar]}")
+    return table
+
+
+def too_long_table(splits: dict[str, Split], configured: int | None) -> Table:
+    limits = sorted({*MAX_LENGTHS, *([] if configured is None else [configured])})
+    titles = (f"{limit}*" if limit == configured else str(limit) for limit in limits)
+    result = table("rows longer than max_length", *titles)
+    for name, split in splits.items():
+        counts = [int((split.total > limit).sum()) for limit in limits]
+        result.add_row(name, *(f"[yellow]{count}" if count else "0" for count in counts))
+    if configured is not None:
+        result.caption = "* in the config; longer rows would lose whole turns of their dialogue"
+    return result
+
+
+def step_memory(
+    training: Split, model_args: ModelConfig, training_args: SFTConfig, gpu_memory: float, devices: tuple[str, ...]
+) -> tuple[dict[str, memory.MemoryEstimate], int]:
+    """Estimates by `rows x tokens`, for the config as it is and for rows of full length, as many (a power of two up to
+    64) as leave a tenth of the GPU's memory to spare; and how many those are, 0 if not even one does.
+    """
+    trust = training_args.trust_remote_code
+    config = AutoConfig.from_pretrained(
+        embedded_model() if model_args.model_name_or_path == EMBEDDED else str(model_args.model_name_or_path),
+        revision=model_args.model_revision,
+        trust_remote_code=trust,
+    )
+    models = {d: memory.meta_model(config, model_args, device=d, trust_remote_code=trust) for d in devices}
+    longest_first = np.argsort(-training.total, kind="stable")  # as group_by_length begins
+    summary = (training.total - training.prompt)[longest_first]
+
+    def of(device: str, rows: int, length: int) -> memory.MemoryEstimate:
+        supervised = float(summary[:rows].mean())
+        options: dict[str, Any] = {"rows": rows, "length": length, "supervised": supervised, "device": device}
+        return memory.estimate(models[device], model_args, training_args, **options)
+
+    longest, configured, batch_size = int(training.total.max()), training_args.per_device_train_batch_size, 0
+    for rows in (2**power for power in range(7) if 2**power <= len(training.total)):
+        if not of("cuda", rows, longest).fits(int(0.9 * gpu_memory * GIB)):
+            break
+        batch_size = rows
+    length = min(longest, training_args.max_length or longest)
+    shapes = dict.fromkeys([("cuda", configured, length), ("cuda", batch_size or 1, longest)])
+    shapes |= {(device, configured, length): None for device in devices if device != "cuda"}
+    names = {"cuda": "GPU", "cpu": "CPU"}
+    return {f"{rows} x {n}, {names[device]}": of(device, rows, n) for device, rows, n in shapes}, batch_size
+
+
+def memory_table(estimates: dict[str, memory.MemoryEstimate]) -> Table:
+    """What a step needs, by what it is for, and the cards (for a CPU, the machines) that have it."""
+    result = table("GiB of a step, rows x tokens, estimated", *estimates)
+    for name in vars(next(iter(estimates.values()))):
+        result.add_row(name, *(f"{getattr(estimate, name) / GIB:.2f}" for estimate in estimates.values()))
+    result.add_section()
+    totals = (f"{estimate.total / GIB:.2f}" for estimate in estimates.values())
+    result.add_row("total", *totals, style="bold", end_section=True)
+    for card in CARDS:
+        result.add_row(f"fits {card} GB", *(verdict(estimate, card * GIB) for estimate in estimates.values()))
+    return result
+
+
+def verdict(estimate: memory.MemoryEstimate, total_bytes: int) -> str:
+    if not estimate.fits(total_bytes):
+        return "[red]no"
+    return "[green]yes" if estimate.fits(int(0.9 * total_bytes)) else "[yellow]barely"
+
+
+def suggestions(training: Split, batch_size: int | None, gpu_memory: float, rouge_tokenizer: str) -> Table:
+    """Options to put into configs; a `batch_size` of 0 means that none fits, None that it is not known."""
+    longest, summary = int(training.total.max()), int((training.total - training.prompt).max())
+    result = Table(box=None, title="suggested", title_justify="left", title_style="bold", show_header=False)
+    result.add_row("max_length:", str(math.ceil(longest / 64) * 64), f"the longest row has {longest} tokens")
+    fit = f"such rows fit {gpu_memory:g} GiB, a tenth left to spare"
+    if batch_size == 0:
+        fit = f"not one row fits {gpu_memory:g} GiB: load_in_4bit, activation_checkpointing or a smaller model"
+    if batch_size is not None:
+        result.add_row("per_device_train_batch_size:", str(batch_size or "-"), fit)
+    new_tokens = str(max(48, math.ceil(1.2 * summary / 16) * 16))
+    result.add_row("max_new_tokens:", new_tokens, f"for evaluation; the longest summary has {summary}")
+    result.add_row("rouge_tokenizer:", rouge_tokenizer, "for evaluation; by the letters of the summaries")
+    return result
+
+
+if __name__ == "__main__":
+    run(main)
