@@ -100,7 +100,7 @@ def load_examples(
 
     Rows with the same dialogue become one example with several references (the hub's DialogSum spreads its test set
     over three rows a dialogue; the authors' files have summary1 to summary3). With streaming only neighbouring rows
-    do, and repeated rows are not looked for. Dialogues of `other_split` are left out. `limit` counts dialogues.
+    do, and losses (repeats are kept) only counted. Dialogues of `other_split` are left out. `limit` counts dialogues.
 
     A row that cannot be used is dropped, counted and its reason kept. Raises InputError when more than 1% are lost so
     (repeated rows lose nothing) unless `allow_dropped_rows`, when none is left, and for a source, split or column that

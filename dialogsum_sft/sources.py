@@ -80,13 +80,8 @@ def open_source(
         return enumerate(load_dataset(name, config, split=split, revision=revision, streaming=streaming), 1)
     except DatasetNotFoundError as error:
         raise InputError(f"dataset {name!r} is neither a file here nor on the hub: {reason_of(error)}") from error
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        DatasetsError,
-    ) as error:  # a bad config, no connection, a damaged folder
+    except (OSError, ValueError, KeyError, TypeError, DatasetsError) as error:
+        # a bad config, no connection, a damaged folder
         raise InputError(f"cannot read dataset {name!r}: {reason_of(error)}") from error
 
 

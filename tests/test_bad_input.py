@@ -308,6 +308,7 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "semicolons": ("a.csv", b"id;dialogue;summary\n1;a;b\n", NO_COLUMNS.format("id;dialogue;summary")),
     "tabs": ("a.csv", b"dialogue\tsummary\na\tb\n", NO_COLUMNS.format("dialogue summary")),
     "quote in the header": ("a.csv", b'dialogue,"summary\na,b\n', NO_QUOTE.format(1)),
+    "quote not doubled in the header": ("a.csv", b'dialogue,"sum"mary"\na,b\n', NO_QUOTE.format(1)),
     "quote not closed": ("a.csv", records('2,a,"b', "3,c,d"), NO_QUOTE.format(3)),
     "quote closed in another row": ("a.csv", records('2,a,"b', "3,c,d", '4,"e",f'), NO_QUOTE.format(3)),
     "UTF-16 lines": ("a.jsonl", lines(HELLO).decode().encode("utf-16"), UTF_16),
@@ -359,6 +360,7 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "no gz": ("a.json.gz", lines(HELLO), NO_GZ),
     "more after the gz": ("a.tsv.gz", gzip.compress(records()) + b"more", NO_GZ),
     "damaged gz": ("a.jsonl.gz", CUT_GZ[:1000] + bytes(9) + CUT_GZ[1009:], NO_GZ),
+    "no deflate in gz": ("a.jsonl.gz", CUT_GZ[:10] + bytes([255]) * 100, NO_GZ),
     "text": ("a.txt", b"Hello.", ": cannot read such a file, only .jsonl, .+"),
 }
 

@@ -3,7 +3,7 @@ from collections import Counter
 
 from dialogsum_sft import InputError
 from dialogsum_sft.arguments import DataArguments
-from dialogsum_sft.data import DUPLICATE, IN_OTHER_SPLIT, Counts, load_examples
+from dialogsum_sft.data import DUPLICATE, IN_OTHER_SPLIT, Counts, counts_table, load_examples
 from dialogsum_sft.sources import SUFFIXES
 
 import datasets
@@ -374,3 +374,61 @@ def test_a_file_name_is_not_a_pattern(tmp_path):
     write(tmp_path / "a1.jsonl", [row("train_1")])
     path = write(tmp_path / "a[1].jsonl", [row("train_2")])
     assert load(path).rows["id"][:] == ["train_2"]
+
+
+def test_rows_of_one_id_get_ids_of_their_own(tmp_path):
+    rows = [row("", f"{n}") for n in range(2)] + [row("a", f"a{n}") for n in range(100)]
+    ids = load(write(tmp_path / "a.jsonl", rows)).rows["id"][:]
+    assert ids == ["1", "2", "a", *(f"a-{n}" for n in range(2, 101))]
+
+
+def test_rows_of_shards_without_ids_are_named_by_file_and_line(tmp_path):
+    for shard in (1, 2):
+        write(tmp_path / f"test-{shard}.jsonl", [{"dialogue": f"{shard}, {n}", "summary": "a"} for n in (1, 2)])
+    names = ["test-1.jsonl:1", "test-1.jsonl:2", "test-2.jsonl:1", "test-2.jsonl:2"]
+    assert load(tmp_path).rows["id"][:] == names
+
+
+@pytest.mark.parametrize("column", ["topic", "topic1"])
+def test_a_topic_is_text_or_null(tmp_path, column):
+    topics = ["rain", 5, None, "", ["rain"]]
+    rows = [row(f"t{n}", f"{n}") | {column: topic} for n, topic in enumerate(topics)]
+    assert load(write(tmp_path / "a.jsonl", rows)).rows["topic"][:] == ["rain", "5", None, None, None]
+
+
+def test_a_topic_column_can_be_named(tmp_path):
+    path = write(tmp_path / "a.jsonl", [row() | {"topic": "a", "subject": "b"}])
+    assert load(path, topic_column="subject").rows["topic"][:] == ["b"]
+    assert "has no column theme: there are id, dialogue, summary, topic, subject;" in refusal(
+        path, topic_column="theme"
+    )
+
+
+def test_a_refusal_names_lost_rows_not_repeated_ones(tmp_path):
+    rows = [*(row("same") for _ in range(9)), row("bad", summary=None)]
+    assert ": 1 of 10 rows cannot be used: row 10 (bad): summary is null. Mend" in refusal(
+        write(tmp_path / "a.jsonl", rows)
+    )
+
+
+def test_the_record_has_all_counts(tmp_path):
+    rows = [row("a"), row("b"), row("c", "More.", ["Dry.", ""]), row("d", None)]
+    assert load(write(tmp_path / "a.jsonl", rows), allow_dropped_rows=True).counts.record() == {
+        "rows_read": 4,
+        "rows_kept": 2,
+        "rows_dropped": {DUPLICATE: 1, "dialogue is null": 1},
+        "dialogues": 2,
+        "references": 2,
+        "empty_references": 1,
+        "shortened": 0,
+    }
+
+
+def test_the_table_has_a_line_for_each_count_that_is_not_zero():
+    train = Counts(5, 3, Counter({"too long": 2}), dialogues=3, references=4, shortened=1)
+    table = counts_table({"train": train, "test": Counts(1, 1, dialogues=1, references=1)})
+    assert [[column.header, *column.cells] for column in table.columns] == [
+        ["rows", "read", "dropped: too long", "kept", "dialogues", "references", "shortened"],
+        ["train", "5", "2", "3", "3", "4", "1"],
+        ["test", "1", "", "1", "1", "1", ""],
+    ]

@@ -3,8 +3,8 @@
 import json
 import re
 
-from dialogsum_sft.sources import SAMPLE
 from dialogsum_sft.metrics import rouge_scores
+from dialogsum_sft.sources import SAMPLE
 
 import pytest
 
