@@ -18,7 +18,6 @@ of its matrix multiplications alone, see `matmul_floor`. Memory is the peak of t
 
 import importlib.util
 import json
-import os
 import runpy
 import statistics
 import subprocess
@@ -165,22 +164,14 @@ def main() -> None:
     test = load_examples(script_args, data_args, split, args.dialogues)
     chats = [prompts.to_messages(row["dialogue"], "-", **shown)["prompt"] for row in test.rows]
     references = [len(row["references"]) for row in test.rows]
-    every = max(1, len(chats) // args.tutorial_dialogues)
     device = str(torch.accelerator.current_accelerator() or "cpu")
+    works = {"ours": with_ours, "pipeline": with_pipeline, "tutorial loop": with_tutorial_loop}
     for turn in range(args.rounds):
-        for system in ("ours", "pipeline", "tutorial loop"):
+        for system, work in works.items():
             console.print(f"round {turn + 1}: summarising with {system} ...")
-            dtype = "float32" if system == "tutorial loop" else model_args.dtype
+            dtype = "float32" if work is with_tutorial_loop else model_args.dtype
             model = load_model(ModelConfig(**vars(model_args) | {"dtype": dtype})).to(device).eval()
-            work: Callable[[], int]
-            if system == "ours":
-                work = lambda: with_ours(model, tokenizer, chats, args)  # noqa: B023, E731 - called in this turn
-            elif system == "pipeline":
-                work = lambda: with_pipeline(model, tokenizer, chats, args)  # noqa: B023, E731
-            else:
-                sample = list(zip(chats, references, strict=True))[every // 2 :: every][: args.tutorial_dialogues]
-                work = lambda: with_tutorial_loop(model, tokenizer, sample, args)  # noqa: B023, E731
-            generation[system].append(timed(work))
+            generation[system].append(timed(work, model, tokenizer, chats, references, args))
             del model
 
     # 5. Tell
@@ -266,17 +257,21 @@ def peak_memory(*, reset: bool = False) -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 2**20
 
 
-def timed(work: Callable[[], int]) -> Figures:
+def timed(work: Callable[..., int], *arguments: Any) -> Figures:
     """`work` returns how many dialogues it summarised."""
     peak_memory(reset=True)
     started = time.perf_counter()
-    dialogues = work()
+    dialogues = work(*arguments)
     seconds = time.perf_counter() - started
     return {"dialogues_per_second": dialogues / seconds, "seconds": seconds, "memory_gib": peak_memory()}
 
 
 def with_ours(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chats: list[Any], args: BenchmarkArguments
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    chats: list[Any],
+    references: list[int],
+    args: BenchmarkArguments,
 ) -> int:
     ids = prompts.render_batch(tokenizer, chats, add_generation_prompt=True)
     stop_ids = prompts.stop_token_ids(tokenizer, model.generation_config)
@@ -285,10 +280,13 @@ def with_ours(
 
 
 def with_pipeline(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chats: list[Any], args: BenchmarkArguments
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    chats: list[Any],
+    references: list[int],
+    args: BenchmarkArguments,
 ) -> int:
     summarise = pipeline("text-generation", model=model, tokenizer=tokenizer, batch_size=16)
-    summarise.tokenizer.padding_side = "left"
     options = {"max_new_tokens": args.max_new_tokens, "do_sample": False, "return_full_text": False}
     return len(summarise(chats, **options))
 
@@ -296,11 +294,14 @@ def with_pipeline(
 def with_tutorial_loop(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    sample: list[tuple[Any, int]],
+    chats: list[Any],
+    references: list[int],
     args: BenchmarkArguments,
 ) -> int:
-    for chat, references in sample:
-        for _ in range(references):  # the same dialogue again, for the hub has a row for each reference
+    every = max(1, len(chats) // args.tutorial_dialogues)
+    sample = list(zip(chats, references, strict=True))[every // 2 :: every][: args.tutorial_dialogues]
+    for chat, rows in sample:
+        for _ in range(rows):  # the same dialogue again, for the hub has a row for each reference
             ids = prompts.render_batch(tokenizer, [chat], add_generation_prompt=True)[0]
             inputs = torch.tensor([ids], device=model.device)
             with torch.no_grad():
