@@ -6,7 +6,8 @@
 Training, each run in a process of its own: recipes/sft.py, and `trl sft` with bf16 and the config's model, rows, LoRA
 shape, batch size, learning rate and schedule, else its defaults (float32 weights under autocast, LoRA dropout,
 activation checkpointing). Tokens are real ones, padding not counted; the first step, which allocates and warms up, is
-not measured. Start-up is from the command to the first step. With a GPU, sft.py is also run with the options of --variants.
+not measured. Start-up is from the command to the first step. With a GPU, sft.py is also run with the options that
+--variants names.
 
 Generation with the base model, greedy: `generate` of this package; `pipeline("text-generation", batch_size=16)` in the
 same dtype over the same prompts; and the tutorial's loop: float32, a row at a time, a row for each reference, as the
