@@ -35,11 +35,14 @@ _ROW_BY_ROW |= {"transformers_version"}
 
 @dataclass
 class Completion:
-    """A generated summary; `completion_tokens` counts its stop token, `finish_reason` is "stop" or "length"."""
+    """A generated summary; `completion_tokens` counts its stop token, `finish_reason` is "stop" or "length".
+
+    Tokens are None where an endpoint does not count them.
+    """
 
     text: str
-    prompt_tokens: int
-    completion_tokens: int
+    prompt_tokens: int | None
+    completion_tokens: int | None
     finish_reason: str
 
 
@@ -114,10 +117,10 @@ def generate(
     config: GenerationConfig,
     *,
     max_batch_tokens: int = 8192,
-    seed: int = 42,
+    seeds: Sequence[int] | None = None,
 ) -> Iterator[tuple[int, Completion]]:
     """`generate_batches`, one completion at a time."""
-    for batch in generate_batches(model, tokenizer, prompts, config, max_batch_tokens=max_batch_tokens, seed=seed):
+    for batch in generate_batches(model, tokenizer, prompts, config, max_batch_tokens=max_batch_tokens, seeds=seeds):
         yield from batch
 
 
@@ -128,13 +131,13 @@ def generate_batches(
     config: GenerationConfig,
     *,
     max_batch_tokens: int = 8192,
-    seed: int = 42,
+    seeds: Sequence[int] | None = None,
 ) -> Iterator[list[tuple[int, Completion]]]:
     """Yield batches of (index of the prompt, its completion) as they are done; the caller restores the order.
 
     Prompts are padded on the left whatever the tokenizer's side: behind right padding a model continues the padding.
-    A batch that runs out of memory is done again as two, and what follows keeps to the smaller size. Sampling draws
-    from `seed` and the batch's prompts alone, and leaves torch's random state as it was.
+    A batch that runs out of memory is done again as two, and what follows keeps to the smaller size. What is
+    sampled is decided by `seeds`, one for each prompt, and the batches; torch's random state is left as it was.
 
     Raises InputError where a single prompt runs out of memory.
     """
@@ -142,7 +145,7 @@ def generate_batches(
     while todo:
         batch = todo[0]
         try:
-            with _generating(model, config), _seeded(config, seed, [prompts[i] for i in batch]):
+            with _generating(model, config), _seeded(config, [seeds[i] if seeds else i for i in batch]):
                 rows = _complete(model, [prompts[i] for i in batch], config)
         except RuntimeError as error:  # torch.OutOfMemoryError is one
             if not _out_of_memory(error):
@@ -159,7 +162,7 @@ def generate_batches(
             logger.warning("out of memory with %d rows in a batch: going on with %d", len(batch), len(todo[0]))
         else:
             todo = todo[1:]
-            yield [(i, _completion(tokenizer, prompts[i], rows[n], config)) for n, i in enumerate(batch)]
+            yield [(i, completion(tokenizer, prompts[i], rows[n], config)) for n, i in enumerate(batch)]
             continue
         # Behind the except clause: until its end the error holds the tensors of the failed batch.
         if torch.accelerator.is_available():
@@ -175,12 +178,12 @@ def _out_of_memory(error: RuntimeError) -> bool:
 
 
 @contextlib.contextmanager
-def _seeded(config: GenerationConfig, seed: int, prompts: list[list[int]]) -> Iterator[None]:
+def _seeded(config: GenerationConfig, seeds: list[int]) -> Iterator[None]:
     if not config.do_sample:
         yield
         return
     with torch.random.fork_rng():
-        torch.manual_seed(zlib.crc32(repr((seed, prompts)).encode()))
+        torch.manual_seed(zlib.crc32(repr(seeds).encode()))
         yield
 
 
@@ -237,9 +240,10 @@ def _complete(model: PreTrainedModel, prompts: list[list[int]], config: Generati
     return [done[row] for row in range(len(prompts))]
 
 
-def _completion(
+def completion(
     tokenizer: PreTrainedTokenizerBase, prompt: list[int], ids: list[int], config: GenerationConfig
 ) -> Completion:
+    """What an engine generated behind a prompt, up to and with its stop token, as every engine records it."""
     end = next((at for at, token in enumerate(ids) if token in config.eos_token_id), None)
     return Completion(
         text=tokenizer.decode(ids[:end], skip_special_tokens=True).strip(),
