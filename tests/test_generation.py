@@ -185,15 +185,19 @@ def test_sampling_is_decided_by_its_seed_and_leaves_the_random_state(
 ) -> None:
     config = generation_config(chatml_tokenizer, frozenset([chatml_tokenizer.eos_token_id]), 8, do_sample=True)
     assert (config.temperature, config.top_k, config.top_p) == (1.0, 0, 1.0)
+
+    def texts(*seeds: int) -> list[str]:
+        """Of one prompt several times, in batches of two."""
+        done = generate(model, chatml_tokenizer, [prompts[0]] * 4, config, seeds=seeds, max_batch_tokens=30)
+        return [completion.text for _, completion in sorted(done, key=lambda item: item[0])]
+
     before = torch.get_rng_state()
-    one = dict(generate(model, chatml_tokenizer, [prompts[0]] * 4, config, seeds=[1, 2, 3, 4], max_batch_tokens=30))
+    drawn = texts(1, 2, 3, 4)
     assert torch.equal(torch.get_rng_state(), before)
     torch.rand(3)
-    assert len({completion.text for completion in one.values()}) == 4
-    again = dict(generate(model, chatml_tokenizer, [prompts[0]] * 4, config, seeds=[1, 2, 3, 4], max_batch_tokens=30))
-    assert again == one
-    other = dict(generate(model, chatml_tokenizer, [prompts[0]] * 4, config, seeds=[5, 6, 7, 8], max_batch_tokens=30))
-    assert other != one
+    assert texts(1, 2, 3, 4) == drawn
+    assert len(set(drawn)) == 4
+    assert set(texts(5, 6, 7, 8)).isdisjoint(drawn)
 
 
 def test_beams_give_what_single_prompts_give(
