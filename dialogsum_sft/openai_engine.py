@@ -5,6 +5,7 @@ is read from OPENAI_API_KEY and goes nowhere but into the request's header.
 """
 
 import asyncio
+import contextlib
 import email.utils
 import json
 import logging
@@ -105,7 +106,7 @@ def generate_batches(
                     batch.append((i, task.result()))
                 elif isinstance(error, InputError):
                     failure = failure or error
-                    client.given_up = True
+                    client.given_up.set()
                 else:
                     raise error
             if batch:
@@ -115,7 +116,8 @@ def generate_batches(
     finally:
         for task in running:
             task.cancel()
-        loop.run_until_complete(asyncio.gather(*running, return_exceptions=True))
+        if running:
+            loop.run_until_complete(asyncio.wait(running))
         loop.run_until_complete(client.close())
         loop.close()
 
@@ -129,7 +131,7 @@ class _Client:
         self.key = os.environ.get("OPENAI_API_KEY", "").strip()
         self.session: aiohttp.ClientSession | None = None
         self.answered = False  # whether the endpoint ever did
-        self.given_up = False  # another request met an error for good: waiting for this one's is in vain
+        self.given_up = asyncio.Event()  # another request met an error for good: trying this one again is in vain
 
     async def close(self) -> None:
         if self.session is not None:
@@ -141,7 +143,7 @@ class _Client:
             try:
                 return await self._ask(messages, seed)
             except _TryAgain as error:
-                if not left or self.given_up:
+                if not left or self.given_up.is_set():
                     raise InputError(
                         f"{self.url}: {error} ({self.tries - left} of {self.tries} tries). What is done is kept: run "
                         "it again to go on"
@@ -149,7 +151,8 @@ class _Client:
                 # Spread, so that requests refused together do not come again together.
                 delay = error.after if error.after is not None else wait * random.uniform(0.5, 1.0)
                 logger.warning("%s: again in %.1f s", error, delay)
-                await asyncio.sleep(delay)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.given_up.wait(), delay)
                 wait = min(2 * wait, _LONGEST_WAIT)
         raise AssertionError("the last try returns or raises")
 
