@@ -3,14 +3,17 @@
 import importlib.util
 import json
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from dialogsum_sft import generation
 from dialogsum_sft.arguments import run
+from dialogsum_sft.modeling import embedded_model
 
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
@@ -201,3 +204,54 @@ def test_options_that_do_not_go_together_are_one_line(
     assert exit_info.value.code == 2
     assert message in error
     assert "me:key" not in error
+
+
+@pytest.fixture
+def served() -> Iterator[str]:
+    """URL of a real `transformers serve` of the embedded model."""
+    for package in ("fastapi", "openai", "uvicorn"):
+        pytest.importorskip(package, reason="transformers serve needs transformers[serving]")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [Path(sys.executable).parent / "transformers", "serve", str(embedded_model()), "--dtype", "float32"]
+    command += ["--device", "cpu", "--host", "127.0.0.1", "--port", str(port)]
+    with subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as server:
+        assert server.stdout is not None
+        drain = threading.Thread(target=server.stdout.read)  # a full pipe would stop the server
+        try:
+            said = []
+            for line in server.stdout:
+                said.append(line)
+                if "Uvicorn running" in line:
+                    break
+            else:
+                pytest.fail("".join(said[-20:]))
+            drain.start()
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            server.terminate()
+            if drain.is_alive():
+                drain.join()
+
+
+@pytest.mark.slow
+def test_a_real_endpoint_gives_what_the_model_gives_here(
+    evaluate: Evaluate,
+    served: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    same = ["--max_eval_samples=2", "--max_new_tokens=16", "--dtype=float32", "--max_batch_tokens=1"]
+    evaluate(*arguments(Path("embedded"), tmp_path, *same))
+    endpoint = ["--engine=openai", f"--base_url={served}", f"--served_model_name={embedded_model()}"]
+    evaluate(*arguments(Path("embedded"), tmp_path, *same, *endpoint))
+    assert predictions(tmp_path / "eval-served") == predictions(tmp_path / "eval-base")
+    assert "other prompt tokens" not in capsys.readouterr().out
+    record = json.loads((tmp_path / "eval-served" / "metrics.json").read_text())
+    assert record["engine"]["base_url"] == served
+    assert record["rouge1"] == json.loads((tmp_path / "eval-base" / "metrics.json").read_text())["rouge1"]
