@@ -1,5 +1,6 @@
 """Generating while training changes nothing but the metrics; the log has every event once, whatever happens."""
 
+import contextlib
 import copy
 import json
 import os
@@ -172,7 +173,7 @@ def test_metrics_are_those_of_the_evaluation_recipe(
 ) -> None:
     """The same adapter on the same dialogues: equal scores, equal summaries."""
     options = ["--eval_strategy=steps", "--eval_steps=30", "--eval_generate_samples=9", "--eval_max_new_tokens=12"]
-    sft(monkeypatch, tiny_folder, tmp_path, "--max_steps=30", "--learning_rate=5e-2", *options)
+    sft(monkeypatch, tiny_folder, tmp_path, "--max_steps=30", "--learning_rate=1e-2", *options)
     assert "step 30: dev_2" in capsys.readouterr().out
     recipe(
         monkeypatch,
@@ -458,19 +459,17 @@ def test_more_rouge_is_better_without_saying_so(tmp_path: Path, metric: str) -> 
     )
 
 
-@pytest.mark.parametrize(("stage", "refused"), [(2, False), (3, True)])
+@pytest.mark.parametrize(
+    ("stage", "outcome"),
+    [(2, contextlib.nullcontext()), (3, pytest.raises(InputError, match="with DeepSpeed ZeRO-3: each process holds"))],
+)
 def test_generating_needs_whole_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: int, refused: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: int, outcome: contextlib.AbstractContextManager[Any]
 ) -> None:
     args = SFTConfig(str(tmp_path), bf16=False, eval_strategy="epoch")
     monkeypatch.setattr(args, "deepspeed_plugin", SimpleNamespace(zero_stage=stage))
-    try:
+    with outcome:
         check_evaluation(args, TrainArguments(eval_generate_samples=4))
-    except InputError as error:
-        assert refused
-        assert "with DeepSpeed ZeRO-3: each process holds" in str(error)
-    else:
-        assert not refused
 
 
 def check(folder: Path, *flags: str) -> None:
@@ -481,14 +480,14 @@ def check(folder: Path, *flags: str) -> None:
 
 
 TWO_RANKS = """
-import json, sys
+import json, os, sys
 from pathlib import Path
 from test_callbacks import evaluation, make_trainer
 from accelerate import PartialState
 from transformers import AutoTokenizer, EarlyStoppingCallback
 
 tokenizer, folder = AutoTokenizer.from_pretrained(sys.argv[1]), Path(sys.argv[2])
-options = dict(max_steps=8, save_strategy="steps", save_steps=1, learning_rate=0.0, per_device_train_batch_size=1)
+options = dict(max_steps=8, save_strategy="steps", save_steps=1, learning_rate=0.0)
 options |= dict(load_best_model_at_end=True, metric_for_best_model="rouge1_mean", ddp_find_unused_parameters=False)
 trainer = make_trainer(tokenizer, folder / "out", **options)
 callback = evaluation(trainer)
@@ -507,6 +506,7 @@ record = {
     "best": Path(state.best_model_checkpoint).name,
 }
 (folder / f"rank{PartialState().process_index}.json").write_text(json.dumps(record))
+os._exit(0)  # as the recipe leaves: gloo may hang at the end
 """
 
 
@@ -557,7 +557,8 @@ def sft(monkeypatch: pytest.MonkeyPatch, model: Path, output_dir: Path, *more: s
         "output_dir": output_dir,
         "use_peft": "true",
         "lora_target_modules": "all-linear",
-        "per_device_train_batch_size": 2,
+        "lora_dropout": 0,
+        "per_device_train_batch_size": 4,
         "bf16": "false",
         "activation_checkpointing": "false",
         "save_strategy": "no",
