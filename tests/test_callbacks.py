@@ -115,16 +115,27 @@ def rouge_of(*means: float) -> Callable[..., dict[str, list[list[float]]]]:
 # Generating while training
 
 
-def test_training_is_the_same_bit_for_bit_with_and_without(
-    chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Generation that draws random numbers, as sampling or a library's whim would."""
     generate = callbacks.generate
 
     def drawing(*args: Any, **kwargs: Any) -> Iterator[Any]:
-        random.random(), np.random.rand(), torch.rand(1)  # as sampling, or a library's whim, would
+        random.random(), np.random.rand(), torch.rand(1)
         yield from generate(*args, **kwargs)
 
     monkeypatch.setattr(callbacks, "generate", drawing)
+
+
+def random_states() -> tuple[Any, ...]:
+    kind, keys, *position = np.random.get_state()
+    return random.getstate(), keys.tolist(), position, torch.get_rng_state().tolist()
+
+
+@pytest.mark.usefixtures("drawing")
+def test_training_is_the_same_bit_for_bit_with_and_without(
+    chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
     losses, weights = [], []
     for generating in (False, True):
         trainer = make_trainer(chatml_tokenizer, tmp_path)
@@ -139,6 +150,7 @@ def test_training_is_the_same_bit_for_bit_with_and_without(
     assert all(torch.equal(one, other) for one, other in zip(*weights, strict=True))
 
 
+@pytest.mark.usefixtures("drawing")
 @pytest.mark.parametrize("training", [True, False])
 def test_the_model_and_tokenizer_are_left_as_they_were(
     chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, training: bool
@@ -148,12 +160,12 @@ def test_the_model_and_tokenizer_are_left_as_they_were(
     model.config.use_cache, tokenizer.padding_side = False, "right"
     model.train(training)
     own = (model.generation_config, model.get_base_model().generation_config)
-    drawn = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+    drawn = random_states()
     evaluation(trainer).on_evaluate(trainer.args, trainer.state, trainer.control, {})
     assert {module.training for module in model.modules()} == {training}
     assert (model.config.use_cache, tokenizer.padding_side) == (False, "right")
     assert (model.generation_config, model.get_base_model().generation_config) == own
-    assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == drawn
+    assert random_states() == drawn
 
 
 def test_the_cache_is_used_under_activation_checkpointing(
