@@ -49,18 +49,32 @@ _OF_SUMMARIES = {f"{name}_mean": True for name in _ROUGE} | {"unfinished": False
 
 
 def check_trackers(report_to: Sequence[str]) -> None:
-    """Raises InputError for a tracker of `--report_to` that transformers does not know or that is not installed."""
+    """Raises InputError for a tracker of `--report_to` that is unknown, not installed, or (wandb) not logged in to."""
     problems = []
     for name in report_to:
         try:
-            for tracker in get_reporting_integration_callbacks([name]):
-                tracker()  # looks for its package; the trainer would do so after the model is loaded
+            # Each looks for its package; the trainer would have it do so after the model is loaded.
+            (tracker,) = (kind() for kind in get_reporting_integration_callbacks([name]))
         except ValueError as error:
             problems.append(f"--report_to {name}: {error}")
         except (RuntimeError, ImportError):
             problems.append(f"--report_to {name}: the package is not installed here: pip install {name}, or leave it")
+        else:
+            if isinstance(tracker, WandbCallback) and PartialState().is_main_process:
+                problems += _wandb_login(tracker._wandb)
     if problems:
         raise InputError("; ".join(problems))
+
+
+def _wandb_login(wandb: Any) -> list[str]:
+    """Without a login `wandb.init` would ask for one, or fail, when the model is loaded."""
+    try:
+        if wandb.setup().settings.mode != "online" or wandb.login(prompt=False):
+            return []
+        fault = "nobody is logged in"
+    except wandb.Error as error:  # a wrong key, or no way to the server
+        fault = str(error)
+    return [f"--report_to wandb: {fault}: run wandb login, or set WANDB_API_KEY, or WANDB_MODE=offline"]
 
 
 def check_evaluation(training_args: SFTConfig, train_args: TrainArguments) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 from dialogsum_sft import InputError, callbacks
 from dialogsum_sft.arguments import DataArguments, TrainArguments, parse
@@ -419,6 +420,29 @@ def test_a_missing_tracker_is_one_line_before_the_model_loads(
     assert capsys.readouterr().err == (
         f"error: --report_to {name}: the package is not installed here: pip install {name}, or leave it\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("mode", "login", "outcome"),
+    [
+        ("online", False, pytest.raises(InputError, match="--report_to wandb: nobody is logged in: run wandb login")),
+        ("online", RuntimeWarning("no way"), pytest.raises(InputError, match="--report_to wandb: no way: run wandb")),
+        ("online", True, contextlib.nullcontext()),
+        ("offline", False, contextlib.nullcontext()),
+    ],
+)
+def test_wandb_without_a_login_is_refused_unless_offline(
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str,
+    login: bool | Exception,
+    outcome: contextlib.AbstractContextManager[Any],
+) -> None:
+    settings = SimpleNamespace(settings=SimpleNamespace(mode=mode))
+    wandb = SimpleNamespace(setup=lambda: settings, login=Mock(side_effect=[login]), Error=RuntimeWarning)
+    monkeypatch.setattr(integrations.integration_utils, "is_wandb_available", lambda: True)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    with outcome:
+        check_trackers(["wandb"])
 
 
 def test_an_unknown_tracker_is_told_with_those_there_are() -> None:
