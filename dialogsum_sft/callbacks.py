@@ -73,7 +73,7 @@ def _wandb_login(wandb: Any) -> list[str]:
             return []
         fault = "nobody is logged in"
     except wandb.Error as error:  # a wrong key, or no way to the server
-        fault = str(error)
+        fault = str(error).rstrip(".")
     return [f"--report_to wandb: {fault}: run wandb login, or set WANDB_API_KEY, or WANDB_MODE=offline"]
 
 
