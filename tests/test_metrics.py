@@ -57,7 +57,7 @@ def test_the_mean_is_over_dialogues_not_over_references():
 
 def test_per_reference_is_empty_where_dialogues_have_different_numbers_of_references():
     summary = summarize_scores(rouge_scores(["a b", "c d"], [["a b"], ["c d", "c"]]))
-    assert [summary[name]["per_reference"] for name in ROUGE_TYPES] == [[]] * 4
+    assert [summary[name]["per_reference"] for name in ROUGE_TYPES] == [[]] * 6
 
 
 def test_words_are_stemmed():
