@@ -164,8 +164,10 @@ def _shares_stem(word: str, stems: tuple[str, ...]) -> bool:
 
 
 def _begins_sentence(text: str, at: int) -> bool:
-    before = re.search(r"(?:\A|[.!?:\n]|[\"“‘(])\s*[\"“‘(]?\Z", text[:at])
-    return before is not None and re.search(r"(?i)\b(?:mrs?|ms|dr|prof|st|[a-z])\.\s*\Z", text[:at]) is None
+    head = text[max(0, at - 20) : at]
+    if re.search(r"(?i)\b(?:mrs?|ms|dr|prof|st|[a-z])\.\s*\Z", head):
+        return False
+    return re.search(r"(?:\A|[.!?:\n]|[\"“‘(])\s*[\"“‘(]?\Z", head) is not None
 
 
 def _outside(spans: list[Span], taken: Sequence[Span]) -> list[Span]:
