@@ -26,7 +26,7 @@ _ORDINALS = {word: value for value, word in enumerate(_ORDINAL_UNITS.split(), 1)
 _ORDINALS |= {f"{word}th": _CARDINALS[word] for word in ("fifteen", "sixteen", "seventeen", "eighteen", "nineteen")}
 _ORDINALS |= {f"{word[:-1]}ieth": _CARDINALS[word] for word in _TENS.split()}
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 1_000_000, "billion": 1_000_000_000}
-# What is a number without being one, on the clock too.
+# What is a number without being one, on the clock and as cents too.
 _IMPLIED = {
     **{"half": (0.5, 30, 50), "quarter": (0.25, 15, 25, 45), "dozen": (12,), "noon": (12,), "midnight": (12, 0)},
     **{"a": (1,), "an": (1,), "once": (1,), "twice": (2,), "double": (2,), "couple": (2,), "pair": (2,), "both": (2,)},
@@ -80,7 +80,7 @@ def _values(text: str) -> set[float]:
         values |= {100 * a + b for a, b in zip(numbers, numbers[1:], strict=False) if a < 100 and 10 <= b < 100}
     for word in words(text):
         values |= set(map(float, _IMPLIED.get(word, ())))
-    return values | ({value + 0.5 for value in values} if 0.5 in values else set())
+    return values
 
 
 def _numbers(run: re.Match[str]) -> list[tuple[Span, float, bool]]:
