@@ -13,17 +13,18 @@ from dialogsum_sft.metrics import words
 Span = tuple[int, int]
 
 _UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
 )
 _ORDINAL_UNITS = (
-    "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth"
+    "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth "
+    "fifteenth sixteenth seventeenth eighteenth nineteenth"
 )
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-_CARDINALS = {word: value for value, word in enumerate([*_UNITS.split(), "eighteen", "nineteen"])}
+_CARDINALS = {word: value for value, word in enumerate(_UNITS.split())}
 _CARDINALS |= {word: 10 * value for value, word in enumerate(_TENS.split(), 2)}
 _CARDINALS |= {f"{word[:-1]}ies": _CARDINALS[word] for word in _TENS.split()}
 _ORDINALS = {word: value for value, word in enumerate(_ORDINAL_UNITS.split(), 1)}
-_ORDINALS |= {f"{word}th": _CARDINALS[word] for word in ("fifteen", "sixteen", "seventeen", "eighteen", "nineteen")}
 _ORDINALS |= {f"{word[:-1]}ieth": _CARDINALS[word] for word in _TENS.split()}
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 1_000_000, "billion": 1_000_000_000}
 # What is a number without being one, on the clock and as cents too.
