@@ -199,6 +199,14 @@ class _QuarterFinished(StoppingCriteria):
         return ended | (ended.sum() * 4 >= len(ended))
 
 
+def _drops_rows(model: PreTrainedModel, config: GenerationConfig) -> bool:
+    """Whether rows can leave a batch: no beams, no option that counts from its beginning, a cache of whole rows."""
+    if config.num_beams > 1 or config.to_diff_dict().keys() - _ROW_BY_ROW or not config.use_cache:
+        return False
+    layers = DynamicCache(config=model.config.get_text_config(decoder=True)).layers
+    return bool(layers) and all(isinstance(layer, DynamicLayer) for layer in layers)
+
+
 def _complete(model: PreTrainedModel, prompts: list[list[int]], config: GenerationConfig) -> list[list[int]]:
     """What each prompt is continued with, up to and with its stop token; may be followed by padding."""
     width = max(map(len, prompts))
@@ -208,24 +216,22 @@ def _complete(model: PreTrainedModel, prompts: list[list[int]], config: Generati
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, width - len(prompt) :] = 1
     ids, mask = ids.to(model.device), mask.to(model.device)
-    if config.num_beams > 1 or config.to_diff_dict().keys() - _ROW_BY_ROW:
+    if not _drops_rows(model, config):
         return model.generate(input_ids=ids, attention_mask=mask)[:, width:].tolist()
 
     stop_ids = torch.tensor(sorted(config.eos_token_id), device=ids.device)
     done: dict[int, list[int]] = {}
     going = torch.arange(len(prompts), device=ids.device)  # the prompts that the rows of the batch belong to
-    cache = None
+    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
     while len(going):
         start = ids.shape[1]
-        output = model.generate(
+        ids = model.generate(
             input_ids=ids,
             attention_mask=mask,
-            cache=cache,
+            cache=cache,  # holds all but the last token of each row
             max_new_tokens=config.max_new_tokens - (start - width),
-            return_dict_in_generate=True,
             stopping_criteria=StoppingCriteriaList([_QuarterFinished(start, config.eos_token_id, ids.device)]),
         )
-        ids, cache = output.sequences, output.cache
         full = ids.shape[1] - width >= config.max_new_tokens
         ended = torch.isin(ids[:, width:], stop_ids).any(dim=1) | full
         for row in ended.nonzero().flatten().tolist():
@@ -233,10 +239,8 @@ def _complete(model: PreTrainedModel, prompts: list[list[int]], config: Generati
         rows = (~ended).nonzero().flatten()
         going, ids = going[rows], ids[rows]
         mask = torch.nn.functional.pad(mask[rows], (0, ids.shape[1] - mask.shape[1]), value=1)
-        if len(rows) and type(cache) is DynamicCache and all(type(layer) is DynamicLayer for layer in cache.layers):
+        if len(rows):
             cache.batch_select_indices(rows)
-        else:
-            cache = None  # a cache of another kind is computed again
     return [done[row] for row in range(len(prompts))]
 
 

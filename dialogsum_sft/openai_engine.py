@@ -81,8 +81,8 @@ def generate_batches(
     """
     if urlsplit(base_url).scheme not in ("http", "https") or not urlsplit(base_url).hostname:
         raise InputError(f"--base_url {base_url}: give a URL such as http://localhost:8000/v1")
-    if urlsplit(base_url).username is not None:
-        raise InputError("--base_url holds a user name or key, which would go into the record: set OPENAI_API_KEY")
+    if urlsplit(base_url).username is not None or urlsplit(base_url).query:
+        raise InputError("--base_url holds more than an address, which would go into the record: set OPENAI_API_KEY")
     if concurrency < 1 or timeout <= 0:
         raise InputError(f"--concurrency {concurrency}, --request_timeout {timeout}: both must be above 0")
     client = _Client(f"{base_url.rstrip('/')}/chat/completions", model, fields, timeout, tries, first_wait)

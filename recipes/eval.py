@@ -226,6 +226,8 @@ def main() -> None:
             continue
         drawn = [[done[i] for i in range(len(requests)) if requests[i] == number] for number in range(len(rows))]
         chosen = [consensus([one.text for one in several], eval_args.rouge_tokenizer) for several in drawn]
+        if eval_args.num_candidates > 1 and all(len({one.text for one in several}) == 1 for several in drawn):
+            console.print(f"[yellow]warning: all candidates are alike: {eval_args.engine} does not sample")
         completions = [several[best] for several, best in zip(drawn, chosen, strict=True)]
         if eval_args.engine == "openai" and tokenizer is not None:
             differ = sum(

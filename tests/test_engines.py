@@ -17,6 +17,7 @@ from dialogsum_sft.modeling import embedded_model
 
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
+from test_openai_engine import KEY, serving
 
 ROOT = Path(__file__).parent.parent
 Evaluate = Callable[..., None]
@@ -235,6 +236,38 @@ def served() -> Iterator[str]:
             server.terminate()
             if drain.is_alive():
                 drain.join()
+
+
+def test_an_endpoint_without_a_tokenizer_goes_on_after_an_error(
+    evaluate: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(monkeypatch) as server:
+        flags = ["--dataset_name=sample", "--max_eval_samples=4", f"--output_dir={tmp_path}", "--concurrency=1"]
+        flags += ["--engine=openai", f"--base_url={server.url}", "--served_model_name=gpt-x"]
+        server.script = lambda content, number: (400, "no", {}) if len(server.asked) > 2 else None
+        with pytest.raises(SystemExit):
+            evaluate(*flags)
+        assert "HTTP 400: no" in capsys.readouterr().err
+        server.script = lambda content, number: None
+        evaluate(*flags)
+        assert len(server.asked) == 3 + 2
+    rows = predictions(tmp_path / "eval-served")
+    assert [row["prediction"].endswith(row["dialogue"].upper().strip()) for row in rows] == [True] * 4
+    assert rows[0]["prompt_tokens"] == 7
+    record = (tmp_path / "eval-served" / "metrics.json").read_text()
+    assert KEY not in record + capsys.readouterr().out
+    assert json.loads(record)["model"]["base"] == "gpt-x"
+    assert json.loads(record)["engine"]["resumed"] == 2
+
+
+def test_candidates_that_are_all_alike_are_warned_of(
+    evaluate: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(monkeypatch) as server:
+        flags = ["--dataset_name=sample", "--max_eval_samples=2", f"--output_dir={tmp_path}", "--num_candidates=3"]
+        evaluate(*flags, "--engine=openai", f"--base_url={server.url}", "--served_model_name=gpt-x")
+    assert {(body["seed"], body["temperature"]) for body in server.bodies} == {(42 + n, 0.7) for n in range(6)}
+    assert "all candidates are alike" in capsys.readouterr().out
 
 
 @pytest.mark.slow

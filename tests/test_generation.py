@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import tiny_model
 from peft import LoraConfig, get_peft_model
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 
 @pytest.fixture(scope="module")
@@ -113,10 +113,19 @@ def test_an_unfinished_summary_says_length(
     assert (completion.completion_tokens, completion.finish_reason) == (3, "length")
 
 
+def sliding_model(tokenizer: PreTrainedTokenizerFast) -> MistralForCausalLM:
+    """Its layers remember the last eight tokens only."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return MistralForCausalLM(MistralConfig(vocab_size=len(tokenizer), sliding_window=8, num_key_value_heads=2, **shape))
+
+
+@pytest.mark.parametrize("make", [tiny_model, sliding_model])
 def test_rows_that_end_leave_the_batch_and_change_nothing(
-    model: LlamaForCausalLM, chatml_tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]]
+    chatml_tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]], make: Callable[..., PreTrainedModel]
 ) -> None:
     """One token in ten ends a summary here, so that rows end one after the other."""
+    model = make(chatml_tokenizer)
     stop_ids = frozenset(range(0, len(chatml_tokenizer), 10))
     config = generation_config(chatml_tokenizer, stop_ids, 30)
     many = [prompt[n:] for prompt in prompts for n in range(len(prompt))]

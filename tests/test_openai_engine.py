@@ -1,5 +1,6 @@
 """What an endpoint may do wrong, by a server in this process that does it."""
 
+import contextlib
 import json
 import threading
 import time
@@ -80,8 +81,8 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+@contextlib.contextmanager
+def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with Server() as server:
@@ -91,6 +92,12 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         server.over.set()
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    with serving(monkeypatch) as server:
+        yield server
 
 
 def ask(server: Server, done: dict[int, Completion] | None = None, **kwargs: Any) -> dict[int, Completion]:
