@@ -13,7 +13,9 @@ from typing import Any
 from dialogsum_sft import InputError
 
 import torch
+import transformers
 from accelerate.utils.memory import should_reduce_batch_size
+from packaging.version import Version
 from peft import PeftModel
 from transformers import (
     DynamicCache,
@@ -26,6 +28,8 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 
 logger = logging.getLogger(__name__)
+
+_CACHE = "cache" if Version(transformers.__version__) >= Version("5.24") else "past_key_values"  # as where vLLM is
 
 # Options under which a batch may be cut short and go on with fewer rows: none of them counts from where it began.
 _ROW_BY_ROW = {"max_new_tokens", "eos_token_id", "pad_token_id", "bos_token_id", "use_cache", "num_beams"}
@@ -228,9 +232,9 @@ def _complete(model: PreTrainedModel, prompts: list[list[int]], config: Generati
         ids = model.generate(
             input_ids=ids,
             attention_mask=mask,
-            cache=cache,  # holds all but the last token of each row
             max_new_tokens=config.max_new_tokens - (start - width),
             stopping_criteria=StoppingCriteriaList([_QuarterFinished(start, config.eos_token_id, ids.device)]),
+            **{_CACHE: cache},  # holds all but the last token of each row
         )
         full = ids.shape[1] - width >= config.max_new_tokens
         ended = torch.isin(ids[:, width:], stop_ids).any(dim=1) | full

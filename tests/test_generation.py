@@ -117,7 +117,9 @@ def sliding_model(tokenizer: PreTrainedTokenizerFast) -> MistralForCausalLM:
     """Its layers remember the last eight tokens only."""
     torch.manual_seed(0)
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    return MistralForCausalLM(MistralConfig(vocab_size=len(tokenizer), sliding_window=8, num_key_value_heads=2, **shape))
+    return MistralForCausalLM(
+        MistralConfig(vocab_size=len(tokenizer), sliding_window=8, num_key_value_heads=2, **shape)
+    )
 
 
 @pytest.mark.parametrize("make", [tiny_model, sliding_model])
