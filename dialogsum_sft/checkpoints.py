@@ -129,6 +129,7 @@ def mark_complete(checkpoint: Path, processes: int) -> None:
     Call it on one process, when every one has written its part.
     """
     sizes = {}
+    (checkpoint / MARKER).unlink(missing_ok=True)
     for path in sorted(path for path in checkpoint.rglob("*") if path.is_file()):
         with path.open("rb") as file:
             os.fsync(file.fileno())

@@ -90,6 +90,19 @@ class ResumableSFTTrainer(SFTTrainer):
         self.step_batches.append(inputs["input_ids"])
         return super().training_step(model, inputs, num_items_in_batch)
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Leaves the global generator as it was (a loader draws from it): training is the same with and without."""
+        self._rng_state = torch.get_rng_state()
+        try:
+            return super().evaluate(*args, **kwargs)
+        finally:
+            torch.set_rng_state(self._rng_state)
+
+    def save_in_evaluation(self) -> None:
+        """A checkpoint of the step that is being evaluated."""
+        torch.set_rng_state(self._rng_state)
+        self._save_checkpoint(self.model, None)
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self.args.output_dir).absolute() / f"checkpoint-{self.state.global_step}"
         if folder == self._last_saved:  # a stop in the evaluation after it: a whole one is never written over
@@ -176,6 +189,7 @@ class ResumableSFTTrainer(SFTTrainer):
             if isinstance(scheduler, LambdaLR):
                 scheduler.base_lrs[i] = options["initial_lr"]
                 group["lr"] = options["initial_lr"] * scheduler.lr_lambdas[i](scheduler.last_epoch)
+                scheduler._last_lr[i] = group["lr"]  # what is logged
 
 
 class StopTogether(TrainerCallback, ExportableState):
@@ -186,15 +200,13 @@ class StopTogether(TrainerCallback, ExportableState):
     - Too little disk space for the checkpoints to come raises `InputError` before the first step.
 
     It also makes a resumed run the same as an uninterrupted one: the order of length-grouped batches is drawn from
-    the seed and the epoch, not from the state of the global generator; a checkpoint due at the end of an epoch is
-    written after the evaluation there; the count of tokens goes on.
+    the seed and the epoch, not from the state of the global generator; the count of tokens goes on.
     """
 
     def __init__(self, trainer: ResumableSFTTrainer, request: StopRequest) -> None:
         self.trainer = trainer
         self.request = request
         self.stopping = False
-        self._save_after_evaluation = False
 
     def state(self) -> dict[str, Any]:
         return {"args": {}, "attributes": {"num_tokens": self.trainer._total_train_tokens}}
@@ -215,7 +227,7 @@ class StopTogether(TrainerCallback, ExportableState):
         left = state.max_steps - state.global_step
         count = 0
         if args.save_strategy == "steps":
-            count = -(-left // state.save_steps)
+            count = -(-left // int(state.save_steps))
         elif args.save_strategy != "no":
             count = max(1, round(args.num_train_epochs))
         if self.trainer.save_total_limit:
@@ -285,16 +297,12 @@ class StopTogether(TrainerCallback, ExportableState):
         if self.stopping:
             control.should_save = control.should_training_stop = True
             control.should_evaluate = False
-        elif control.should_save and args.eval_strategy == "epoch" and float(state.epoch or 0).is_integer():
-            control.should_save, self._save_after_evaluation = False, True
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self.stopping:
             control.should_evaluate = control.should_save = False
-        elif self._save_after_evaluation:
-            control.should_save, self._save_after_evaluation = True, False
 
     def on_prediction_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -304,7 +312,7 @@ class StopTogether(TrainerCallback, ExportableState):
         if bool(_maximum(flag).item()):
             self.stopping = True
             if state.global_step:
-                self.trainer._save_checkpoint(self.trainer.model, None)
+                self.trainer.save_in_evaluation()
             raise self.stopped()
 
     def stopped(self) -> Stopped:

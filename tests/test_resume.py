@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -14,9 +15,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from dialogsum_sft import stopping
 from dialogsum_sft.arguments import run
 from dialogsum_sft.checkpoints import step_of
-from dialogsum_sft.stopping import StopTogether
+from dialogsum_sft.collator import CompletionOnlyCollator
+from dialogsum_sft.stopping import ResumableSFTTrainer, StopTogether
 
 import pytest
 import torch
@@ -152,6 +155,303 @@ def test_a_run_that_crashed_ends_with_the_weights_of_one_that_did_not(
     else:
         ours, theirs = (load_file(folder / "model" / "model.safetensors") for folder in (cut, whole))
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_finished_run_is_left_alone(
+    sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sft(tiny_folder, tmp_path, max_steps=2) == 0
+    before = (tmp_path / "adapter" / "run.json").read_text()
+    capsys.readouterr()
+    assert sft(tiny_folder, tmp_path, max_steps=2) == 0
+    assert f"this run is finished since step 2, nothing to do in {tmp_path}" in capsys.readouterr().out
+    assert (tmp_path / "adapter" / "run.json").read_text() == before
+
+
+def test_a_run_cut_off_between_its_last_step_and_the_end_trains_no_further(
+    sft: Sft, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert sft(tiny_folder, tmp_path / "whole", max_steps=2, eval_strategy="steps", eval_steps=1) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(ResumableSFTTrainer, "save_verified", lambda self, folder: crash())
+        with pytest.raises(Crash):
+            sft(tiny_folder, tmp_path / "cut", max_steps=2, eval_strategy="steps", eval_steps=1)
+    assert sft(tiny_folder, tmp_path / "cut", max_steps=2, eval_strategy="steps", eval_steps=1) == 0
+    assert_same_weights(tmp_path / "cut", tmp_path / "whole")
+    ours, theirs = record(tmp_path / "cut"), record(tmp_path / "whole")
+    assert (ours["resumed_from_step"], theirs["resumed_from_step"]) == (2, None)
+    assert ours["metrics"]["eval_loss"] == theirs["metrics"]["eval_loss"]
+
+
+def test_without_checkpoints_a_folder_is_free_for_any_run(sft: Sft, tiny_folder: Path, tmp_path: Path) -> None:
+    assert sft(tiny_folder, tmp_path, max_steps=1, save_strategy="no") == 0
+    first = weights(tmp_path)
+    assert sft(tiny_folder, tmp_path, max_steps=1, save_strategy="no", lora_r=4) == 0
+    assert first.keys() == weights(tmp_path).keys()
+    assert record(tmp_path)["arguments"]["lora_r"] == 4
+
+
+def test_checkpoints_of_another_run_are_refused_and_left(
+    sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sft(tiny_folder, tmp_path, max_steps=1) == 0
+    assert sft(tiny_folder, tmp_path, max_steps=1, lora_r=4, max_train_samples=11, force_resume=True) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: {tmp_path} holds the checkpoints of another run (data_fingerprint ")
+    assert "lora_r 16 -> 4): give another --output_dir, or --resume_from_checkpoint false to begin anew" in error
+    assert names(tmp_path) == ["adapter", "checkpoint-1"]
+
+
+def test_a_changed_option_is_named_and_taken_only_when_forced(
+    sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = {"lr_scheduler_type": "constant", "eval_strategy": "no"}
+    assert sft(tiny_folder, tmp_path, max_steps=2, learning_rate=1e-2, **common) == 0
+    assert sft(tiny_folder, tmp_path, max_steps=4, learning_rate=2e-3, seed=7, **common) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "other values: learning_rate 0.01 -> 0.002, max_steps 2 -> 4, seed 42 -> 7; " in error
+    assert "--force_resume true" in error
+    assert sft(tiny_folder, tmp_path, max_steps=4, learning_rate=2e-3, seed=7, **common, force_resume=True) == 0
+    state = json.loads((tmp_path / "checkpoint-4" / "trainer_state.json").read_text())
+    rates = {log["step"]: log["learning_rate"] for log in state["log_history"] if "learning_rate" in log}
+    assert rates == {1: 0.01, 2: 0.01, 3: 0.002, 4: 0.002}
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["changed"][0] == "from step 2: learning_rate 0.01 -> 0.002"
+    assert manifest["finished_at_step"] == 4
+
+
+def test_what_changes_no_weight_may_change(sft: Sft, tiny_folder: Path, tmp_path: Path, at_step: Any) -> None:
+    at_step(2, crash)
+    with pytest.raises(Crash):
+        sft(tiny_folder, tmp_path, max_steps=2)
+    assert sft(tiny_folder, tmp_path, max_steps=2, save_steps=2, logging_steps=5, eval_strategy="epoch") == 0
+    assert record(tmp_path)["resumed_from_step"] == 1
+
+
+def test_beginning_anew_sets_the_checkpoints_aside(sft: Sft, tiny_folder: Path, tmp_path: Path) -> None:
+    assert sft(tiny_folder, tmp_path, max_steps=2) == 0
+    assert sft(tiny_folder, tmp_path, max_steps=1, lora_r=4, resume_from_checkpoint=False) == 0
+    assert names(tmp_path) == ["adapter", "checkpoint-1", "earlier-checkpoint-1", "earlier-checkpoint-2"]
+    assert record(tmp_path)["resumed_from_step"] is None
+
+
+def test_a_named_checkpoint_is_gone_on_from_and_later_ones_are_set_aside(
+    sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sft(tiny_folder, tmp_path, max_steps=3) == 0
+    before = weights(tmp_path)
+    assert sft(tiny_folder, tmp_path, max_steps=3, resume_from_checkpoint=tmp_path / "checkpoint-1") == 0
+    assert record(tmp_path)["resumed_from_step"] == 1
+    assert all(torch.equal(before[name], after) for name, after in weights(tmp_path).items())
+    assert names(tmp_path)[-2:] == ["earlier-checkpoint-2", "earlier-checkpoint-3"]
+    (tmp_path / "checkpoint-1" / "optimizer.pt").unlink()
+    assert sft(tiny_folder, tmp_path, max_steps=3, resume_from_checkpoint=tmp_path / "checkpoint-1") == 2
+    assert "checkpoint-1 is damaged: optimizer.pt is missing" in capsys.readouterr().err
+    assert sft(tiny_folder, tmp_path, max_steps=3, resume_from_checkpoint=tmp_path / "nowhere") == 2
+    assert "--resume_from_checkpoint: no such folder" in capsys.readouterr().err
+
+
+def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_taken(
+    sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], at_step: Any
+) -> None:
+    assert sft(tiny_folder, tmp_path / "whole", max_steps=3) == 0
+    at_step(3, crash)
+    with pytest.raises(Crash):
+        sft(tiny_folder, tmp_path / "cut", max_steps=3)
+    adapter = tmp_path / "cut" / "checkpoint-2" / "adapter_model.safetensors"
+    adapter.write_bytes(adapter.read_bytes()[:40])
+    assert sft(tiny_folder, tmp_path / "cut", max_steps=3) == 0
+    said = capsys.readouterr().out
+    assert (
+        "checkpoint-2 is damaged and set aside as damaged-checkpoint-2: adapter_model.safetensors has 40 bytes" in said
+    )
+    assert record(tmp_path / "cut")["resumed_from_step"] == 1
+    assert_same_weights(tmp_path / "cut", tmp_path / "whole")
+
+
+def test_no_checkpoint_is_deleted_when_none_is_whole(
+    sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sft(tiny_folder, tmp_path, max_steps=2) == 0
+    for step in (1, 2):
+        (tmp_path / f"checkpoint-{step}" / "complete.json").unlink()
+    assert sft(tiny_folder, tmp_path, max_steps=2, force_resume=True, weight_decay=0.1) == 0
+    assert "beginning at step 0" in capsys.readouterr().out
+    assert names(tmp_path)[-2:] == ["damaged-checkpoint-1", "damaged-checkpoint-2"]
+
+
+# Asked to stop.
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("save_strategy", ["no", "epoch"])
+def test_a_signal_ends_a_run_saved_and_resumable(
+    sft: Sft,
+    tiny_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    at_step: Any,
+    number: signal.Signals,
+    save_strategy: str,
+) -> None:
+    options = DROPOUT | {"save_strategy": save_strategy, "eval_strategy": "epoch", "max_steps": 4}
+    assert sft(tiny_folder, tmp_path / "whole", **options) == 0
+    at_step(3, send(number))  # the last of its epoch
+    assert sft(tiny_folder, tmp_path / "cut", **options) == 75
+    assert names(tmp_path / "cut") == ["checkpoint-3"]
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"stopped by {number.name} after step 3 of 4. The same command goes on from {tmp_path}")
+    assert "checkpoint-3: " in error
+    assert "sft.py --model_name_or_path=" in error
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert sft(tiny_folder, tmp_path / "cut", **options) == 0
+    assert record(tmp_path / "cut")["resumed_from_step"] == 3
+    assert_same_weights(tmp_path / "cut", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("save_strategy", ["no", "steps"])
+def test_a_signal_ends_an_evaluation_too(
+    sft: Sft, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_strategy: str
+) -> None:
+    options = DROPOUT | {"save_strategy": save_strategy, "eval_strategy": "steps", "eval_steps": 2, "max_steps": 4}
+    options |= {"per_device_eval_batch_size": 1}
+    assert sft(tiny_folder, tmp_path / "whole", **options) == 0
+    original = StopTogether.on_prediction_step
+    seen = []
+
+    def patched(self: StopTogether, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        seen.append(state.global_step)
+        if len(seen) == 2:
+            send(signal.SIGTERM)()
+        original(self, args, state, control, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StopTogether, "on_prediction_step", patched)
+        assert sft(tiny_folder, tmp_path / "cut", **options) == 75
+    assert seen == [2, 2]  # of four rows
+    assert not (tmp_path / "cut" / "adapter").exists()
+    assert sft(tiny_folder, tmp_path / "cut", **options) == 0
+    assert record(tmp_path / "cut")["resumed_from_step"] == 2
+    assert_same_weights(tmp_path / "cut", tmp_path / "whole")
+
+
+def test_a_signal_in_the_last_step_leaves_no_adapter(
+    sft: Sft, tiny_folder: Path, tmp_path: Path, at_step: Any
+) -> None:
+    at_step(2, send(signal.SIGTERM))
+    assert sft(tiny_folder, tmp_path, max_steps=2) == 75
+    assert names(tmp_path) == ["checkpoint-1", "checkpoint-2"]
+    assert sft(tiny_folder, tmp_path, max_steps=2) == 0
+    assert "adapter" in names(tmp_path)
+
+
+# What cannot go on.
+
+
+def test_a_loss_that_is_not_finite_names_step_and_rows(
+    sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[list[str]] = []
+    original, step = CompletionOnlyCollator.torch_call, StopTogether.on_step_end
+
+    def collate(self: CompletionOnlyCollator, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        batches.append([example["id"] for example in examples])
+        return original(self, examples)
+
+    def break_weights(self: StopTogether, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 2:
+            next(p for p in self.trainer.model.parameters() if p.requires_grad).data.fill_(float("nan"))
+            control.should_save = False
+        else:
+            step(self, args, state, control, **kwargs)
+
+    monkeypatch.setattr(CompletionOnlyCollator, "torch_call", collate)
+    monkeypatch.setattr(StopTogether, "on_step_end", break_weights)
+    options = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    assert sft(tiny_folder, tmp_path, **options) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: the loss is nan at step 3, in which these rows were trained on: ")
+    rows = error.partition("trained on: ")[2].partition(". ")[0].split(", ")
+    assert sorted(rows) == sorted(batches[4] + batches[5])
+    assert len(rows) == 4
+    assert "The same command goes on from" in error
+    assert names(tmp_path) == ["checkpoint-1"]
+
+
+def test_a_gradient_that_is_not_finite_ends_the_run_before_the_weights_take_it(
+    sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = StopTogether.on_pre_optimizer_step
+
+    def break_gradient(self: StopTogether, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 1:
+            next(p for p in self.trainer.model.parameters() if p.grad is not None).grad[0] = float("inf")
+        original(self, args, state, control, **kwargs)
+
+    monkeypatch.setattr(StopTogether, "on_pre_optimizer_step", break_gradient)
+    assert sft(tiny_folder, tmp_path) == 1
+    assert "error: the gradient is not finite at step 2, in which these rows" in capsys.readouterr().err
+    assert names(tmp_path) == ["checkpoint-1"]
+
+
+@pytest.mark.parametrize("limit", [60_000, 100_000])
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
+    sft: Sft,
+    tiny_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    at_step: Any,
+    limit: int,
+) -> None:
+    """The adapter (69 kB) or the optimizer's state (155 kB) is cut off, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    assert sft(tiny_folder, tmp_path / "whole", max_steps=3) == 0
+    at_step(2, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1])))
+    try:
+        assert sft(tiny_folder, tmp_path / "cut", max_steps=3, save_total_limit=1) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: {tmp_path}/cut/checkpoint-2 could not be written: ")
+    assert "goes on from" in error
+    assert sft(tiny_folder, tmp_path / "cut", max_steps=3) == 0
+    assert record(tmp_path / "cut")["resumed_from_step"] == 1
+    assert_same_weights(tmp_path / "cut", tmp_path / "whole")
+
+
+def test_a_disk_too_small_is_said_before_the_first_step(
+    sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stopping, "free_space", lambda folder: 2**26)
+    assert sft(tiny_folder, tmp_path, max_steps=3) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(
+        f"error: {tmp_path} has 64 MiB free, and this run takes about 107 MiB (3 checkpoints of 32 MiB"
+    )
+    assert not any("checkpoint" in name for name in names(tmp_path))
+
+
+def test_a_disk_that_has_filled_up_is_said_before_a_save(
+    sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], at_step: Any, monkeypatch: Any
+) -> None:
+    at_step(2, lambda: monkeypatch.setattr(stopping, "free_space", lambda folder: 2**17))
+    assert sft(tiny_folder, tmp_path, max_steps=3) == 1
+    assert "checkpoint-2 could not be written: it takes about 0 MiB and 0 MiB are free" in capsys.readouterr().err
+    assert names(tmp_path) == ["checkpoint-1"]
+
+
+def test_no_token_is_in_anything_that_is_written(
+    sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "hf_aSecretThatNobodyShouldRead"
+    assert sft(tiny_folder, tmp_path, hub_token=secret) == 2
+    assert "--hub_token would be written to files" in capsys.readouterr().err
+    monkeypatch.setenv("HF_TOKEN", secret)
+    assert sft(tiny_folder, tmp_path, max_steps=1) == 0
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) > 10
+    assert [path for path in written if secret.encode() in path.read_bytes()] == []
+    assert [path for path in written if path.name == "training_args.bin"] == []
 
 
 # Real processes, really killed.
