@@ -206,7 +206,7 @@ class StopTogether(TrainerCallback, ExportableState):
     def __init__(self, trainer: ResumableSFTTrainer, request: StopRequest) -> None:
         self.trainer = trainer
         self.request = request
-        self.stopping = False
+        self.stopping: signal.Signals | None = None  # what any process was sent; all agree on it
 
     def state(self) -> dict[str, Any]:
         return {"args": {}, "attributes": {"num_tokens": self.trainer._total_train_tokens}}
@@ -261,8 +261,9 @@ class StopTogether(TrainerCallback, ExportableState):
     ) -> None:
         loss = self.trainer._tr_loss  # summed since it was last logged, and finite before this step
         finite = loss.isfinite() & self._gradient_is_finite(loss.device)
-        flags = torch.stack([~finite, torch.tensor(self.request.signal is not None, device=loss.device)]).int()
-        not_finite, self.stopping = (bool(flag) for flag in _maximum(flags).tolist())
+        received = torch.tensor(self.request.signal or 0, device=loss.device)
+        not_finite, number = _maximum(torch.stack([(~finite).int(), received.int()])).tolist()
+        self.stopping = signal.Signals(number) if number else None
         if not_finite:
             raise self._not_finite(state.global_step + 1, loss)
 
@@ -308,16 +309,16 @@ class StopTogether(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """A long evaluation does not outlast the grace after a SIGTERM: what was trained before it is saved."""
-        flag = torch.tensor([self.request.signal is not None], device=args.device).int()
-        if bool(_maximum(flag).item()):
-            self.stopping = True
+        number = int(_maximum(torch.tensor(self.request.signal or 0, device=args.device)).item())
+        if number:
+            self.stopping = signal.Signals(number)
             if state.global_step:
                 self.trainer.save_in_evaluation()
             raise self.stopped()
 
     def stopped(self) -> Stopped:
         """What to say of a run that was asked to stop: where it stands, and the command that goes on."""
-        state, name = self.trainer.state, self.request.signal.name if self.request.signal else "a signal"
+        state, name = self.trainer.state, self.stopping.name if self.stopping else "request"
         return Stopped(
             f"stopped by {name} after step {state.global_step} of {state.max_steps}. "
             + _way_back(Path(self.trainer.args.output_dir)),
@@ -384,12 +385,10 @@ def _way_back(output_dir: Path) -> str:
 def _command() -> str:
     """The command that started this process, its launcher's where it has one, without the option to begin anew."""
     words = ["python", *sys.argv]
-    with contextlib.suppress(psutil.Error):
-        for parent in psutil.Process().parents()[:2]:
-            line = parent.cmdline()
-            if sys.argv[0] in line and line != psutil.Process().cmdline():
-                words = [Path(word).name if i < 2 else word for i, word in enumerate(line)]
-                break
+    with contextlib.suppress(psutil.Error, AttributeError):
+        launcher = psutil.Process().parent().cmdline()  # python .../bin/accelerate launch ... recipes/sft.py ...
+        if sys.argv[0] in launcher and Path(launcher[1]).name in ("accelerate", "torchrun"):
+            words = [Path(launcher[1]).name, *launcher[2:]]
     option = "--resume_from_checkpoint"
     kept = [
         word

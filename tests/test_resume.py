@@ -17,10 +17,11 @@ from typing import Any
 
 from dialogsum_sft import stopping
 from dialogsum_sft.arguments import run
-from dialogsum_sft.checkpoints import step_of
+from dialogsum_sft.checkpoints import damage, find_checkpoints, step_of
 from dialogsum_sft.collator import CompletionOnlyCollator
 from dialogsum_sft.stopping import ResumableSFTTrainer, StopTogether
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -562,3 +563,48 @@ def kill_in_save(pid: int, output_dir: Path, log: Path, number: int) -> bool:
 
 def text_of(log: Path) -> str:
     return log.read_text(encoding="utf-8") if log.exists() else ""
+
+
+def launch(tiny_folder: Path, output_dir: Path, log: Path) -> tuple[subprocess.Popen[bytes], list[psutil.Process]]:
+    """Two processes through accelerate's launcher, that train; the launcher and the two."""
+    command = [str(Path(sys.executable).parent / "accelerate"), "launch", "--main_process_port", "0"]
+    command += ["--config_file", "accelerate_configs/cpu.yaml", "recipes/sft.py"]
+    command += sft_args(tiny_folder, output_dir, num_train_epochs=400, save_strategy="no")
+    with log.open("wb") as file:
+        env = os.environ | {"HF_HUB_OFFLINE": "1"}
+        launcher = subprocess.Popen(command, cwd=ROOT, env=env, stdout=file, stderr=subprocess.STDOUT)
+    while "'loss'" not in text_of(log):
+        assert launcher.poll() is None, text_of(log)[-3000:]
+        time.sleep(0.05)
+    ranks = sorted(psutil.Process(launcher.pid).children(), key=lambda process: int(process.environ()["RANK"]))
+    return launcher, ranks
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_whichever_is_told(tiny_folder: Path, tmp_path: Path) -> None:
+    """SIGTERM to the second process only, and to the launcher, as a batch system or a container sends it."""
+    log = tmp_path / "log-rank"
+    launcher, ranks = launch(tiny_folder, tmp_path / "out", log)
+    ranks[1].terminate()
+    launcher.wait(timeout=20)
+    assert [process.is_running() for process in ranks] == [False, False]
+    said = text_of(log)
+    assert said.count("stopped by SIGTERM after step ") == 1
+    assert "goes on from " in said
+    assert ": accelerate launch --main_process_port 0 --config_file accelerate_configs/cpu.yaml recipes/sft.py" in said
+    assert said.count("exitcode  : 75") == 2  # the launcher's own status is 1 whatever its processes' are
+    (checkpoint,) = find_checkpoints(tmp_path / "out")
+    assert damage(checkpoint) is None
+    assert {"rng_state_0.pth", "rng_state_1.pth"} <= {path.name for path in checkpoint.iterdir()}
+
+    log = tmp_path / "log-launcher"
+    launcher, ranks = launch(tiny_folder, tmp_path / "out", log)
+    assert f"going on from {checkpoint}" in text_of(log)
+    launcher.terminate()
+    launcher.wait(timeout=20)
+    assert [process.is_running() for process in ranks] == [False, False]
+    assert text_of(log).count("stopped by SIGTERM after step ") == 1
+    later = find_checkpoints(tmp_path / "out")
+    assert len(later) == 2
+    assert damage(later[0]) is None
+    assert not (tmp_path / "out" / "adapter").exists()
