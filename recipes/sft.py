@@ -15,6 +15,8 @@ from typing import Any
 
 from dialogsum_sft import InputError, checkpoints, prompts
 from dialogsum_sft.arguments import DataArguments, TrainArguments, parse, run
+from dialogsum_sft.batches import GlobalBatchSFTTrainer, accumulation_steps
+from dialogsum_sft.checks import check_training
 from dialogsum_sft.collator import CompletionOnlyCollator
 from dialogsum_sft.data import counts_table, load_examples
 from dialogsum_sft.encoding import training_rows
@@ -27,7 +29,7 @@ from datasets import Dataset, IterableDataset
 from rich.console import Console
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
-from trl import ModelConfig, ScriptArguments, SFTConfig, SFTTrainer, get_peft_config
+from trl import ModelConfig, ScriptArguments, SFTConfig, get_peft_config
 
 
 def main() -> None:
@@ -38,6 +40,11 @@ def main() -> None:
     script_args, training_args, model_args, data_args, train_args = parse(
         (ScriptArguments, SFTConfig, ModelConfig, DataArguments, TrainArguments)
     )
+    check_training(training_args, model_args, world_size)
+    if train_args.global_batch_size is not None:
+        training_args.gradient_accumulation_steps = accumulation_steps(
+            train_args.global_batch_size, training_args, world_size
+        )
     arguments: dict[str, Any] = training_args.to_dict()  # as resolved, before this recipe changes any
     for others in (script_args, model_args, data_args, train_args):
         arguments |= vars(others)
@@ -90,12 +97,17 @@ def main() -> None:
     # 3. Trainer: TRL's own, or on a machine without Triton the one that spares the LM head
     training_args.chat_template_path = None  # is in the tokenizer already
     training_args.remove_unused_columns = False  # the collator names rows by their id
-    training_args.max_length = None  # nothing is left to cut
-    trainer_class = SupervisedLogitsSFTTrainer if without_triton() else SFTTrainer
+    if not training_args.packing:
+        training_args.max_length = None  # nothing is left to cut
+    if script_args.dataset_streaming:
+        training_args.train_sampling_strategy = "random"  # what comes in a stream cannot be sorted by length
+    training_args.use_cache = True  # goes into the saved config: false would slow down all who generate with the model
+    trainer_class = SupervisedLogitsSFTTrainer if without_triton() else GlobalBatchSFTTrainer
     trainer = trainer_class(
         model=model,
         args=training_args,
-        data_collator=collator,
+        # Rows are packed and flattened by TRL's own collator; their labels were checked as they were made.
+        data_collator=None if training_args.packing or training_args.padding_free else collator,
         train_dataset=train_rows,
         eval_dataset=validation_rows,
         processing_class=tokenizer,
