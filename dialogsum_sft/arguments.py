@@ -149,8 +149,8 @@ def parse(types: tuple[type[Any], ...], argv: Sequence[str] | None = None) -> tu
     A YAML value takes the same road as a flag, so its type and choices are checked alike (TrlParser alone takes YAML
     values as argparse defaults: `no` arrives as False, `2e-4` as a string, a wrong choice unseen).
 
-    In a training (where SFTConfig is among `types`) adapters go on all linear layers, batches are grouped by length, and
-    the dtype is auto with an adapter, float32 without: the small updates of full fine-tuning get lost in bfloat16.
+    In a training (where SFTConfig is among `types`) adapters go on all linear layers, batches are grouped by length,
+    and the dtype is auto with an adapter, float32 without: the small updates of full fine-tuning get lost in bfloat16.
 
     Raises InputError for an unknown key or flag (with the nearest one there is), a bad value or a missing file.
     """

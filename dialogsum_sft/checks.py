@@ -69,7 +69,7 @@ def _method(training_args: SFTConfig, model_args: ModelConfig) -> list[str]:
     faults = []
     if training_args.model_init_kwargs:
         faults.append(
-            f"--model_init_kwargs has no effect, the recipe loads the model itself ({', '.join(_keys(training_args))}): "
+            f"model_init_kwargs ({', '.join(_keys(training_args))}) has no effect, as the recipe loads the model: "
             "use --dtype, --attn_implementation, --model_revision; a device_map has no place in training"
         )
     modes = [name for name in ("use_rslora", "use_dora") if getattr(model_args, name)]
@@ -87,7 +87,7 @@ def _keys(training_args: SFTConfig) -> list[str]:
 
 def _sharded(training_args: SFTConfig, model_args: ModelConfig) -> list[str]:
     """FSDP and ZeRO-3, where no process holds the whole model."""
-    faults = []
+    faults: list[str] = []
     by = "FSDP" if fsdp() else "ZeRO-3" if zero_stage(training_args) == 3 else None
     if by is None:
         return faults
@@ -120,8 +120,8 @@ def _sharded(training_args: SFTConfig, model_args: ModelConfig) -> list[str]:
         twice = os.environ.get("FSDP_ACTIVATION_CHECKPOINTING", "false").lower() == "true"
         if twice and training_args.activation_checkpointing:
             faults.append(
-                "activations are checkpointed twice: leave out fsdp_activation_checkpointing in the accelerate config, "
-                "or set activation_checkpointing: false"
+                "activations would be checkpointed twice: set activation_checkpointing: false, or "
+                "fsdp_activation_checkpointing: false in the accelerate config"
             )
     return faults
 
@@ -151,7 +151,7 @@ def _kernels(training_args: SFTConfig, model_args: ModelConfig) -> list[str]:
             faults.append(f"attn_implementation: {attention} needs a GPU: use sdpa")
         elif known is not None and not known(kernels_fallback_ok=True):
             faults.append(
-                f"attn_implementation: {attention} is not installed here: pip install flash-attn --no-build-isolation, "
+                f"attn_implementation: {attention} is not installed: pip install flash-attn --no-build-isolation, "
                 "or pip install kernels; or use sdpa"
             )
         if model_args.dtype == "float32":
