@@ -8,7 +8,7 @@ from dialogsum_sft import InputError
 
 import torch
 from datasets import Dataset
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 from trl import SFTConfig, SFTTrainer
 
@@ -85,6 +85,15 @@ class GlobalBatchSampler(Sampler[int]):
 
 class GlobalBatchSFTTrainer(SFTTrainer):
     """TRL's `SFTTrainer`, whose order of rows does not depend on how many processes share a step."""
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        loader = super().get_train_dataloader()
+        sampler = getattr(loader.batch_sampler, "batch_sampler", loader.batch_sampler)
+        if isinstance(getattr(sampler, "sampler", None), GlobalBatchSampler):
+            # No step is short. accelerate, which counts rows, would take some ranks' last figures for duplicates and
+            # leave them out of what TRL logs, such as num_tokens.
+            loader._drop_last = True
+        return loader
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
         dataset = self.train_dataset if train_dataset is None else train_dataset

@@ -2,10 +2,12 @@
 
 import logging
 import os
+from typing import Any
 
 from dialogsum_sft import InputError
 
 import torch
+from transformers.training_args import OptimizerNames
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available, is_liger_kernel_available
 from trl import ModelConfig, SFTConfig
 
@@ -28,8 +30,8 @@ def check_training(training_args: SFTConfig, model_args: ModelConfig, processes:
     ]
     if faults:
         raise InputError("; ".join(faults))
-    if _of_bitsandbytes(training_args.optim) and not torch.accelerator.is_available():
-        logger.warning("no GPU: adamw_torch is used instead of %s", training_args.optim)
+    if _of_bitsandbytes(training_args) and not torch.accelerator.is_available():
+        logger.warning("no GPU: adamw_torch is used instead of %s", OptimizerNames(training_args.optim).value)
         training_args.optim = "adamw_torch"
 
 
@@ -57,12 +59,18 @@ def deepspeed() -> bool:
 
 def zero_stage(training_args: SFTConfig) -> int:
     """ZeRO's stage, 0 without DeepSpeed."""
+    return int(_zero(training_args).get("stage", 0))
+
+
+def _zero(training_args: SFTConfig) -> dict[str, Any]:
     plugin = training_args.deepspeed_plugin
-    return 0 if plugin is None else int(plugin.zero_stage)
+    options: dict[str, Any] = {} if plugin is None else plugin.deepspeed_config.get("zero_optimization", {})
+    return options
 
 
-def _of_bitsandbytes(optim: str) -> bool:
-    return any(word in str(getattr(optim, "value", optim)) for word in ("8bit", "paged", "bnb"))
+def _of_bitsandbytes(training_args: SFTConfig) -> bool:
+    name = OptimizerNames(training_args.optim).value
+    return any(word in name for word in ("8bit", "paged", "bnb"))
 
 
 def _method(training_args: SFTConfig, model_args: ModelConfig) -> list[str]:
@@ -72,6 +80,8 @@ def _method(training_args: SFTConfig, model_args: ModelConfig) -> list[str]:
             f"model_init_kwargs ({', '.join(_keys(training_args))}) has no effect, as the recipe loads the model: "
             "use --dtype, --attn_implementation, --model_revision; a device_map has no place in training"
         )
+    if training_args.fsdp:
+        faults.append("fsdp belongs to the launch: accelerate launch --config_file accelerate_configs/fsdp2.yaml")
     modes = [name for name in ("use_rslora", "use_dora") if getattr(model_args, name)]
     if modes and not model_args.use_peft:
         faults.append(f"{' and '.join(modes)} without an adapter: add use_peft: true")
@@ -88,6 +98,9 @@ def _keys(training_args: SFTConfig) -> list[str]:
 def _sharded(training_args: SFTConfig, model_args: ModelConfig) -> list[str]:
     """FSDP and ZeRO-3, where no process holds the whole model."""
     faults: list[str] = []
+    if (fsdp() or deepspeed()) and not torch.accelerator.is_available():
+        # accelerate would go on without either, and each process hold all.
+        faults.append(f"{'FSDP' if fsdp() else 'DeepSpeed'} needs GPUs: on a CPU use accelerate_configs/cpu.yaml")
     by = "FSDP" if fsdp() else "ZeRO-3" if zero_stage(training_args) == 3 else None
     if by is None:
         return faults
@@ -103,15 +116,12 @@ def _sharded(training_args: SFTConfig, model_args: ModelConfig) -> list[str]:
         faults.append(
             f"{by} shards trained weights of one dtype, and DoRA on a 4-bit base has two: use LoRA or rsLoRA"
         )
-    if by == "ZeRO-3" and training_args.deepspeed_plugin.zero3_save_16bit_model is not True:
+    if by == "ZeRO-3" and not _zero(training_args).get("stage3_gather_16bit_weights_on_model_save"):
         faults.append("ZeRO-3 would save no model: set zero3_save_16bit_model: true in the accelerate config")
     if by == "FSDP":
-        if not torch.accelerator.is_available():
-            faults.append("FSDP needs GPUs: on a CPU launch with accelerate_configs/cpu.yaml")
-        if _of_bitsandbytes(training_args.optim):
-            faults.append(
-                f"FSDP cannot shard the states of optim: {training_args.optim}: use optim: adamw_torch_fused"
-            )
+        if _of_bitsandbytes(training_args):
+            name = OptimizerNames(training_args.optim).value
+            faults.append(f"FSDP cannot shard the states of optim: {name}: use optim: adamw_torch_fused")
         # FSDP2 falls back to SHARDED_STATE_DICT, of which the Trainer saves no model.
         if os.environ.get("FSDP_STATE_DICT_TYPE", "").upper() != "FULL_STATE_DICT":
             faults.append(

@@ -113,9 +113,10 @@ def test_two_ranks_train_as_one(sft: Recipe, tiny_folder: Path, tmp_path: Path) 
     _, errors = finish(ranks)
     assert ranks.returncode == 0, errors[-3000:]
     same_run(tmp_path / "one", tmp_path / "two")
-    record = json.loads((tmp_path / "two" / "adapter" / "run.json").read_text())
-    assert record["hardware"]["processes"] == 2
-    assert record["arguments"]["gradient_accumulation_steps"] == 2
+    one, two = (json.loads((tmp_path / name / "adapter" / "run.json").read_text()) for name in ("one", "two"))
+    assert [run["hardware"]["processes"] for run in (one, two)] == [1, 2]
+    assert [run["arguments"]["gradient_accumulation_steps"] for run in (one, two)] == [4, 2]
+    assert one["metrics"]["num_tokens"] == two["metrics"]["num_tokens"]
 
 
 @pytest.mark.parametrize("strategy", ["group_by_length", "random"])
