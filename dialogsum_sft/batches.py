@@ -1,7 +1,7 @@
 """The global batch: the same rows in the same step, however many processes and accumulation steps share it."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from dialogsum_sft import InputError
@@ -52,20 +52,25 @@ class GlobalBatchSampler(Sampler[int]):
     rank, and after a resume. Here the order depends on seed, epoch and `batch_size` alone.
 
     `lengths` are grouped as transformers does (the longest row comes first); without them the order is random. The
-    last step is filled up with the last, so the shortest, rows once more, or left out with `drop_last`.
+    last step is filled up with the last, so the shortest, rows once more, or left out with `drop_last`. `epoch` is
+    asked for the epoch, from 0: accelerate's set_epoch does not get through when several processes resume in one.
     """
 
     def __init__(
-        self, rows: int, batch_size: int, seed: int, *, lengths: Sequence[int] | None = None, drop_last: bool = False
+        self,
+        rows: int,
+        batch_size: int,
+        seed: int,
+        *,
+        epoch: Callable[[], int],
+        lengths: Sequence[int] | None = None,
+        drop_last: bool = False,
     ) -> None:
         self.rows = rows
         self.batch_size = batch_size
         self.seed = seed
         self.lengths = lengths
         self.drop_last = drop_last
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -73,7 +78,7 @@ class GlobalBatchSampler(Sampler[int]):
         return whole * self.batch_size
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        generator = torch.Generator().manual_seed(self.seed + self.epoch())
         if self.lengths is None:
             order: list[int] = torch.randperm(self.rows, generator=generator).tolist()
         else:
@@ -106,6 +111,7 @@ class GlobalBatchSFTTrainer(SFTTrainer):
             len(dataset),
             self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
             self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            epoch=lambda: int(self.state.epoch or 0),
             lengths=list(dataset[self.args.length_column_name]) if grouped else None,
             drop_last=self.args.dataloader_drop_last,
         )
