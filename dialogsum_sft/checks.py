@@ -57,9 +57,11 @@ def deepspeed() -> bool:
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
 
 
-def zero_stage(training_args: SFTConfig) -> int:
-    """ZeRO's stage, 0 without DeepSpeed."""
-    return int(_zero(training_args).get("stage", 0))
+def sharded_by(training_args: SFTConfig) -> str | None:
+    """FSDP or ZeRO-3, under which no process holds the whole model; else None."""
+    if fsdp():
+        return "FSDP"
+    return "ZeRO-3" if _zero(training_args).get("stage") == 3 else None
 
 
 def _zero(training_args: SFTConfig) -> dict[str, Any]:
@@ -96,12 +98,11 @@ def _keys(training_args: SFTConfig) -> list[str]:
 
 
 def _sharded(training_args: SFTConfig, model_args: ModelConfig) -> list[str]:
-    """FSDP and ZeRO-3, where no process holds the whole model."""
     faults: list[str] = []
     if (fsdp() or deepspeed()) and not torch.accelerator.is_available():
         # accelerate would go on without either, and each process hold all.
         faults.append(f"{'FSDP' if fsdp() else 'DeepSpeed'} needs GPUs: on a CPU use accelerate_configs/cpu.yaml")
-    by = "FSDP" if fsdp() else "ZeRO-3" if zero_stage(training_args) == 3 else None
+    by = sharded_by(training_args)
     if by is None:
         return faults
     dtype = "bfloat16" if model_args.dtype == "auto" else model_args.dtype
@@ -174,6 +175,6 @@ def _processes(training_args: SFTConfig, model_args: ModelConfig, processes: int
     reentrant = isinstance(kwargs, dict) and kwargs.get("use_reentrant") is True
     # PEFT under ZeRO-3 needs it, and TRL sets it there. Elsewhere a parameter of a checkpointed layer that several
     # processes share is marked ready twice.
-    if processes > 1 and reentrant and not (zero_stage(training_args) == 3 and model_args.use_peft):
+    if processes > 1 and reentrant and not (sharded_by(training_args) == "ZeRO-3" and model_args.use_peft):
         return ["use_reentrant: true fails with several processes: leave it out of activation_checkpointing_kwargs"]
     return []
