@@ -271,6 +271,27 @@ def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_taken(
     assert_same_weights(tmp_path / "cut", tmp_path / "whole")
 
 
+def test_an_older_checkpoint_is_deleted_only_when_the_newer_one_is_whole(
+    sft: Sft, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = resumable.mark_complete
+
+    def mark(folder: Path, processes: int) -> None:
+        if folder.name == "checkpoint-2":
+            raise Crash
+        original(folder, processes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resumable, "mark_complete", mark)
+        with pytest.raises(Crash):
+            sft(tiny_folder, tmp_path, max_steps=3, save_total_limit=1)
+    assert names(tmp_path) == ["checkpoint-1", "checkpoint-2"]
+    assert damage(tmp_path / "checkpoint-1") is None
+    assert sft(tiny_folder, tmp_path, max_steps=3, save_total_limit=1) == 0
+    assert record(tmp_path)["resumed_from_step"] == 1
+    assert names(tmp_path) == ["adapter", "checkpoint-3", "damaged-checkpoint-2"]
+
+
 def test_no_checkpoint_is_deleted_when_none_is_whole(
     sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
