@@ -91,9 +91,7 @@ def _method(training_args: SFTConfig, model_args: ModelConfig) -> list[str]:
     if training_args.save_only_model:
         faults.append("--save_only_model leaves checkpoints that no run can go on from: leave it out")
     if training_args.restore_callback_states_from_checkpoint:
-        faults.append(
-            "--restore_callback_states_from_checkpoint is not needed: leave it out"
-        )
+        faults.append("--restore_callback_states_from_checkpoint is not needed: leave it out")
     modes = [name for name in ("use_rslora", "use_dora") if getattr(model_args, name)]
     if modes and not model_args.use_peft:
         faults.append(f"{' and '.join(modes)} without an adapter: add use_peft: true")

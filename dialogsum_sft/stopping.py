@@ -1,43 +1,23 @@
-"""Training that can be stopped: by a signal, a loss that is not finite or a full disk, on all processes together."""
+"""Ending a run before its end: by a signal, by a loss that is not finite; on all processes at the same step."""
 
-import atexit
-import contextlib
 import os
-import shlex
 import signal
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
 from dialogsum_sft import InputError, Stopped
-from dialogsum_sft.batches import GlobalBatchSFTTrainer
-from dialogsum_sft.checkpoints import (
-    MARKER,
-    expected_size,
-    find_checkpoints,
-    free_space,
-    mark_complete,
-    size_of,
-    verify_adapter,
-    weight_shapes,
-)
+from dialogsum_sft.checkpoints import expected_size, find_checkpoints, free_space
+from dialogsum_sft.processes import maximum, together
+from dialogsum_sft.resumable import ResumableSFTTrainer, mib, way_back
 
-import psutil
 import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather_object
-from safetensors import SafetensorError
-from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
+from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import rotate_checkpoints
 
 RESUMABLE = 75  # sysexits' EX_TEMPFAIL: the run goes on when it is started again
-Result = TypeVar("Result")
 
 
 class AlreadyTrained(Exception):
@@ -66,129 +46,6 @@ class StopRequest:
                 os.write(2, f"\n{self.signal.name}: stopping after this step; Ctrl-C leaves at once\n".encode())
         elif number == signal.SIGINT and time.monotonic() - self._since > 1:
             os._exit(130)  # a checkpoint that is being written stays without its marker, older ones are whole
-
-
-class ResumableSFTTrainer(GlobalBatchSFTTrainer):
-    """`SFTTrainer` whose checkpoints are whole before an older one is deleted, and that knows the rows of its step.
-
-    A checkpoint is checked and marked as complete when all processes have written their part; only then
-    `save_total_limit` is applied. One that cannot be written ends the run (`Stopped`) and leaves the older ones.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.save_total_limit = self.args.save_total_limit
-        self.args.save_total_limit = None  # transformers would delete the older one before the new one is marked
-        self.weight_shapes = weight_shapes(self.model)
-        self.step_batches: list[torch.Tensor] = []  # input ids of the micro-batches of the running step
-        self._last_saved: Path | None = None
-
-    def training_step(
-        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
-    ) -> torch.Tensor:
-        self.step_batches.append(inputs["input_ids"])
-        return super().training_step(model, inputs, num_items_in_batch)
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Leaves the global generator as it was (a loader draws from it): training is the same with and without."""
-        self._rng_state = torch.get_rng_state()
-        try:
-            return super().evaluate(*args, **kwargs)
-        finally:
-            torch.set_rng_state(self._rng_state)
-
-    def save_in_evaluation(self) -> None:
-        """A checkpoint of the step that is being evaluated."""
-        torch.set_rng_state(self._rng_state)
-        self._save_checkpoint(self.model, None)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        folder = Path(self.args.output_dir).absolute() / f"checkpoint-{self.state.global_step}"
-        if folder == self._last_saved:  # a stop in the evaluation after it: a whole one is never written over
-            return
-
-        def save() -> None:
-            if self.args.should_save:
-                self._check_space(folder)
-            super(ResumableSFTTrainer, self)._save_checkpoint(model, trial)
-
-        self._write(folder, save)
-        together(lambda: self._complete(folder))
-        self._last_saved = folder
-
-    def save_verified(self, folder: Path) -> None:
-        """`save_model`, checked: every weight is there, in its shape and finite. Raises `Stopped` on all processes."""
-        self._write(folder, lambda: self.save_model(str(folder)))
-        together(lambda: self._verify(folder))
-
-    def _write(self, folder: Path, save: Callable[[], None]) -> None:
-        error: Exception | None = None
-        try:
-            save()
-        except (OSError, RuntimeError, SafetensorError) as caught:
-            error = caught
-            if self.args.world_size > 1 and (self.state.best_global_step or self.is_fsdp_enabled):
-                # The others may be waiting inside the save, not at `all_agree`: their launcher ends them.
-                os.write(2, f"error: {self._not_saved(folder, error)}\n".encode())
-                os._exit(1)
-        if all_agree(error is not None):
-            raise self._not_saved(folder, error or RuntimeError("another process could not write its part"))
-
-    def _check_space(self, folder: Path) -> None:
-        needed = size_of(self._last_saved) if self._last_saved else expected_size(self.model)
-        free = free_space(folder.parent)
-        if free < needed:
-            raise OSError(f"it takes about {_mib(needed)} and {_mib(free)} are free")
-
-    def _complete(self, folder: Path) -> None:
-        """On the main process, when all have written."""
-        (folder / "training_args.bin").unlink(missing_ok=True)  # nobody needs this pickle, and it can hold a token
-        self._verify(folder)
-        try:
-            mark_complete(folder, self.args.world_size)
-        except OSError as error:
-            raise self._not_saved(folder, error) from error
-        rotate_checkpoints(
-            output_dir=self.args.output_dir,
-            save_total_limit=self.save_total_limit,
-            best_model_checkpoint=self.state.best_model_checkpoint,
-        )
-
-    def _verify(self, folder: Path) -> None:
-        try:
-            verify_adapter(folder, self.weight_shapes)
-        except InputError as error:
-            raise self._not_saved(folder, error) from error
-
-    def _not_saved(self, folder: Path, error: Exception) -> Stopped:
-        reason = " ".join(str(error).split())[:300]
-        folder = Path(os.path.relpath(folder)) if folder.is_relative_to(Path.cwd()) else folder
-        return Stopped(f"{folder} could not be written: {reason}. {_way_back(Path(self.args.output_dir))}")
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        # PEFT casts an adapter that it loads to float32.
-        dtypes = {name: parameter.dtype for name, parameter in self.model.named_parameters()}
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        self._last_saved = Path(resume_from_checkpoint).absolute()
-        for name, parameter in self.model.named_parameters():
-            if parameter.dtype != dtypes[name]:
-                parameter.data = parameter.data.to(dtypes[name])
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """The state is the checkpoint's, the options this run's: --force_resume may have changed them."""
-        if checkpoint is None or self.is_deepspeed_enabled:
-            super()._load_optimizer_and_scheduler(checkpoint)
-            return
-        kept = ("params", "lr")
-        fresh = [{k: v for k, v in group.items() if k not in kept} for group in self.optimizer.param_groups]
-        super()._load_optimizer_and_scheduler(checkpoint)
-        scheduler = self.lr_scheduler
-        for i, (group, options) in enumerate(zip(self.optimizer.param_groups, fresh, strict=True)):
-            group.update(options)
-            if isinstance(scheduler, LambdaLR):
-                scheduler.base_lrs[i] = options["initial_lr"]
-                group["lr"] = options["initial_lr"] * scheduler.lr_lambdas[i](scheduler.last_epoch)
-                scheduler._last_lr[i] = group["lr"]  # what is logged
 
 
 class StopTogether(TrainerCallback, ExportableState):
@@ -235,8 +92,8 @@ class StopTogether(TrainerCallback, ExportableState):
         needed, free = size * count + size // 3, free_space(Path(args.output_dir))
         if free < needed:
             raise InputError(
-                f"{args.output_dir} has {_mib(free)} free, and this run takes about {_mib(needed)} ({count} "
-                f"checkpoints of {_mib(size)}, then the final weights): make room, or lower --save_total_limit"
+                f"{args.output_dir} has {mib(free)} free, and this run takes about {mib(needed)} ({count} "
+                f"checkpoints of {mib(size)}, then the final weights): make room, or lower --save_total_limit"
             )
 
     def on_step_begin(
@@ -250,7 +107,7 @@ class StopTogether(TrainerCallback, ExportableState):
         loss = self.trainer._tr_loss  # summed since it was last logged, and finite before this step
         finite = loss.isfinite() & self._gradient_is_finite(loss.device)
         received = torch.tensor(self.request.signal or 0, device=loss.device)
-        not_finite, number = _maximum(torch.stack([(~finite).int(), received.int()])).tolist()
+        not_finite, number = maximum(torch.stack([(~finite).int(), received.int()])).tolist()
         self.stopping = signal.Signals(number) if number else None
         if not_finite:
             raise self._not_finite(state.global_step + 1, loss)
@@ -270,7 +127,7 @@ class StopTogether(TrainerCallback, ExportableState):
         return Stopped(
             f"the {what} at step {step}, in which these rows were trained on: {', '.join(rows)}. Look at them with "
             "recipes/inspect_data.py; if they are sound, lower --learning_rate or --max_grad_norm. "
-            + _way_back(Path(self.trainer.args.output_dir))
+            + way_back(Path(self.trainer.args.output_dir))
         )
 
     def _rows_of_step(self) -> list[str]:
@@ -297,7 +154,7 @@ class StopTogether(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """A long evaluation does not outlast the grace after a SIGTERM: what was trained before it is saved."""
-        number = int(_maximum(torch.tensor(self.request.signal or 0, device=args.device)).item())
+        number = int(maximum(torch.tensor(self.request.signal or 0, device=args.device)).item())
         if number:
             self.stopping = signal.Signals(number)
             if state.global_step:
@@ -309,51 +166,9 @@ class StopTogether(TrainerCallback, ExportableState):
         state, name = self.trainer.state, self.stopping.name if self.stopping else "request"
         return Stopped(
             f"stopped by {name} after step {state.global_step} of {state.max_steps}. "
-            + _way_back(Path(self.trainer.args.output_dir)),
+            + way_back(Path(self.trainer.args.output_dir)),
             status=RESUMABLE,
         )
-
-
-def together(function: Callable[[], Result]) -> Result:
-    """Call on the main process only; every process gets what it returns, or raises what it raises."""
-    state = PartialState()
-    result: list[Any] = [None, None]
-    if state.is_main_process:
-        try:
-            result[0] = function()
-        except (InputError, Stopped) as error:
-            result[1] = error
-    if state.num_processes > 1:
-        broadcast_object_list(result)
-    if result[1] is not None:
-        raise result[1]
-    return result[0]
-
-
-def all_agree(flag: bool) -> bool:
-    """Whether `flag` is true on any process; every process waits for all others."""
-    state = PartialState()
-    return bool(_maximum(torch.tensor([flag], device=state.device).int()).item())
-
-
-def leave(status: int) -> None:
-    """End the process: with several at once, without the destructors in which one may hang."""
-    if PartialState._shared_state and PartialState().num_processes > 1:
-        # gloo's waits, holding the interpreter's lock, for a thread that may be waiting for that lock: a finished
-        # process would hang there now and then (seen with torch 2.13). All is saved, so leave without it.
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    if status:
-        sys.exit(status)
-
-
-def _maximum(flags: torch.Tensor) -> torch.Tensor:
-    """The elementwise maximum over all processes."""
-    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-        torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
-    return flags
 
 
 def _without_padding(row: list[int] | tuple[int, ...], pad: int) -> tuple[int, ...]:
@@ -361,30 +176,3 @@ def _without_padding(row: list[int] | tuple[int, ...], pad: int) -> tuple[int, .
     while end and row[end - 1] == pad:
         end -= 1
     return tuple(row[:end])
-
-
-def _way_back(output_dir: Path) -> str:
-    """Where a run that is started again goes on, and how it is started."""
-    whole = next((path for path in find_checkpoints(output_dir) if (path / MARKER).is_file()), None)
-    where = f"goes on from {whole}" if whole else "begins at step 0, as no checkpoint was written"
-    return f"The same command {where}: {_command()}"
-
-
-def _command() -> str:
-    """The command that started this process, its launcher's where it has one, without the option to begin anew."""
-    words = ["python", *sys.argv]
-    with contextlib.suppress(psutil.Error, AttributeError):
-        launcher = psutil.Process().parent().cmdline()  # python .../bin/accelerate launch ... recipes/sft.py ...
-        if sys.argv[0] in launcher and Path(launcher[1]).name in ("accelerate", "torchrun"):
-            words = [Path(launcher[1]).name, *launcher[2:]]
-    option = "--resume_from_checkpoint"
-    kept = [
-        word
-        for i, word in enumerate(words)
-        if not (word.startswith(f"{option}=") or word == option or (i and words[i - 1] == option))
-    ]
-    return shlex.join(kept)
-
-
-def _mib(size: int) -> str:
-    return f"{size / 2**20:,.0f} MiB"

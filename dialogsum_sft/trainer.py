@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dialogsum_sft.stopping import ResumableSFTTrainer
+from dialogsum_sft.resumable import ResumableSFTTrainer
 from dialogsum_sft.unpadded import ATTENTION, can_unpad, fuse_lora, unpad
 
 import torch

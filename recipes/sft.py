@@ -23,7 +23,9 @@ from dialogsum_sft.collator import CompletionOnlyCollator
 from dialogsum_sft.data import counts_table, load_examples
 from dialogsum_sft.encoding import training_rows
 from dialogsum_sft.modeling import load_generation_config, load_model, load_tokenizer, public_name
-from dialogsum_sft.stopping import AlreadyTrained, ResumableSFTTrainer, StopRequest, StopTogether, together
+from dialogsum_sft.processes import together
+from dialogsum_sft.resumable import ResumableSFTTrainer
+from dialogsum_sft.stopping import AlreadyTrained, StopRequest, StopTogether
 from dialogsum_sft.trainer import SupervisedLogitsSFTTrainer, without_triton
 
 import torch

@@ -95,10 +95,7 @@ def test_train_and_evaluate_leave_exactly_these_files(
     outputs = {
         f"eval-{system}/{name}" for system in ("base", "tuned") for name in ("predictions.jsonl", "metrics.json")
     }
-    assert (
-        files(tmp_path)
-        == {"manifest.json", "training.jsonl"} | {f"adapter/{name}" for name in ADAPTER_FILES} | outputs
-    )
+    assert files(tmp_path) == TRAINED_FILES | outputs
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("ROUGE-1", "ROUGE-2", "ROUGE-L", "zero-shot", "tuned", "difference"))
 

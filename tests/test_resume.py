@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from dialogsum_sft import stopping
+from dialogsum_sft import resumable, stopping
 from dialogsum_sft.arguments import run
 from dialogsum_sft.checkpoints import damage, find_checkpoints, step_of
 from dialogsum_sft.collator import CompletionOnlyCollator
-from dialogsum_sft.stopping import ResumableSFTTrainer, StopTogether
+from dialogsum_sft.resumable import ResumableSFTTrainer
+from dialogsum_sft.stopping import StopTogether
 
 import psutil
 import pytest
@@ -270,6 +271,27 @@ def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_taken(
     assert_same_weights(tmp_path / "cut", tmp_path / "whole")
 
 
+def test_an_older_checkpoint_is_deleted_only_when_the_newer_one_is_whole(
+    sft: Sft, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = resumable.mark_complete
+
+    def mark(folder: Path, processes: int) -> None:
+        if folder.name == "checkpoint-2":
+            raise Crash
+        original(folder, processes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resumable, "mark_complete", mark)
+        with pytest.raises(Crash):
+            sft(tiny_folder, tmp_path, max_steps=3, save_total_limit=1)
+    assert names(tmp_path) == ["checkpoint-1", "checkpoint-2"]
+    assert damage(tmp_path / "checkpoint-1") is None
+    assert sft(tiny_folder, tmp_path, max_steps=3, save_total_limit=1) == 0
+    assert record(tmp_path)["resumed_from_step"] == 1
+    assert names(tmp_path) == ["adapter", "checkpoint-3", "damaged-checkpoint-2"]
+
+
 def test_no_checkpoint_is_deleted_when_none_is_whole(
     sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -413,7 +435,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith(f"error: {tmp_path}/cut/checkpoint-2 could not be written: ")
+    assert error.startswith(f"error: {tmp_path}/cut/checkpoint-2 could not be written (is the disk full?): ")
     assert "goes on from" in error
     assert sft(tiny_folder, tmp_path / "cut", max_steps=3) == 0
     assert record(tmp_path / "cut")["resumed_from_step"] == 1
@@ -435,9 +457,12 @@ def test_a_disk_too_small_is_said_before_the_first_step(
 def test_a_disk_that_has_filled_up_is_said_before_a_save(
     sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], at_step: Any, monkeypatch: Any
 ) -> None:
-    at_step(2, lambda: monkeypatch.setattr(stopping, "free_space", lambda folder: 2**17))
+    at_step(2, lambda: monkeypatch.setattr(resumable, "free_space", lambda folder: 2**17))
     assert sft(tiny_folder, tmp_path, max_steps=3) == 1
-    assert "checkpoint-2 could not be written: it takes about 0 MiB and 0 MiB are free" in capsys.readouterr().err
+    assert (
+        "checkpoint-2 could not be written (is the disk full?): it takes about 0 MiB and 0 MiB are free"
+        in capsys.readouterr().err
+    )
     assert names(tmp_path) == ["checkpoint-1"]
 
 
@@ -509,7 +534,11 @@ def unmarked(output_dir: Path) -> list[Path]:
 @pytest.mark.slow
 def test_thirty_kills_at_any_moment_do_not_change_the_weights(forked: ForkedSft, tmp_path: Path) -> None:
     """kill -9 at random moments and in the midst of saves: each time it goes on from the newest whole checkpoint."""
-    options = {"lora_dropout": 0.2, "num_train_epochs": 14, "save_total_limit": 2, "max_length": 150}
+    rows = [json.loads(line) for line in (ROOT / "dialogsum_sft" / "sample" / "train.jsonl").open(encoding="utf-8")]
+    dataset = tmp_path / "rows.jsonl"
+    dataset.write_text("".join(json.dumps(row) + "\n" for row in rows[:6]), encoding="utf-8")
+    options = DROPOUT | {"dataset_name": dataset, "max_length": 150, "num_train_epochs": 10, "save_total_limit": 2}
+    options |= {"per_device_train_batch_size": 2}  # 30 steps
     chance = random.Random(0)
     started = time.monotonic()
     forked.start(tmp_path / "whole", tmp_path / "log", **options)
@@ -557,7 +586,7 @@ def kill_in_save(pid: int, output_dir: Path, log: Path, number: int) -> bool:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
                 return True
-        time.sleep(0.002)
+        time.sleep(0.005)
     return False
 
 

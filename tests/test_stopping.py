@@ -1,16 +1,13 @@
-"""Signals, what is said of them, and agreement between processes; whole runs are in test_resume.py."""
+"""Signals, and what is said of them; whole runs are in test_resume.py."""
 
 import os
 import signal
-import sys
-from pathlib import Path
 
 from dialogsum_sft import InputError, Stopped, stopping
 from dialogsum_sft.arguments import run
 from dialogsum_sft.stopping import StopRequest
 
 import pytest
-import torch
 
 
 @pytest.fixture
@@ -88,32 +85,6 @@ def test_other_errors_are_not_hidden() -> None:
         run(main)
 
 
-def test_the_command_that_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    words = ["recipes/sft.py", "--config", "a b.yaml", "--resume_from_checkpoint", "false", "--seed=3"]
-    monkeypatch.setattr(sys, "argv", words)
-    assert stopping._command() == "python recipes/sft.py --config 'a b.yaml' --seed=3"
-    monkeypatch.setattr(sys, "argv", ["recipes/sft.py", "--resume_from_checkpoint=x", "--seed=3"])
-    assert stopping._command() == "python recipes/sft.py --seed=3"
-    assert stopping._way_back(tmp_path).startswith("The same command begins at step 0, as no checkpoint was written: ")
-    (tmp_path / "checkpoint-3").mkdir()
-    (tmp_path / "checkpoint-12").mkdir()
-    (tmp_path / "checkpoint-3" / "complete.json").write_text("{}")
-    assert stopping._way_back(tmp_path).startswith(f"The same command goes on from {tmp_path}/checkpoint-3: ")
-
-
 def test_padding_is_not_part_of_a_row() -> None:
     assert stopping._without_padding([1, 0, 2, 0, 0], 0) == (1, 0, 2)
     assert stopping._without_padding([0, 0], 0) == ()
-
-
-def test_one_process_agrees_with_itself() -> None:
-    assert stopping.all_agree(True)
-    assert not stopping.all_agree(False)
-    assert stopping._maximum(torch.tensor([0, 1])).tolist() == [0, 1]
-    assert stopping.together(lambda: 3) == 3
-    with pytest.raises(InputError, match="here"):
-        stopping.together(fails)
-
-
-def fails() -> None:
-    raise InputError("here")
