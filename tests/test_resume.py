@@ -428,16 +428,16 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
 ) -> None:
     """The adapter (69 kB) or the optimizer's state (155 kB) is cut off, as on a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    assert sft(tiny_folder, tmp_path / "whole", max_steps=3) == 0
+    assert sft(tiny_folder, tmp_path / "whole", max_steps=3, dtype="float32") == 0
     at_step(2, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1])))
     try:
-        assert sft(tiny_folder, tmp_path / "cut", max_steps=3, save_total_limit=1) == 1
+        assert sft(tiny_folder, tmp_path / "cut", max_steps=3, dtype="float32", save_total_limit=1) == 1
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith(f"error: {tmp_path}/cut/checkpoint-2 could not be written (is the disk full?): ")
     assert "goes on from" in error
-    assert sft(tiny_folder, tmp_path / "cut", max_steps=3) == 0
+    assert sft(tiny_folder, tmp_path / "cut", max_steps=3, dtype="float32") == 0
     assert record(tmp_path / "cut")["resumed_from_step"] == 1
     assert_same_weights(tmp_path / "cut", tmp_path / "whole")
 
