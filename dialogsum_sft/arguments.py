@@ -112,6 +112,13 @@ class EvalArguments:
     )
     seed: int = field(default=42, metadata={"help": "Seed of sampling and of the bootstrap intervals."})
     num_examples: int = field(default=3, metadata={"help": "How many dialogues to print with their summaries."})
+    predictions_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "Score these summaries, with no model: a predictions.jsonl, which brings its references, or with "
+            "--dataset_name any .jsonl (prediction, id) or a text file with a summary a line."
+        },
+    )
 
 
 class _Parser(TrlParser):

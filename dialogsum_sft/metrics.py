@@ -23,7 +23,6 @@ import datasets
 import evaluate
 import numpy as np
 import regex
-from nltk.stem.porter import PorterStemmer
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.scoring import fmeasure
 from rouge_score.tokenizers import DefaultTokenizer
@@ -80,12 +79,12 @@ def _stem(word: str) -> str:
     return stemmed
 
 
-_STEMMER = PorterStemmer()
+_STEMMER = DefaultTokenizer(use_stemmer=True)._stemmer
 
 
 def words(text: str) -> list[str]:
     """The words of a text of any script, NFKC-normalised and lower-cased, not stemmed."""
-    return _TOKEN.findall(unicodedata.normalize("NFKC", _INVISIBLE.sub("", text)).lower())  # type: ignore[no-any-return]
+    return _TOKEN.findall(unicodedata.normalize("NFKC", _INVISIBLE.sub("", text)).lower())
 
 
 def lost_share(texts: Sequence[str]) -> float:

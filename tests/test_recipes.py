@@ -105,7 +105,7 @@ def test_train_and_evaluate_leave_exactly_these_files(
 
     predictions = [json.loads(line) for line in (tmp_path / "eval-tuned/predictions.jsonl").open(encoding="utf-8")]
     assert [list(row) for row in predictions] == 3 * [
-        ["id", "dialogue", "references", "prediction", "prompt_tokens", "completion_tokens", "finish_reason"]
+        ["id", "dialogue", "references", "prediction", "prompt_tokens", "completion_tokens", "finish_reason", "topic"]
     ]
     assert [row["id"] for row in predictions] == ["test_0", "test_1", "test_2"]
     assert {len(row["references"]) for row in predictions} == {3}
@@ -113,7 +113,7 @@ def test_train_and_evaluate_leave_exactly_these_files(
     metrics = json.loads((tmp_path / "eval-tuned/metrics.json").read_text(encoding="utf-8"))
     assert (metrics["examples"], metrics["references"]) == (3, 9)
     for name in ("rouge1", "rouge2", "rougeL", "rougeLsum"):
-        assert list(metrics[name]) == ["mean", "max", "per_reference", "ci95"]
+        assert list(metrics[name]) == ["mean", "max", "max_leave_one_out", "per_reference", "ci95"]
     assert metrics["prompt"] == record["prompt"]
     assert metrics["model"]["adapter"] == str(tmp_path / "adapter")
 
