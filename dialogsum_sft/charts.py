@@ -1,8 +1,30 @@
-"""Axes, bins and thinned curves: the numbers behind a chart, whoever draws it."""
+"""The numbers behind the report's charts: round axes, bins, thinned curves. `report.html.jinja` draws them.
+
+A panel is a dict: its `title`, what is drawn (`rows`, `series`, ...), and the axes it is drawn on.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+Curves = Mapping[str, Sequence[tuple[float, float]]]
+
+# What is drawn together of a training log, and what each curve is called.
+TRAINING = {
+    "Loss": {"loss": "training", "eval_loss": "validation"},
+    "ROUGE of validation samples": {
+        "eval_rouge1_mean": "ROUGE-1",
+        "eval_rouge2_mean": "ROUGE-2",
+        "eval_rougeL_mean": "ROUGE-L",
+    },
+    "Validation summaries cut off, share": {"eval_unfinished": "validation"},
+    "Token accuracy": {"mean_token_accuracy": "training", "eval_mean_token_accuracy": "validation"},
+    "Learning rate": {"learning_rate": "training"},
+    "Gradient norm": {"grad_norm": "training"},
+}
+
+MAX_POINTS = 240  # of a curve: a chart is some 320 pixels wide
 
 
 @dataclass(frozen=True)
@@ -47,3 +69,71 @@ def thin(points: Sequence[tuple[float, float]], most: int) -> list[tuple[float, 
 
 def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
+
+
+def scores(
+    title: str, systems: Mapping[str, Mapping[str, Any]], baselines: Mapping[str, float], human: float | None
+) -> dict[str, Any]:
+    """The human ceiling, systems {name: {"mean", "ci95"}} and baselines, best first, on one axis."""
+    rows = [{"label": "human", "value": human, "ci95": None, "style": "human"}] if human is not None else []
+    rows += [
+        {"label": name, "value": score["mean"], "ci95": score.get("ci95"), "style": f"s{i % 6}"}
+        for i, (name, score) in enumerate(systems.items())
+    ]
+    rows += [
+        {"label": name, "value": value, "ci95": None, "style": "baseline"}
+        for name, value in sorted(baselines.items(), key=lambda item: -item[1])
+    ]
+    return {
+        "title": title,
+        "rows": rows,
+        "x": scale([x for row in rows for x in [row["value"], *(row["ci95"] or [])]]),
+    }
+
+
+def training(curves: Curves) -> list[dict[str, Any]]:
+    """A panel for each of TRAINING that was logged at two steps or more."""
+    panels = []
+    for title, names in TRAINING.items():
+        series = [
+            {"label": label, "points": thin(curves[key], MAX_POINTS)}
+            for key, label in names.items()
+            if len(curves.get(key, ())) > 1
+        ]
+        points = [point for one in series for point in one["points"]]
+        if series:
+            y = scale([value for _, value in points], zero=title != "Loss")
+            panels.append({"title": title, "series": series, "x": scale([step for step, _ in points]), "y": y})
+    return panels
+
+
+def histograms(
+    title: str, unit: str, systems: Sequence[Sequence[float]], references: Sequence[float] | None = None
+) -> dict[str, Any]:
+    """Values of each system, and of the references, as % of theirs in the same bins. Words are whole: so are bins."""
+    every = [*systems, *([references] if references is not None else [])]
+    values = sorted(value for one in every for value in one)
+    # One endless summary must not flatten all the others: the axis holds 99%, its last bin the rest.
+    x = scale([values[math.ceil(0.99 * len(values)) - 1], *([5] if unit == "words" else [])])
+    parts = max(1, int(x.ticks[1]) // 5) if unit == "words" else 4
+    series = []
+    for i, one in enumerate(every):
+        shares = histogram(one, x, parts * (len(x.ticks) - 1))
+        filled = [place for place, share in enumerate(shares) if share]
+        style = f"s{i % 6}" if i < len(systems) else "references"
+        drawn = {"style": style, "shares": shares, "start": filled[0], "end": filled[-1] + 1}
+        series.append(drawn | {"mean": mean(one), "mark": min(mean(one), x.ticks[-1])})
+    return {
+        "title": title,
+        "unit": unit,
+        "series": series,
+        "x": x,
+        "y": scale([s for one in series for s in one["shares"]]),
+    }
+
+
+def gains(name: str, before: Sequence[float], after: Sequence[float]) -> dict[str, Any]:
+    """Differences of two systems' scores, dialogue by dialogue, from loss to gain."""
+    found = sorted(b - a for a, b in zip(before, after, strict=True))
+    wins, losses = sum(gain > 0 for gain in found), sum(gain < 0 for gain in found)
+    return {"name": name, "gains": found, "wins": wins, "losses": losses, "y": scale(found)}

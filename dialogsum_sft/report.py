@@ -16,50 +16,44 @@ from pathlib import Path
 from typing import Any
 
 import dialogsum_sft
-from dialogsum_sft import InputError, checkpoints, significance
-from dialogsum_sft.charts import histogram, mean, scale, thin
+from dialogsum_sft import InputError, charts, checkpoints, scoring, significance
 from dialogsum_sft.diagnostics import Diagnosis, diagnose
 from dialogsum_sft.dialogue import split_turns
-from dialogsum_sft.metrics import rouge_scores
+from dialogsum_sft.metrics import rouge_scores, words
 
 import jinja2
 
 HEADLINE = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
 ROUGE_NAMES = HEADLINE | {"rougeLsum": "ROUGE-Lsum", "rougeS4": "ROUGE-S4", "rougeSU4": "ROUGE-SU4"}
 
-# What a summary can have that ROUGE does not see: its name, how the chart says it, and whether a diagnosis has it.
-FINDINGS: dict[str, tuple[str, Callable[[Diagnosis], bool]]] = {
-    "unfinished": ("cut off at max_new_tokens", lambda found: found.unfinished),
-    "empty": ("empty", lambda found: found.empty),
-    "name": ("a name that the dialogue lacks", lambda found: bool(found.unsupported_names)),
-    "number": ("a number that the dialogue lacks", lambda found: bool(found.unsupported_numbers)),
-    "tag": ("a speaker that the dialogue lacks", lambda found: bool(found.wrong_tags)),
-    "format": ("a speaker tag in no reference's format", lambda found: bool(found.foreign_tags)),
-    "repeats": ("three words in a row said twice", lambda found: found.repeated_trigrams > 0),
+# What a summary can have that ROUGE does not see: how the page says it, whether a diagnosis has it, and the share of
+# the references that have it in metrics.json's `diagnostics_of_references`.
+FINDINGS: dict[str, tuple[str, Callable[[Diagnosis], bool], str]] = {
+    "unfinished": ("cut off at max_new_tokens", lambda found: found.unfinished, "unfinished"),
+    "empty": ("empty", lambda found: found.empty, "empty"),
+    "name": ("a name that the dialogue lacks", lambda found: bool(found.unsupported_names), "unsupported_names"),
+    "number": (
+        "a number that the dialogue lacks",
+        lambda found: bool(found.unsupported_numbers),
+        "unsupported_numbers",
+    ),
+    "tag": ("a speaker that the dialogue lacks", lambda found: bool(found.wrong_tags), "wrong_tags"),
+    "format": ("a speaker’s tag in another format", lambda found: bool(found.foreign_tags), "foreign_tags"),
+    "repeats": ("three words in a row said twice", lambda found: found.repeated_trigrams > 0, ""),
 }
 
-# Means that stand below them: what a diagnosis calls it, how the table says it, and how a value is written.
-MEANS = {
+# Of metrics.json's `diagnostics` those that are no shares of summaries: how the page says them, and writes them.
+DIAGNOSTICS = {
     "words": ("words", "{:.1f}"),
     "length_ratio": ("length, of the references’", "{:.0%}"),
     "compression": ("words of the dialogue for each of its own", "{:.1f}"),
-    "copied_run": ("longest passage copied, of its words", "{:.0%}"),
+    "copied_run": ("longest run copied from the dialogue", "{:.0%}"),
     "novel_bigrams": ("word pairs that the dialogue lacks", "{:.0%}"),
+    "repeated_trigrams": ("word triples repeated", "{:.1%}"),
+    "foreign_tags_cost": ("ROUGE-1 that the tags’ format costs", "{:.2f}"),
 }
-
-TRAINING = {
-    "Loss": {"loss": "training", "eval_loss": "validation"},
-    "ROUGE of validation samples": {f"eval_{name}_mean": label for name, label in HEADLINE.items()},
-    "Validation summaries cut off, share": {"eval_unfinished": "validation"},
-    "Token accuracy": {"mean_token_accuracy": "training", "eval_mean_token_accuracy": "validation"},
-    "Learning rate": {"learning_rate": "training"},
-    "Gradient norm": {"grad_norm": "training"},
-}
-
-COLUMNS = {"id": object, "dialogue": str, "references": list, "prediction": str}  # of predictions.jsonl
 
 MAX_TOPICS = 12
-MAX_POINTS = 240  # of a curve: a chart is 320 pixels wide
 
 
 @dataclass(frozen=True)
@@ -90,42 +84,14 @@ def write_report(path: Path, runs: Mapping[str, Path], *, training_log: Path | N
 
 def load_run(name: str, folder: Path) -> Run:
     """Raises InputError where predictions.jsonl or metrics.json is missing or broken."""
-    metrics = _json(folder / "metrics.json", _text(folder / "metrics.json"))
-    path = folder / "predictions.jsonl"
-    lines = _text(path).split("\n")
-    rows = [_json(path, line, number) for number, line in enumerate(lines, 1) if line.strip()]
-    broken = [key for key in HEADLINE if not isinstance(metrics.get(key), dict) or "mean" not in metrics[key]]
-    if broken:
-        raise InputError(f"{folder / 'metrics.json'} has no {', '.join(broken)}: evaluate the run again")
-    for number, row in enumerate(rows, 1):
-        missing = [key for key, kind in COLUMNS.items() if not isinstance(row.get(key), kind)]
-        if missing or not row["references"]:
-            missing = missing or ["references"]
-            raise InputError(f"{path} row {number} has no {', '.join(missing)}: evaluate the run again")
-    if not rows:
-        raise InputError(f"{path} is empty: give a folder that eval.py wrote")
-    tokenizer = "unicode" if str(metrics.get("fingerprint", {}).get("tokenizer")).startswith("unicode") else "default"
+    rows, metrics = scoring.read_run(folder)
+    lacking = [kind for kind in HEADLINE if not isinstance(metrics.get(kind), dict)]
+    if lacking:
+        raise InputError(f"{folder / 'metrics.json'} has no {', '.join(lacking)}: evaluate the run again")
+    tokenizer = str((metrics.get("fingerprint") or {}).get("tokenizer", "default")).partition("-")[0]
     scores = rouge_scores([row["prediction"] for row in rows], [row["references"] for row in rows], tokenizer)
-    means = {kind: [sum(values) / len(values) for values in scores[kind]] for kind in HEADLINE}
+    means = {kind: [charts.mean(values) for values in scores[kind]] for kind in HEADLINE}
     return Run(name, metrics, rows, means, [diagnose(row) for row in rows])
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path} ({error}): give a folder that eval.py wrote") from error
-
-
-def _json(path: Path, text: str, line: int | None = None) -> dict[str, Any]:
-    where = f"{path} line {line}" if line else f"{path}"
-    try:
-        record = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where} is not JSON ({error}): evaluate the run again") from error
-    if not isinstance(record, dict):
-        raise InputError(f"{where} is not a JSON object: evaluate the run again")
-    return record
 
 
 def check_alike(runs: Sequence[Run], folders: Sequence[Path]) -> None:
@@ -141,18 +107,22 @@ def check_alike(runs: Sequence[Run], folders: Sequence[Path]) -> None:
 
 
 def read_training_log(path: Path) -> dict[str, list[tuple[float, float]]]:
-    """{quantity: [(step, value)]}, all that is a finite number; a last line that was being written is left out.
+    """{quantity: [(step, value)]} of all finite numbers; what is null or has no step is left out, as is a last line
+    that was being written.
 
-    Raises InputError for another line that is not JSON.
+    Raises InputError for another line that is not a JSON object.
     """
     curves: dict[str, list[tuple[float, float]]] = {}
-    lines = _text(path).split("\n")
-    for number, line in enumerate(lines[:-1], 1):
-        record = _json(path, line, number) if line.strip() else {}
-        for key, value in record.items():
-            known = all(isinstance(x, int | float) and math.isfinite(x) for x in (value, record.get("step")))
-            if known and key != "step":
-                curves.setdefault(key, []).append((record["step"], value))
+    *lines, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    for number, line in enumerate(lines, 1):
+        try:
+            items = json.loads(line).items()
+        except (ValueError, AttributeError) as error:
+            raise InputError(f"{path} line {number} is not a JSON object: take it out") from error
+        numbers = {key: x for key, x in items if isinstance(x, int | float) and math.isfinite(x)}
+        step = numbers.pop("step", None)
+        for key, value in numbers.items() if step is not None else ():
+            curves.setdefault(key, []).append((step, value))
     return curves
 
 
@@ -165,45 +135,47 @@ def render(runs: Sequence[Run], curves: Mapping[str, list[tuple[float, float]]],
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    human, baselines = runs[0].metrics.get("human"), runs[0].metrics.get("baselines") or {}
+    references = [text for row in runs[0].rows for text in row["references"]]
     environment.filters["sha256"] = lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     html = environment.get_template("report.html.jinja").render(
         title=title,
         runs=runs,
         version=dialogsum_sft.__version__,
         dataset=(runs[0].metrics.get("data") or {}).get("dataset_name"),
-        human=runs[0].metrics.get("human"),
-        baselines=runs[0].metrics.get("baselines") or {},
+        human=human,
+        baselines=baselines,
         headline=HEADLINE,
         rouge_names={kind: name for kind, name in ROUGE_NAMES.items() if kind in runs[0].metrics},
         differences=differences(runs),
-        scores=[score_panel(runs, kind) for kind in HEADLINE],
-        training=training_panels(curves),
-        histograms=histogram_panels(runs),
-        gain_charts=gain_panels(runs),
-        findings={name: (label, [faults(run, name) for run in runs]) for name, (label, _) in FINDINGS.items()},
-        means=[
-            (label, [form.format(mean([getattr(found, key) for found in run.diagnoses])) for run in runs])
-            for key, (label, form) in MEANS.items()
+        scores=[
+            charts.scores(
+                name,
+                {run.name: run.metrics[kind] for run in runs},
+                {label: scores[kind]["mean"] for label, scores in baselines.items()},
+                human[kind]["mean"] if human else None,
+            )
+            for kind, name in HEADLINE.items()
         ],
-        references=sum(len(row["references"]) for row in runs[0].rows),
-        reference_words=mean([len(text.split()) for row in runs[0].rows for text in row["references"]]),
+        training=charts.training(curves),
+        histograms=[
+            charts.histograms("ROUGE-1 of each dialogue", "ROUGE-1", [run.scores["rouge1"] for run in runs]),
+            charts.histograms(
+                "Length of each summary",
+                "words",
+                [[found.words for found in run.diagnoses] for run in runs],
+                [len(words(text)) for text in references],
+            ),
+        ],
+        gains=[charts.gains(run.name, runs[0].scores["rouge1"], run.scores["rouge1"]) for run in runs[1:]],
+        findings=finding_rows(runs),
+        diagnostics=diagnostic_rows(runs),
+        references=len(references),
         slices=slice_tables(runs),
         record=record_rows(runs),
         data=reader_data(runs),
     )
     return html.encode("utf-8", "replace").decode()  # a lone surrogate, which JSON can hold and UTF-8 cannot
-
-
-def faults(run: Run, finding: str) -> int | None:
-    """How many summaries have it; None for cut-off ones where nothing says why any of them ended."""
-    if finding == "unfinished" and all(row.get("finish_reason") is None for row in run.rows):
-        return None
-    return sum(FINDINGS[finding][1](found) for found in run.diagnoses)
-
-
-def style(index: int) -> str:
-    """The class that gives a run its colour and mark."""
-    return f"s{index % 6}"
 
 
 def differences(runs: Sequence[Run]) -> list[dict[str, significance.Comparison]]:
@@ -216,88 +188,29 @@ def differences(runs: Sequence[Run]) -> list[dict[str, significance.Comparison]]
     return found
 
 
-def score_panel(runs: Sequence[Run], kind: str) -> dict[str, Any]:
-    """Systems, baselines and the human ceiling on one axis."""
-    first = runs[0].metrics
-    rows = [
-        {"label": run.name, "value": run.metrics[kind]["mean"], "ci95": run.metrics[kind]["ci95"], "style": style(i)}
-        for i, run in enumerate(runs)
-    ]
-    baselines = {name: scores[kind]["mean"] for name, scores in (first.get("baselines") or {}).items()}
-    rows += [
-        {"label": name, "value": value, "ci95": None, "style": "baseline"}
-        for name, value in sorted(baselines.items(), key=lambda item: -item[1])
-    ]
-    if first.get("human"):
-        rows.insert(0, {"label": "human", "value": first["human"][kind]["mean"], "ci95": None, "style": "human"})
-    ends = [x for row in rows for x in [row["value"], *(row["ci95"] or [])]]
-    return {"title": HEADLINE[kind], "rows": rows, "scale": scale(ends)}
+def finding_rows(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
+    """For each finding its label, how many summaries of each run have it, and the share of references, where known."""
+    references = runs[0].metrics.get("diagnostics_of_references") or {}
+    rows = {}
+    for name, (label, has, key) in FINDINGS.items():
+        counts: list[int | None] = [sum(map(has, run.diagnoses)) for run in runs]
+        if name == "unfinished":  # where nothing says why any summary ended, none is known to be whole
+            known = [any(row.get("finish_reason") is not None for row in run.rows) for run in runs]
+            counts = [count if said else None for count, said in zip(counts, known, strict=True)]
+        rows[name] = {"label": label, "counts": counts, "references": references.get(key)}
+    return rows
 
 
-def training_panels(curves: Mapping[str, list[tuple[float, float]]]) -> list[dict[str, Any]]:
-    """A chart for each kind of quantity that was logged at two steps or more."""
-    panels = []
-    for title, names in TRAINING.items():
-        series = [
-            {"label": names[key], "points": thin(curves[key], MAX_POINTS)}
-            for key in names
-            if len(curves.get(key, [])) > 1
-        ]
-        if series:
-            points = [point for one in series for point in one["points"]]
-            y = scale([value for _, value in points], zero=title != "Loss")
-            panels.append({"title": title, "series": series, "x": scale([step for step, _ in points]), "y": y})
-    return panels
-
-
-def histogram_panels(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Share of dialogues, in %, by score and by length in words; the references' lengths beside the systems'."""
-    systems = [(style(i), run.name) for i, run in enumerate(runs)]
-    reference_words = [len(text.split()) for row in runs[0].rows for text in row["references"]]
-    words = [[found.words for found in run.diagnoses] for run in runs] + [reference_words]
-    every = sorted(value for values in words for value in values)
-    longest = every[math.ceil(0.99 * len(every)) - 1]  # an endless summary must not flatten all the others
-    charts = (
-        ("ROUGE-1 of each dialogue", "ROUGE-1", systems, [run.scores["rouge1"] for run in runs], None),
-        ("Length of each summary", "words", [*systems, ("references", "references")], words, scale([longest, 5])),
-    )
-    panels = []
-    for title, unit, names, series, axis in charts:
-        x = axis or scale([value for values in series for value in values])
-        parts = int(x.ticks[1]) // 5 or 1 if unit == "words" else 4  # words are whole: so are bins of them
-        shares = [histogram(values, x, parts * (len(x.ticks) - 1)) for values in series]
-        y = scale([share for one in shares for share in one])
-        drawn = [
-            {
-                "style": name[0],
-                "label": name[1],
-                "shares": one,
-                "start": next(i for i, share in enumerate(one) if share),
-                "end": max(i for i, share in enumerate(one) if share) + 1,
-                "mean": min(mean(values), x.ticks[-1]),
-            }
-            for name, one, values in zip(names, shares, series, strict=True)
-        ]
-        panels.append({"title": title, "unit": unit, "series": drawn, "x": x, "y": y})
-    return panels
-
-
-def gain_panels(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """For each later run its ROUGE-1 minus the first run's, dialogue by dialogue, from loss to gain."""
-    panels = []
-    for index, run in enumerate(runs[1:], 1):
-        gains = sorted(b - a for a, b in zip(runs[0].scores["rouge1"], run.scores["rouge1"], strict=True))
-        panels.append(
-            {
-                "name": run.name,
-                "style": style(index),
-                "gains": gains,
-                "wins": sum(gain > 0 for gain in gains),
-                "losses": sum(gain < 0 for gain in gains),
-                "y": scale(gains),
-            }
-        )
-    return panels
+def diagnostic_rows(runs: Sequence[Run]) -> dict[str, tuple[str, list[str]]]:
+    """For each of DIAGNOSTICS its label and its value of each run and of the references, "" where it is not known."""
+    records = [run.metrics.get("diagnostics") or {} for run in runs]
+    records.append(runs[0].metrics.get("diagnostics_of_references") or {})
+    rows = {}
+    for key, (label, form) in DIAGNOSTICS.items():
+        values = ["" if record.get(key) is None else form.format(record[key]) for record in records]
+        if any(values):
+            rows[key] = (label, values)
+    return rows
 
 
 def slice_tables(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -312,7 +225,7 @@ def slice_tables(runs: Sequence[Run]) -> list[dict[str, Any]]:
             shown = [label for label in labels if label in frequent]
         rows = [{"label": label, "cells": [other[label] for other in others]} for label in shown]
         if len(labels) > 1 and rows:
-            x = scale([cell["rouge1"] for row in rows for cell in row["cells"]])
+            x = charts.scale([cell["rouge1"] for row in rows for cell in row["cells"]])
             tables.append({"name": name, "rows": rows, "left_out": len(labels) - len(rows), "x": x})
     return tables
 
@@ -347,7 +260,7 @@ def reader_data(runs: Sequence[Run]) -> dict[str, Any]:
                 "text": segments(run.rows[index]["prediction"], run.diagnoses[index]),
                 "scores": [round(run.scores[kind][index], 2) for kind in HEADLINE],
                 "words": run.diagnoses[index].words,
-                "findings": [name for name, (_, has) in FINDINGS.items() if has(run.diagnoses[index])],
+                "findings": [name for name, (_, has, _) in FINDINGS.items() if has(run.diagnoses[index])],
                 "dropped": run.rows[index].get("dropped_turns", 0),
             }
             for run in runs
@@ -362,7 +275,7 @@ def reader_data(runs: Sequence[Run]) -> dict[str, Any]:
                 "outputs": outputs,
             }
         )
-    findings = {name: label for name, (label, _) in FINDINGS.items()}
+    findings = {name: label for name, (label, *_) in FINDINGS.items()}
     return {
         "systems": [run.name for run in runs],
         "types": list(HEADLINE.values()),

@@ -12,9 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from dialogsum_sft import InputError, checkpoints, report
-from dialogsum_sft.data import load_examples
-from dialogsum_sft.metrics import ROUGE_TYPES, fingerprint, rouge_scores, summarize_scores
+from dialogsum_sft import InputError, checkpoints, report, scoring
 
 import pytest
 
@@ -53,35 +51,20 @@ def tuned(row: dict[str, Any], number: int) -> str:
     return " ".join([*words[: len(words) // 3], *rest[: number % 10], *planted])
 
 
-def write_run(folder: Path, rows: list[dict[str, Any]], summarise: Callable[[dict[str, Any], int], str]) -> Path:
+def write_run(
+    folder: Path,
+    rows: list[dict[str, Any]],
+    summarise: Callable[[dict[str, Any], int], str],
+    scored: int | None = None,
+) -> Path:
+    """A folder as eval.py leaves it; metrics.json is of the first `scored` rows, as scoring takes seconds of hundreds."""
     predictions = [
         row | {"prediction": summarise(row, i), "finish_reason": "stop" if i % 19 else "length"}
         for i, row in enumerate(rows)
     ]
-    references = [row["references"] for row in rows]
-    scores = rouge_scores([row["prediction"] for row in predictions], references)
-    by_length: dict[str, list[float]] = {}
-    by_topic: dict[str, list[float]] = {}
-    for row, values in zip(rows, scores["rouge1"], strict=True):
-        long = row["dialogue"].count("\n") > 8
-        by_length.setdefault("9 turns or more" if long else "up to 8 turns", []).append(sum(values) / len(values))
-        by_topic.setdefault(row["topic"], []).append(sum(values) / len(values))
-    slices = {"topic": by_topic, "dialogue length": by_length}
-    constant = {kind: {"mean": 18.0, "max": 25.0} for kind in ROUGE_TYPES}
     record = {
         "format": 1,
-        **summarize_scores(scores),
-        "examples": len(rows),
-        "references": sum(map(len, references)),
-        "human": {kind: {"mean": 55.3, "max": 62.1} for kind in ROUGE_TYPES},
-        "baselines": {"lead-3": {kind: {"mean": 26.95, "max": 32.0} for kind in ROUGE_TYPES}, "constant": constant},
-        "slices": {
-            name: {
-                label: {"examples": len(x), "rouge1": sum(x) / len(x), "unfinished": 0.0} for label, x in parts.items()
-            }
-            for name, parts in slices.items()
-        },
-        "fingerprint": fingerprint(references),
+        **scoring.score(predictions[:scored]),
         "model": {"base": "SmolLM2-135M-Instruct", "adapter": None},
         "data": {"dataset_name": "sample", "split": "test"},
         "seconds": 12.3,
