@@ -43,7 +43,8 @@ def scale(values: Sequence[float], *, zero: bool = True, parts: int = 4) -> Scal
     """An axis that holds all values, and 0 with `zero`, in about `parts` steps of 1, 2 or 5 times a power of ten."""
     low, high = min(values, default=0.0), max(values, default=1.0)
     low, high = (min(low, 0.0), max(high, 0.0)) if zero else (low, high)
-    span = high - low or abs(high) or 1.0
+    high = 1.0 if low == high == 0 else high
+    span = high - low or abs(high)
     power = 10.0 ** math.floor(math.log10(span / parts))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power * parts >= span * 0.999)
     first = math.floor(low / step + 1e-9)

@@ -29,7 +29,7 @@ ROUGE_NAMES = HEADLINE | {"rougeLsum": "ROUGE-Lsum", "rougeS4": "ROUGE-S4", "rou
 # What a summary can have that ROUGE does not see: how the page says it, whether a diagnosis has it, and the share of
 # the references that have it in metrics.json's `diagnostics_of_references`.
 FINDINGS: dict[str, tuple[str, Callable[[Diagnosis], bool], str]] = {
-    "unfinished": ("cut off at max_new_tokens", lambda found: found.unfinished, "unfinished"),
+    "unfinished": ("cut off at the token limit", lambda found: found.unfinished, "unfinished"),
     "empty": ("empty", lambda found: found.empty, "empty"),
     "name": ("a name that the dialogue lacks", lambda found: bool(found.unsupported_names), "unsupported_names"),
     "number": (

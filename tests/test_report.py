@@ -1,18 +1,20 @@
 """The report as a file, and as headless Chromium shows it."""
 
+import base64
+import hashlib
 import json
 import os
-import re
 import select
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 from dialogsum_sft import InputError, checkpoints, report, scoring
+from dialogsum_sft.diagnostics import Diagnosis
+from dialogsum_sft.metrics import rouge_scores
 
 import pytest
 
@@ -57,7 +59,7 @@ def write_run(
     summarise: Callable[[dict[str, Any], int], str],
     scored: int | None = None,
 ) -> Path:
-    """A folder as eval.py leaves it; metrics.json is of the first `scored` rows, as scoring takes seconds of hundreds."""
+    """A folder as eval.py leaves it; metrics.json is of the first `scored` rows only, as scoring takes its time."""
     predictions = [
         row | {"prediction": summarise(row, i), "finish_reason": "stop" if i % 19 else "length"}
         for i, row in enumerate(rows)
@@ -91,6 +93,204 @@ def write_log(path: Path, steps: int) -> Path:
             lines.append({"step": step, "eval_loss": 1.9 + 2 / (1 + step / 8), **rouge})
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two runs over 24 dialogues, whose metrics.json is theirs."""
+    folder = tmp_path_factory.mktemp("small")
+    rows = sample_rows(24)
+    return {"zero-shot": write_run(folder / "a", rows, zero_shot), "tuned": write_run(folder / "b", rows, tuned)}
+
+
+class Page(HTMLParser):
+    """What a browser takes for tags, attributes and scripts."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.tables: list[list[str]] = []
+        self._inside: str | None = None
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._inside = tag
+        if tag == "script":
+            self.scripts.append("")
+        if tag == "tr":
+            self.tables.append([])
+        if tag in ("th", "td"):
+            self.tables[-1].append("")
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "script":
+            self.scripts[-1] += data
+        elif self.tables and self.tables[-1]:
+            self.tables[-1][-1] += data
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = None if tag == "script" else self._inside
+
+
+def write(folder: Path, runs: dict[str, Path], **options: Any) -> Page:
+    report.write_report(folder / "report.html", runs, **{"title": "A report"} | options)
+    return Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
+def test_the_page_names_no_other_file_and_forbids_what_it_does_not_bring(small: dict[str, Path], tmp_path: Path):
+    page = write(tmp_path, small)
+    links = [value for _, attrs in page.tags for name in ("src", "href") if (value := attrs.get(name)) is not None]
+    assert all(link.startswith("#") or link == "data:," for link in links)
+    assert not {tag for tag, _ in page.tags} & {"img", "iframe", "object", "embed", "base"}
+    policy = next(attrs["content"] for _, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy")
+    digest = base64.b64encode(hashlib.sha256(page.scripts[0].encode()).digest()).decode()
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; ")
+    assert f"script-src 'sha256-{digest}';" in policy
+    assert "url(" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_table_has_the_figures_of_metrics_json(small: dict[str, Path], tmp_path: Path):
+    rows = write(tmp_path, small).tables
+    for name, folder in small.items():
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        row = next(row for row in rows if row[0] == name)
+        for cell, kind in zip(row[1:4], ("rouge1", "rouge2", "rougeL"), strict=True):
+            low, high = metrics[kind]["ci95"]
+            assert cell == f"{metrics[kind]['mean']:.2f}{low:.1f} to {high:.1f}"
+        assert row[4] == f"{100 * metrics['share_of_human']['rouge1']:.0f}%"
+    human = next(row for row in rows if row[0] == "human")
+    assert human[1:4] == [f"{metrics['human'][kind]['mean']:.2f}" for kind in ("rouge1", "rouge2", "rougeL")]
+    assert {"lead-1", "lead-3", "longest", "longest-3", "whole dialogue", "constant"} <= {
+        row[0] for row in rows if row
+    }
+
+
+def test_the_reader_has_every_dialogue_with_its_scores(small: dict[str, Path], tmp_path: Path):
+    data = json.loads(write(tmp_path, small).scripts[-1])
+    rows = [json.loads(line) for line in (small["tuned"] / "predictions.jsonl").open(encoding="utf-8")]
+    assert [one["id"] for one in data["dialogues"]] == [row["id"] for row in rows]
+    assert data["systems"] == ["zero-shot", "tuned"]
+    for one, row in zip(data["dialogues"], rows, strict=True):
+        assert "".join(text for text, _ in one["outputs"][1]["text"]) == row["prediction"]
+        assert one["references"] == row["references"]
+        scores = rouge_scores([row["prediction"]], [row["references"]])
+        assert one["outputs"][1]["scores"] == [
+            pytest.approx(sum(scores[kind][0]) / 3, abs=0.005) for kind in ("rouge1", "rouge2", "rougeL")
+        ]
+    assert data["dialogues"][0]["outputs"][1]["findings"] == ["unfinished", "name", "number", "tag"]
+
+
+def planted(folder: Path) -> dict[str, Path]:
+    """A run in which everything that a user can write is an attack."""
+    rows = [
+        {
+            "id": f"{EVIL}{i}",
+            "topic": f"topic {EVIL}",
+            "dialogue": f"#Person1#: {EVIL}\n{EVIL}: hello",
+            "references": [f"{EVIL} says hello.", "Hello \u2028 there."],
+        }
+        for i in range(6)
+    ]
+    run = write_run(folder / "run", rows, lambda row, number: f"{EVIL} said hello to #Person7# \U0001f600 99 times.")
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    metrics["model"] = {"base": EVIL, EVIL: EVIL}
+    metrics["data"] = {"dataset_name": EVIL}
+    metrics["baselines"][EVIL] = metrics["baselines"]["lead-1"]
+    metrics["slices"][EVIL] = {EVIL: {"examples": 3, "rouge1": 1.0}, "b": {"examples": 3, "rouge1": 2.0}}
+    checkpoints.write_json(run / "metrics.json", metrics)
+    return {f"system {EVIL}": run, "other": run}
+
+
+def test_planted_markup_stays_text(small: dict[str, Path], tmp_path: Path):
+    page = write(tmp_path, planted(tmp_path), title=f"title {EVIL}")
+    clean = write(tmp_path, small)
+    assert len(page.scripts) == len(clean.scripts) == 2
+    assert page.scripts[0] == clean.scripts[0]
+    assert not [attrs for tag, attrs in page.tags if tag == "img" or "onerror" in attrs]
+    data = json.loads(page.scripts[1])
+    assert data["dialogues"][0]["id"] == f"{EVIL}0"
+    assert data["dialogues"][0]["references"][1] == "Hello \u2028 there."
+    assert "<" not in page.scripts[1]
+
+
+def test_marks_are_cut_where_a_browser_counts_otherwise():
+    nothing: dict[str, Any] = {name: [] for name in ("wrong_tags", "foreign_tags", "unsupported_numbers")}
+    numbers = dict.fromkeys(("length_ratio", "compression", "copied_run", "novel_bigrams", "repeated_trigrams"), 0.0)
+    text = "\U0001f600 Ann met Bo"
+    found = Diagnosis(
+        words=3, unfinished=False, empty=False, unsupported_names=[(2, 5), (10, 12)], **numbers, **nothing
+    )
+    assert report.segments(text, found) == [["\U0001f600 ", ""], ["Ann", "name"], [" met ", ""], ["Bo", "name"]]
+
+
+def test_a_single_run_of_a_record_without_human_baselines_or_slices(small: dict[str, Path], tmp_path: Path):
+    run = shutil.copytree(small["tuned"], tmp_path / "run")
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    kept = ("format", "rouge1", "rouge2", "rougeL", "fingerprint")
+    checkpoints.write_json(run / "metrics.json", {key: metrics[key] for key in kept})
+    page = write(tmp_path, {"tuned": run})
+    assert [attrs["id"] for tag, attrs in page.tags if tag == "section"] == [
+        "scores",
+        "spread",
+        "faults",
+        "dialogues",
+        "record",
+    ]
+
+
+def test_rows_that_do_not_say_why_they_ended_are_not_called_whole(small: dict[str, Path], tmp_path: Path):
+    run = shutil.copytree(small["tuned"], tmp_path / "run")
+    rows = [json.loads(line) for line in (run / "predictions.jsonl").open(encoding="utf-8")]
+    for row in rows:
+        del row["finish_reason"]
+    checkpoints.write_jsonl(run / "predictions.jsonl", rows)
+    row = next(row for row in write(tmp_path, {"tuned": run}).tables if row[0].startswith("cut off"))
+    assert row[1] == ""
+
+
+def test_the_training_log_may_lack_anything_but_whole_lines(tmp_path: Path):
+    path = tmp_path / "training.jsonl"
+    lines = ['{"format": 1}', '{"step": 1, "loss": 2.5, "grad_norm": null}', '{"loss": 9}', '{"step": 2, "loss": NaN}']
+    lines += ['{"step": 2, "eval_loss": 2.0, "note": "text"}', '{"step": 3, "loss": 1.5}', '{"step": 4, "lo']
+    path.write_text("\n".join(lines), encoding="utf-8")
+    assert report.read_training_log(path) == {"loss": [(1, 2.5), (3, 1.5)], "eval_loss": [(2, 2.0)]}
+    path.write_text('{"format": 1}\n{"step"\n{"step": 3}\n', encoding="utf-8")
+    with pytest.raises(InputError, match=r"training.jsonl line 2 is not a JSON object: take it out"):
+        report.read_training_log(path)
+
+
+def test_curves_are_drawn_of_what_was_logged_twice(small: dict[str, Path], tmp_path: Path):
+    log = write_log(tmp_path / "training.jsonl", 30)
+    labels = [str(attrs.get("aria-label")) for _, attrs in write(tmp_path, small, training_log=log).tags]
+    drawn = [label.partition(":")[0] for label in labels]
+    assert {"Loss", "ROUGE of validation samples", "Learning rate", "Gradient norm"} <= set(drawn)
+    assert "Token accuracy" not in drawn
+    page = write(tmp_path, small, training_log=tmp_path / "none.jsonl")
+    assert "training" not in [attrs.get("id") for _, attrs in page.tags]
+
+
+def test_other_dialogues_or_references_are_refused(small: dict[str, Path], tmp_path: Path):
+    run = shutil.copytree(small["tuned"], tmp_path / "run")
+    rows = [json.loads(line) for line in (run / "predictions.jsonl").open(encoding="utf-8")]
+    rows[2]["references"] = ["Another."]
+    checkpoints.write_jsonl(run / "predictions.jsonl", rows)
+    with pytest.raises(InputError, match=r"row 3 \(test_2\) .*another dialogue or references"):
+        write(tmp_path, {"a": small["tuned"], "b": run})
+    checkpoints.write_jsonl(run / "predictions.jsonl", rows[:5])
+    with pytest.raises(InputError, match="has 24 dialogues, .* has 5: a report compares runs over the same dialogues"):
+        write(tmp_path, {"a": small["tuned"], "b": run})
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_record_without_scores_is_refused(small: dict[str, Path], tmp_path: Path):
+    run = shutil.copytree(small["tuned"], tmp_path / "run")
+    checkpoints.write_json(run / "metrics.json", {"format": 1, "rouge1": {"mean": 1.0}})
+    with pytest.raises(InputError, match=r"metrics.json has no rouge2, rougeL: evaluate the run again"):
+        write(tmp_path, {"a": run})
 
 
 class Browser:
@@ -188,3 +388,248 @@ class Browser:
     def requests(self) -> list[str]:
         sent = [e["params"]["request"]["url"] for e in self.events if e["method"] == "Network.requestWillBeSent"]
         return [url for url in sent if not url.startswith("data:")]
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("no chromium is installed")
+    one = Browser(tmp_path_factory.mktemp("profile"))
+    yield one
+    one.close()
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of 500 dialogues, which differ."""
+    folder = tmp_path_factory.mktemp("large")
+    rows = sample_rows(500)
+    runs = {
+        "zero-shot": write_run(folder / "a", rows, zero_shot, scored=24),
+        "tuned": write_run(folder / "b", rows, tuned, scored=24),
+    }
+    log = write_log(folder / "training.jsonl", 60)
+    report.write_report(folder / "report.html", runs, training_log=log, title="SmolLM2-135M-Instruct, tuned")
+    return folder / "report.html"
+
+
+@pytest.fixture
+def page(browser: Browser, large: Path) -> Browser:
+    browser.look(1280, 900)
+    browser.open(large)
+    return browser
+
+
+STATUS = "document.getElementById('status').textContent"
+SHOWN = "document.querySelector('#article h3').firstChild.data"
+LISTED = "[...document.querySelectorAll('#list .name')].map(node => node.textContent)"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (768, 1024), (390, 844)])
+def test_nothing_is_asked_for_nor_complained_of_nor_too_wide(
+    browser: Browser, large: Path, width: int, height: int, scheme: str
+):
+    browser.look(width, height, scheme)
+    browser.open(large)
+    assert browser.complaints() == []
+    assert browser.requests() == [large.as_uri()]
+    wide = (
+        "[document.documentElement, ...document.querySelectorAll('.scroll')].map(n => n.scrollWidth - n.clientWidth)"
+    )
+    assert max(browser.run(wide)) <= 0
+    assert browser.run(POOR_CONTRAST) == []
+
+
+# Text whose contrast with the opaque colour behind it is below the 4.5 of WCAG AA; what is disabled may be.
+POOR_CONTRAST = """(() => {
+  const numbers = (color) => color.match(/[\\d.]+/g).map(Number);
+  const light = (color) => {
+    const linear = (x) => (x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4);
+    const [r, g, b] = numbers(color).map((x) => linear(x / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (node) => {
+    for (; node; node = node.parentElement) {
+      const color = getComputedStyle(node).backgroundColor;
+      if (color.startsWith("rgb(")) return color;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  const poor = [];
+  for (const node of document.querySelectorAll("body *")) {
+    const own = [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim());
+    if (!own || !node.getClientRects().length || node.closest("script, title, noscript, :disabled, option")) continue;
+    const style = getComputedStyle(node);
+    const [a, b] = [light(node.closest("svg") ? style.fill : style.color), light(behind(node))].sort((x, y) => y - x);
+    if ((a + 0.05) / (b + 0.05) < 4.5) poor.push(node.outerHTML.slice(0, 80));
+  }
+  return poor;
+})()"""
+
+
+@pytest.mark.slow
+def test_search_finds_all_words_anywhere_and_marks_them(page: Browser):
+    assert page.run(STATUS) == "500 dialogues"
+    page.press("/", *"zanzibar")
+    assert page.run(STATUS) == "25 of 500 dialogues"
+    assert page.run("[...CSS.highlights.get('search')].map(String)") == ["Zanzibar"]
+    page.press(" ", *"TEST_480")
+    assert page.run(STATUS) == "1 of 500 dialogues"
+    assert page.run(SHOWN) == "test_480"
+    page.press(*"nowhere")
+    assert page.run(STATUS) == "0 of 500 dialogues"
+    assert page.run("document.getElementById('article').textContent") == "No dialogue is like this."
+    page.press("Escape")
+    assert page.run(STATUS) == "500 dialogues"
+    assert page.run("document.activeElement === document.body")
+
+
+@pytest.mark.slow
+def test_a_keystroke_in_search_is_shown_within_a_tenth_of_a_second(page: Browser):
+    """Each from the input event to the new list and article laid out; the first one also folds all texts."""
+    took = page.run("""(() => {
+      const search = document.getElementById("search");
+      return ["e", "ee", "bee", "bee ", "bee s", "bee", "b", ""].map((text) => {
+        const started = performance.now();
+        search.value = text;
+        search.dispatchEvent(new Event("input"));
+        document.getElementById("article").offsetHeight;
+        return performance.now() - started;
+      });
+    })()""")
+    assert max(took) < 100, took
+    assert page.run("document.querySelectorAll('#list li').length") < 200
+
+
+def choose(page: Browser, control: str, value: str) -> None:
+    node = f"document.getElementById('{control}')"
+    page.run(f"{node}.value = '{value}'; {node}.dispatchEvent(new Event('change'))")
+    assert page.run(f"{node}.value") == value
+
+
+@pytest.mark.slow
+def test_sort_by_difference_and_by_score(page: Browser, large: Path):
+    dialogues = json.loads(Page(large.read_text(encoding="utf-8")).scripts[-1])["dialogues"]
+
+    def expected(key: Callable[[dict[str, Any]], float], *, reverse: bool = False) -> list[str]:
+        return [one["id"] for one in sorted(dialogues, key=key, reverse=reverse)][:30]
+
+    def gain(one: dict[str, Any]) -> float:
+        return one["outputs"][1]["scores"][0] - one["outputs"][0]["scores"][0]
+
+    choose(page, "sort", "gain 1")
+    assert page.run(LISTED)[:30] == expected(gain)
+    page.run("document.getElementById('turn').click()")
+    assert page.run(LISTED)[:30] == expected(gain, reverse=True)
+    choose(page, "sort", "score 1")
+    choose(page, "measure", "2")
+    assert page.run(LISTED)[:30] == expected(lambda one: one["outputs"][1]["scores"][2], reverse=True)
+    choose(page, "filter", "number")
+    assert page.run(STATUS) == "25 of 500 dialogues"
+
+
+@pytest.mark.slow
+def test_the_keys(page: Browser):
+    page.press("j", "j", "ArrowRight")
+    assert page.run(SHOWN) == "test_3"
+    page.press("k", "ArrowLeft")
+    assert page.run(SHOWN) == "test_1"
+    page.press("k", "k", "k")
+    assert page.run(SHOWN) == "test_0"
+    page.run("document.querySelector('#list li:nth-child(5) button').click()")
+    page.press("ArrowDown", "ArrowDown", "ArrowUp")
+    assert page.run(SHOWN) == "test_5"
+    assert page.run("document.activeElement.textContent").startswith("test_5")
+    assert page.run("document.activeElement.getAttribute('aria-current')") == "true"
+    page.press("?")
+    assert page.run("document.getElementById('help').open")
+    page.press("j")
+    assert page.run(SHOWN) == "test_5"
+    page.run("document.querySelector('#help button').click()")
+    page.press("/", "j")
+    assert page.run("document.getElementById('search').value") == "j"
+
+
+@pytest.mark.slow
+def test_the_list_grows_as_it_is_walked_to_its_end(page: Browser):
+    page.press(*["j"] * 70)
+    assert page.run(SHOWN) == "test_70"
+    box = "document.querySelector('{}').getBoundingClientRect()"
+    outer, inner = box.format("#list"), box.format("[aria-current]")
+    assert page.run(f"{outer}.top <= {inner}.top && {inner}.bottom <= {outer}.bottom + 1")
+
+
+@pytest.mark.slow
+def test_an_address_names_its_dialogue(page: Browser, large: Path):
+    page.open(large, "#id=test_321")
+    assert page.run(SHOWN) == "test_321"
+
+
+@pytest.mark.slow
+def test_the_marks_say_what_is_wrong(page: Browser):
+    marks = page.run("[...document.querySelectorAll('.s1 .prediction mark')].map(n => [n.className, n.textContent])")
+    assert marks == [["tag", "#Person9#"], ["number", "4711"], ["name", "Zanzibar"]]
+
+
+@pytest.mark.slow
+def test_light_and_dark_by_hand(page: Browser):
+    color = "getComputedStyle(document.body).backgroundColor"
+    light = page.run(color)
+    page.run("document.getElementById('theme').click()")
+    assert page.run(color) != light
+    page.run("document.getElementById('theme').click()")
+    assert page.run(color) == light
+    page.run("localStorage.clear()")
+
+
+@pytest.mark.slow
+def test_planted_scripts_do_not_run(browser: Browser, tmp_path: Path):
+    report.write_report(tmp_path / "report.html", planted(tmp_path), title=f"title {EVIL}")
+    browser.look(1280, 900)
+    browser.open(tmp_path / "report.html")
+    browser.press("j", "j", "/", *"<script>")
+    assert browser.run("typeof window.hacked") == "undefined"
+    assert browser.run(SHOWN) == f"{EVIL}2"
+    assert browser.run("document.querySelectorAll('img, article script').length") == 0
+    assert browser.complaints() == []
+    assert browser.requests() == [(tmp_path / "report.html").as_uri()]
+
+
+@pytest.mark.slow
+def test_without_a_script_all_but_the_reader_is_there(browser: Browser, large: Path):
+    browser.look(1280, 900)
+    browser.call("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        browser.open(large)
+        text = browser.run("document.body.innerText")
+        assert "needs JavaScript" in text
+        assert browser.run("getComputedStyle(document.getElementById('search')).display !== 'none'")
+        assert browser.run("document.getElementById('search').getClientRects().length") == 0
+        assert browser.run("document.querySelectorAll('figure > svg').length") == 10
+    finally:
+        browser.call("Emulation.setScriptExecutionDisabled", value=False)
+
+
+@pytest.mark.slow
+def test_everything_has_a_name_for_a_screen_reader(page: Browser):
+    nodes = page.call("Accessibility.getFullAXTree")["nodes"]
+    roles = (
+        "button",
+        "textbox",
+        "searchbox",
+        "combobox",
+        "image",
+        "region",
+        "navigation",
+        "link",
+        "heading",
+        "dialog",
+    )
+    named = [node for node in nodes if node.get("role", {}).get("value") in roles and not node["ignored"]]
+    assert len(named) > 50
+    assert [node["role"]["value"] for node in named if not node.get("name", {}).get("value")] == []
+    assert page.run("[...document.querySelectorAll('th:not([scope], [aria-hidden])')].length") == 0
+    landmarks = {node["role"]["value"] for node in nodes if not node["ignored"]}
+    assert {"banner", "navigation", "main", "search", "contentinfo"} <= landmarks
