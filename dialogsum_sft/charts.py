@@ -76,7 +76,9 @@ def scores(
     title: str, systems: Mapping[str, Mapping[str, Any]], baselines: Mapping[str, float], human: float | None
 ) -> dict[str, Any]:
     """The human ceiling, systems {name: {"mean", "ci95"}} and baselines, best first, on one axis."""
-    rows = [{"label": "human", "value": human, "ci95": None, "style": "human"}] if human is not None else []
+    rows: list[dict[str, Any]] = []
+    if human is not None:
+        rows.append({"label": "human", "value": human, "ci95": None, "style": "human"})
     rows += [
         {"label": name, "value": score["mean"], "ci95": score.get("ci95"), "style": f"s{i % 6}"}
         for i, (name, score) in enumerate(systems.items())
@@ -96,13 +98,12 @@ def training(curves: Curves) -> list[dict[str, Any]]:
     """A panel for each of TRAINING that was logged at two steps or more."""
     panels = []
     for title, names in TRAINING.items():
-        series = [
-            {"label": label, "points": thin(curves[key], MAX_POINTS)}
-            for key, label in names.items()
-            if len(curves.get(key, ())) > 1
-        ]
-        points = [point for one in series for point in one["points"]]
-        if series:
+        drawn = {
+            label: thin(curves[key], MAX_POINTS) for key, label in names.items() if len(curves.get(key, ())) > 1
+        }
+        points = [point for curve in drawn.values() for point in curve]
+        if points:
+            series = [{"label": label, "points": curve} for label, curve in drawn.items()]
             y = scale([value for _, value in points], zero=title != "Loss")
             panels.append({"title": title, "series": series, "x": scale([step for step, _ in points]), "y": y})
     return panels
@@ -117,7 +118,7 @@ def histograms(
     # One endless summary must not flatten all the others: the axis holds 99%, its last bin the rest.
     x = scale([values[math.ceil(0.99 * len(values)) - 1], *([5] if unit == "words" else [])])
     parts = max(1, int(x.ticks[1]) // 5) if unit == "words" else 4
-    series = []
+    series: list[dict[str, Any]] = []
     for i, one in enumerate(every):
         shares = histogram(one, x, parts * (len(x.ticks) - 1))
         filled = [place for place, share in enumerate(shares) if share]

@@ -120,9 +120,9 @@ def read_training_log(path: Path) -> dict[str, list[tuple[float, float]]]:
         except (ValueError, AttributeError) as error:
             raise InputError(f"{path} line {number} is not a JSON object: take it out") from error
         numbers = {key: x for key, x in items if isinstance(x, int | float) and math.isfinite(x)}
-        step = numbers.pop("step", None)
-        for key, value in numbers.items() if step is not None else ():
-            curves.setdefault(key, []).append((step, value))
+        for key, value in numbers.items():
+            if key != "step" and "step" in numbers:
+                curves.setdefault(key, []).append((numbers["step"], value))
     return curves
 
 
