@@ -21,6 +21,7 @@ _ORDINAL_UNITS = (
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _CARDINALS = {word: value for value, word in enumerate([*_UNITS.split(), "eighteen", "nineteen"])}
 _CARDINALS |= {word: 10 * value for value, word in enumerate(_TENS.split(), 2)}
+_CARDINALS |= {f"{word[:-1]}ies": _CARDINALS[word] for word in _TENS.split()}
 _ORDINALS = {word: value for value, word in enumerate(_ORDINAL_UNITS.split(), 1)}
 _ORDINALS |= {f"{word}th": _CARDINALS[word] for word in ("fifteen", "sixteen", "seventeen", "eighteen", "nineteen")}
 _ORDINALS |= {f"{word[:-1]}ieth": _CARDINALS[word] for word in _TENS.split()}
@@ -112,11 +113,11 @@ _STARTERS = re.compile(
     r"(?i)(?:s?he|i|it|this|that|there|here|wh(?:at|o|ich|ere|en|ile)|how|(?:every|some|any|no)(?:one|body|thing)"
     r"|one|each|n?either|another|both|all|some|many|most|few|none?|only|people|and|but|or|so|then|if|as|because|since"
     r"|after|before|(?:al)?though|un(?:less|til)|once|in|on|at|for|from|with(?:out)?|(?:un)?like|despite|during|to|of|by|about|the|an?|his|her|its"
-    r"|their|they|we|you|my|your|our|these|those|also)"
+    r"|their|they|we|you|my|your|our|these|those|also|let|today|tomorrow|yesterday|tonight|now|later|maybe|perhaps)"
 )
 _VERB = re.compile(
     r"['’]s\b|\s+(?:[a-z]+(?:[^s\W\d_]s|ed|n['’]t)|is|had|made|told|will|would|can|could|should|may|might|did)\b"
-    r"|\s+(?:and\s+)?[A-Z][a-z]"
+    r"|\s+and\s+#?[A-Z]|\s+[A-Z][a-z]"
 )
 _CALENDAR = re.compile(
     r"(?:mon|tues?|wed(?:nes)?|thur?s?|fri|sat(?:ur)?|sun)(?:day)?|jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may"

@@ -172,4 +172,8 @@ def read_run(folder: Path) -> tuple[list[Row], dict[str, Any]]:
     except ValueError as error:
         raise InputError(f"{folder / 'metrics.json'} is not JSON: {error}") from error
     path = folder / "predictions.jsonl"
+    if not isinstance(record, dict) or not {"fingerprint", "baselines", "diagnostics"} <= set(record):
+        raise InputError(
+            f"{folder / 'metrics.json'} is of an older version: score it again with eval.py --predictions_file {path}"
+        )
     return own_references(read_predictions(path), path), record

@@ -274,10 +274,12 @@ def system_name(system: str) -> str:
 def score_table(results: dict[str, dict[str, Any]]) -> Table:
     """ROUGE of every system between the best baseline and the human ceiling; with two systems their difference."""
     first = next(iter(results.values()))
-    types = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeSU4": "ROUGE-SU4"}
+    types = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
     references = first["references"] / first["examples"]
     each = f"{references:.0f} references each" if references % 1 == 0 else f"their {first['references']} references"
-    table = Table(box=box.SIMPLE_HEAD, title=f"ROUGE F1 x 100: {first['examples']} dialogues, mean over {each}")
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, title=f"ROUGE F1 x 100: {first['examples']} dialogues, mean over {each}"
+    )
     for column in ("", "ROUGE-1", "95% interval", *list(types.values())[1:], "of human"):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
 
@@ -289,23 +291,23 @@ def score_table(results: dict[str, dict[str, Any]]) -> Table:
     human = first["human"]
     best, baseline = max(first["baselines"].items(), key=lambda item: item[1]["rouge1"]["mean"])
     share = baseline["rouge1"]["mean"] / human["rouge1"]["mean"] if human else None
-    row(f"{best} (best baseline)", [baseline[name]["mean"] for name in types], None, share, "dim")
+    row(f"baseline: {best}", [baseline[name]["mean"] for name in types], None, share, "dim")
     for system, result in results.items():
         share = (result["share_of_human"] or {}).get("rouge1")
         means = [result[name]["mean"] for name in types]
         row(system_name(system), means, result["rouge1"]["ci95"], share, "bold")
     if human:
-        row("human, against the others", [human[name]["mean"] for name in types], None, 1.0, "dim")
+        row("human ceiling", [human[name]["mean"] for name in types], None, 1.0, "dim")
     if list(results) == ["base", "tuned"]:
         gains = [f"{results['tuned'][name]['mean'] - results['base'][name]['mean']:+.2f}" for name in types]
         table.add_section()
-        table.add_row("difference, tuned - zero-shot", gains[0], "", *gains[1:], "")
+        table.add_row("difference", gains[0], "", *gains[1:], "")
     return table
 
 
 def diagnostics_table(results: dict[str, dict[str, Any]]) -> Table:
     """What ROUGE does not see, of every system and of the references."""
-    table = Table(box=box.SIMPLE_HEAD, title="What ROUGE does not see")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="What ROUGE does not see")
     table.add_column("")
     found = {system_name(system): result["diagnostics"] for system, result in results.items()}
     found["references"] = next(iter(results.values()))["diagnostics_of_references"]
