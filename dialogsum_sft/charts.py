@@ -98,9 +98,7 @@ def training(curves: Curves) -> list[dict[str, Any]]:
     """A panel for each of TRAINING that was logged at two steps or more."""
     panels = []
     for title, names in TRAINING.items():
-        drawn = {
-            label: thin(curves[key], MAX_POINTS) for key, label in names.items() if len(curves.get(key, ())) > 1
-        }
+        drawn = {label: thin(curves[key], MAX_POINTS) for key, label in names.items() if len(curves.get(key, ())) > 1}
         points = [point for curve in drawn.values() for point in curve]
         if points:
             series = [{"label": label, "points": curve} for label, curve in drawn.items()]

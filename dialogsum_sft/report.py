@@ -179,13 +179,12 @@ def render(runs: Sequence[Run], curves: Mapping[str, list[tuple[float, float]]],
 
 
 def differences(runs: Sequence[Run]) -> list[dict[str, significance.Comparison]]:
-    """Each later run against the first, {type: comparison}; p is adjusted over the runs by Holm's method."""
-    found: list[dict[str, significance.Comparison]] = [{} for _ in runs[1:]]
-    for kind in HEADLINE:
-        compared = [significance.compare(run.scores[kind], runs[0].scores[kind]) for run in runs[1:]]
-        for i, p in enumerate(significance.holm([one.p for one in compared])):
-            found[i][kind] = replace(compared[i], p=p)
-    return found
+    """Each later run against the first, {type: comparison}; p is adjusted over all of them by Holm's method."""
+    found = [
+        {kind: significance.compare(run.scores[kind], runs[0].scores[kind]) for kind in HEADLINE} for run in runs[1:]
+    ]
+    adjusted = iter(significance.holm([one.p for by_kind in found for one in by_kind.values()]))
+    return [{kind: replace(one, p=next(adjusted)) for kind, one in by_kind.items()} for by_kind in found]
 
 
 def finding_rows(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:

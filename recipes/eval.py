@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dialogsum_sft import InputError, checkpoints, prompts, scoring
+from dialogsum_sft import InputError, checkpoints, prompts, report, scoring
 from dialogsum_sft.arguments import DataArguments, EvalArguments, parse, run
 from dialogsum_sft.data import counts_table, load_examples
 from dialogsum_sft.dialogue import restore_speakers
@@ -255,6 +255,15 @@ def tell(
     console.print(score_table(results), diagnostics_table(results))
     for system in results:
         console.print(Text(f"{Path(eval_args.output_dir) / f'eval-{system}'}: predictions.jsonl, metrics.json"))
+    page = Path(eval_args.output_dir) / "report.html"
+    first = next(iter(results.values()))
+    report.write_report(
+        page,
+        {system_name(system): Path(eval_args.output_dir) / f"eval-{system}" for system in results},
+        training_log=Path(eval_args.adapter_path).parent / "training.jsonl" if eval_args.adapter_path else None,
+        title=f"{first['model']['base'] or next(iter(results))} on {first['data'].get('dataset_name', 'dialogues')}",
+    )
+    console.print(Text(f"{page}: scores, charts and every dialogue"))
 
 
 def side_by_side(row: dict[str, Any], summaries: dict[str, str]) -> Group:

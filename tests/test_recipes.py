@@ -92,8 +92,9 @@ def test_train_and_evaluate_leave_exactly_these_files(
     outputs = {
         f"eval-{system}/{name}" for system in ("base", "tuned") for name in ("predictions.jsonl", "metrics.json")
     }
-    assert files(tmp_path) == {f"adapter/{name}" for name in ADAPTER_FILES} | outputs
+    assert files(tmp_path) == {f"adapter/{name}" for name in ADAPTER_FILES} | outputs | {"report.html"}
     shown = capsys.readouterr().out
+    assert " ".join(shown.split()).endswith("report.html: scores, charts and every dialogue")
     assert all(word in shown for word in ("ROUGE-1", "ROUGE-2", "ROUGE-L", "zero-shot", "tuned", "difference"))
 
     record = json.loads((tmp_path / "adapter" / "run.json").read_text(encoding="utf-8"))
@@ -120,7 +121,7 @@ def test_train_and_evaluate_leave_exactly_these_files(
 
 def test_the_base_alone_is_evaluated_without_an_adapter(recipe: Recipe, tiny_folder: Path, tmp_path: Path) -> None:
     recipe("eval", *evaluation_args(tiny_folder, tmp_path))
-    assert files(tmp_path) == {"eval-base/predictions.jsonl", "eval-base/metrics.json"}
+    assert files(tmp_path) == {"eval-base/predictions.jsonl", "eval-base/metrics.json", "report.html"}
 
 
 def test_the_base_need_not_be_evaluated(recipe: Recipe, tiny_folder: Path, tmp_path: Path) -> None:
@@ -131,7 +132,7 @@ def test_the_base_need_not_be_evaluated(recipe: Recipe, tiny_folder: Path, tmp_p
             tiny_folder, tmp_path / "out", f"--adapter_path={tmp_path / 'adapter'}", "--evaluate_base=no"
         ),
     )
-    assert files(tmp_path / "out") == {"eval-tuned/predictions.jsonl", "eval-tuned/metrics.json"}
+    assert files(tmp_path / "out") == {"eval-tuned/predictions.jsonl", "eval-tuned/metrics.json", "report.html"}
 
 
 def test_another_prompt_than_in_training_is_warned_of(
