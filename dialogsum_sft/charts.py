@@ -29,18 +29,22 @@ MAX_POINTS = 240  # of a curve: a chart is some 320 pixels wide
 
 @dataclass(frozen=True)
 class Scale:
-    """An axis with round ticks, the first and the last at its ends."""
+    """An axis with round ticks, all between its ends."""
 
     ticks: list[float]
+    low: float
+    high: float
 
     def at(self, value: float, start: float, length: float) -> float:
         """Where `value` lies on an axis that begins at `start` and is `length` long; a negative length points up."""
-        low, high = self.ticks[0], self.ticks[-1]
-        return round(start + (value - low) / (high - low) * length, 1)
+        return round(start + (value - self.low) / (self.high - self.low) * length, 1)
 
 
-def scale(values: Sequence[float], *, zero: bool = True, parts: int = 4) -> Scale:
-    """An axis that holds all values, and 0 with `zero`, in about `parts` steps of 1, 2 or 5 times a power of ten."""
+def scale(values: Sequence[float], *, zero: bool = True, exact: bool = False, parts: int = 4) -> Scale:
+    """An axis that holds all values, and 0 with `zero`, in about `parts` steps of 1, 2 or 5 times a power of ten.
+
+    It begins and ends at a tick, or with `exact` at the lowest and highest of what it holds.
+    """
     low, high = min(values, default=0.0), max(values, default=1.0)
     low, high = (min(low, 0.0), max(high, 0.0)) if zero else (low, high)
     high = 1.0 if low == high == 0 else high
@@ -49,12 +53,15 @@ def scale(values: Sequence[float], *, zero: bool = True, parts: int = 4) -> Scal
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power * parts >= span * 0.999)
     first = math.floor(low / step + 1e-9)
     last = max(math.ceil(high / step - 1e-9), first + 1)
-    return Scale([float(f"{index * step:.12g}") for index in range(first, last + 1)])
+    ticks = [float(f"{index * step:.12g}") for index in range(first, last + 1)]
+    if exact and low < high:
+        return Scale([tick for tick in ticks if low <= tick <= high], low, high)
+    return Scale(ticks, ticks[0], ticks[-1])
 
 
 def histogram(values: Sequence[float], axis: Scale, bins: int) -> list[float]:
     """% of `values` in each of `bins` equal parts of the axis; what lies beyond an end counts into the part there."""
-    low, high = axis.ticks[0], axis.ticks[-1]
+    low, high = axis.low, axis.high
     counts = [0] * bins
     for value in values:
         counts[max(0, min(bins - 1, math.floor((value - low) / (high - low) * bins + 1e-9)))] += 1
@@ -102,8 +109,9 @@ def training(curves: Curves) -> list[dict[str, Any]]:
         points = [point for curve in drawn.values() for point in curve]
         if points:
             series = [{"label": label, "points": curve} for label, curve in drawn.items()]
+            x = scale([step for step, _ in points], exact=True)
             y = scale([value for _, value in points], zero=title != "Loss")
-            panels.append({"title": title, "series": series, "x": scale([step for step, _ in points]), "y": y})
+            panels.append({"title": title, "series": series, "x": x, "y": y})
     return panels
 
 
@@ -122,7 +130,7 @@ def histograms(
         filled = [place for place, share in enumerate(shares) if share]
         style = f"s{i % 6}" if i < len(systems) else "references"
         drawn = {"style": style, "shares": shares, "start": filled[0], "end": filled[-1] + 1}
-        series.append(drawn | {"mean": mean(one), "mark": min(mean(one), x.ticks[-1])})
+        series.append(drawn | {"mean": mean(one), "mark": min(mean(one), x.high)})
     return {
         "title": title,
         "unit": unit,

@@ -20,19 +20,25 @@ def test_axes_are_round_and_hold_all_values(values: list[float], zero: bool, tic
     assert charts.scale(values, zero=zero).ticks == ticks
 
 
+def test_an_exact_axis_ends_where_its_values_do():
+    axis = charts.scale([1, 1200], exact=True)
+    assert axis == charts.Scale([0, 500, 1000], 0, 1200)
+    assert axis.at(1200, 40, 312) == 352
+
+
 def test_places_on_an_axis_and_on_one_that_points_up():
-    axis = charts.Scale([0, 20, 40])
+    axis = charts.Scale([0, 20, 40], 0, 40)
     assert [axis.at(value, 100, 50) for value in (0, 10, 40)] == [100, 112.5, 150]
     assert [axis.at(value, 150, -136) for value in (0, 20, 40)] == [150, 82, 14]
 
 
 def test_bins_are_shares_and_the_outer_ones_take_what_lies_beyond():
-    axis = charts.Scale([0, 10, 20])
+    axis = charts.Scale([0, 10, 20], 0, 20)
     assert charts.histogram([0, 4.9, 5, 19.9, 20, 300, -1], axis, 4) == pytest.approx([300 / 7, 100 / 7, 0, 300 / 7])
 
 
 def test_tenths_lie_in_their_own_bin():
-    axis = charts.Scale([0, 0.5, 1])
+    axis = charts.Scale([0, 0.5, 1], 0, 1)
     assert charts.histogram([0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9], axis, 10) == [10.0] * 10
 
 
