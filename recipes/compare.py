@@ -120,11 +120,14 @@ def runs_first(argv: Sequence[str]) -> list[str]:
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
-    """The last parts of each path, as many as tell them apart."""
+    """The last parts of each path, as many as tell it from the others."""
     parts = [folder.resolve().parts for folder in folders]
     if len(set(parts)) < len(parts):
         raise InputError("a run is given twice: compare it with another one")
-    return next(names for n in range(1, 99) if len(set(names := ["/".join(p[-n:]) for p in parts])) == len(parts))
+    return [
+        next("/".join(own[-n:]) for n in range(1, len(own) + 1) if sum(p[-n:] == own[-n:] for p in parts) == 1)
+        for own in parts
+    ]
 
 
 def refuse_other_protocol(
@@ -192,7 +195,8 @@ def score_cells(runs: dict[str, Run]) -> Cells:
         )
     references = record["references"] / record["examples"]
     each = f"{references:.0f} references each" if references % 1 == 0 else f"their {record['references']} references"
-    title = f"ROUGE F1 x 100: {record['examples']} dialogues, mean over {each}"
+    against = "against one reference" if references == 1 else f"mean over {each}"
+    title = f"ROUGE F1 x 100: {record['examples']} dialogues, {against}"
     return Cells(title, ["", *METRICS.values(), "words", "copied", "cut off"], rows, best)
 
 

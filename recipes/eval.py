@@ -286,8 +286,9 @@ def score_table(results: dict[str, dict[str, Any]]) -> Table:
     types = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
     references = first["references"] / first["examples"]
     each = f"{references:.0f} references each" if references % 1 == 0 else f"their {first['references']} references"
+    against = "against one reference" if references == 1 else f"mean over {each}"
     table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, title=f"ROUGE F1 x 100: {first['examples']} dialogues, mean over {each}"
+        box=box.SIMPLE_HEAD, pad_edge=False, title=f"ROUGE F1 x 100: {first['examples']} dialogues, {against}"
     )
     for column in ("", "ROUGE-1", "95% interval", *list(types.values())[1:], "of human"):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
