@@ -119,6 +119,15 @@ class EvalArguments:
             "--dataset_name any .jsonl (prediction, id) or a text file with a summary a line."
         },
     )
+    bertscore: str | None = field(
+        default=None,
+        metadata={
+            "help": "Encoder for BERTScore beside ROUGE: a folder, or a model in the hub's cache. Default: none."
+        },
+    )
+    bertscore_layer: int | None = field(
+        default=None, metadata={"help": "Its layer to compare. Default: 17 of 24, and in that proportion."}
+    )
 
 
 class _Parser(TrlParser):

@@ -13,20 +13,21 @@ from dialogsum_sft.metrics import words
 Span = tuple[int, int]
 
 _UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
 )
 _ORDINAL_UNITS = (
-    "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth"
+    "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth "
+    "fifteenth sixteenth seventeenth eighteenth nineteenth"
 )
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-_CARDINALS = {word: value for value, word in enumerate([*_UNITS.split(), "eighteen", "nineteen"])}
+_CARDINALS = {word: value for value, word in enumerate(_UNITS.split())}
 _CARDINALS |= {word: 10 * value for value, word in enumerate(_TENS.split(), 2)}
 _CARDINALS |= {f"{word[:-1]}ies": _CARDINALS[word] for word in _TENS.split()}
 _ORDINALS = {word: value for value, word in enumerate(_ORDINAL_UNITS.split(), 1)}
-_ORDINALS |= {f"{word}th": _CARDINALS[word] for word in ("fifteen", "sixteen", "seventeen", "eighteen", "nineteen")}
 _ORDINALS |= {f"{word[:-1]}ieth": _CARDINALS[word] for word in _TENS.split()}
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 1_000_000, "billion": 1_000_000_000}
-# What is a number without being one, on the clock too.
+# What is a number without being one, on the clock and as cents too.
 _IMPLIED = {
     **{"half": (0.5, 30, 50), "quarter": (0.25, 15, 25, 45), "dozen": (12,), "noon": (12,), "midnight": (12, 0)},
     **{"a": (1,), "an": (1,), "once": (1,), "twice": (2,), "double": (2,), "couple": (2,), "pair": (2,), "both": (2,)},
@@ -80,7 +81,7 @@ def _values(text: str) -> set[float]:
         values |= {100 * a + b for a, b in zip(numbers, numbers[1:], strict=False) if a < 100 and 10 <= b < 100}
     for word in words(text):
         values |= set(map(float, _IMPLIED.get(word, ())))
-    return values | ({value + 0.5 for value in values} if 0.5 in values else set())
+    return values
 
 
 def _numbers(run: re.Match[str]) -> list[tuple[Span, float, bool]]:
@@ -164,8 +165,10 @@ def _shares_stem(word: str, stems: tuple[str, ...]) -> bool:
 
 
 def _begins_sentence(text: str, at: int) -> bool:
-    before = re.search(r"(?:\A|[.!?:\n]|[\"“‘(])\s*[\"“‘(]?\Z", text[:at])
-    return before is not None and re.search(r"(?i)\b(?:mrs?|ms|dr|prof|st|[a-z])\.\s*\Z", text[:at]) is None
+    head = text[max(0, at - 20) : at]
+    if re.search(r"(?i)\b(?:mrs?|ms|dr|prof|st|[a-z])\.\s*\Z", head):
+        return False
+    return re.search(r"(?:\A|[.!?:\n]|[\"“‘(])\s*[\"“‘(]?\Z", head) is not None
 
 
 def _outside(spans: list[Span], taken: Sequence[Span]) -> list[Span]:

@@ -11,16 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from dialogsum_sft import InputError, diagnostics, metrics
+from dialogsum_sft.bertscore import BertScorer
 from dialogsum_sft.sources import BadRow, one_line, read_file, suffix_of
 
 Row = dict[str, Any]
 
 
-def score(rows: Sequence[Mapping[str, Any]], *, tokenizer: str = "default", seed: int = 42) -> dict[str, Any]:
+def score(
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    tokenizer: str = "default",
+    seed: int = 42,
+    bert_scorer: BertScorer | None = None,
+) -> dict[str, Any]:
     """The scores of rows {id, dialogue, references, prediction, ...} as they stand in metrics.json (see the README).
 
     ROUGE F1 x 100; `human` and `share_of_human` are None where no dialogue has two references; `unfinished` counts the
-    summaries that were cut off, and is None where no row has a `finish_reason`. Raises ValueError for an unknown
+    summaries that were cut off, and is None where no row has a `finish_reason`; `bertscore` is there with a
+    `bert_scorer`. Raises ValueError for an unknown
     tokenizer or a row without references.
     """
     references = [row["references"] for row in rows]
@@ -29,10 +37,15 @@ def score(rows: Sequence[Mapping[str, Any]], *, tokenizer: str = "default", seed
     human, baselines, of_references = _of_dataset(
         tuple(row["dialogue"] for row in rows), tuple(map(tuple, references)), tokenizer
     )
+    bert: dict[str, Any] = {}
+    if bert_scorer is not None:
+        bert = metrics.summarize_scores({"bertscore": bert_scorer.scores(predictions, references)}, seed=seed)
+        bert["bertscore"] |= {"model": bert_scorer.name, "layer": bert_scorer.layer}
     tokens = [row["completion_tokens"] for row in rows if row.get("completion_tokens") is not None]
     reasons = [row["finish_reason"] for row in rows if row.get("finish_reason") is not None]
     return {
         **metrics.summarize_scores(rouge, seed=seed),
+        **bert,
         "human": human,
         "share_of_human": metrics.share_of_human(rouge, human),
         "baselines": baselines,

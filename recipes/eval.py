@@ -18,6 +18,7 @@ from typing import Any
 
 from dialogsum_sft import InputError, checkpoints, prompts, report, scoring
 from dialogsum_sft.arguments import DataArguments, EvalArguments, parse, run
+from dialogsum_sft.bertscore import BertScorer
 from dialogsum_sft.data import counts_table, load_examples
 from dialogsum_sft.dialogue import restore_speakers
 from dialogsum_sft.encoding import prompts_for
@@ -58,8 +59,9 @@ def main() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("evaluation runs in one process: start it with python, not accelerate launch")
     console = Console()
+    bert_scorer = BertScorer(eval_args.bertscore, eval_args.bertscore_layer) if eval_args.bertscore else None
     if eval_args.predictions_file is not None:
-        score_file(console, script_args, data_args, eval_args)
+        score_file(console, script_args, data_args, eval_args, bert_scorer)
         return
     generation_kwargs = parse_generation_kwargs(eval_args.generation_kwargs)
     if eval_args.adapter_path is not None:
@@ -129,7 +131,9 @@ def main() -> None:
         summarised[system] = predictions
         results[system] = {
             "format": checkpoints.FORMAT,
-            **scoring.score(predictions, tokenizer=eval_args.rouge_tokenizer, seed=eval_args.seed),
+            **scoring.score(
+                predictions, tokenizer=eval_args.rouge_tokenizer, seed=eval_args.seed, bert_scorer=bert_scorer
+            ),
             "model": {
                 "base": public_name(str(model_args.model_name_or_path)),
                 "revision": model_args.model_revision,
@@ -171,7 +175,11 @@ def main() -> None:
 
 
 def score_file(
-    console: Console, script_args: ScriptArguments, data_args: DataArguments, eval_args: EvalArguments
+    console: Console,
+    script_args: ScriptArguments,
+    data_args: DataArguments,
+    eval_args: EvalArguments,
+    bert_scorer: BertScorer | None,
 ) -> None:
     """The same scores, records and tables for summaries from elsewhere."""
     # 1. The file, and the dataset where it is named
@@ -198,7 +206,7 @@ def score_file(
     # 2. Score and save
     result = {
         "format": checkpoints.FORMAT,
-        **scoring.score(rows, tokenizer=eval_args.rouge_tokenizer, seed=eval_args.seed),
+        **scoring.score(rows, tokenizer=eval_args.rouge_tokenizer, seed=eval_args.seed, bert_scorer=bert_scorer),
         "model": {"base": None, "predictions_file": path.name},
         "data": data,
         "engine": {"name": "predictions_file", "seed": eval_args.seed},
@@ -308,6 +316,11 @@ def score_table(results: dict[str, dict[str, Any]]) -> Table:
         row(system_name(system), means, result["rouge1"]["ci95"], share, "bold")
     if human:
         row("human ceiling", [human[name]["mean"] for name in types], None, 1.0, "dim")
+        if "bertscore" in result:
+            model, layer = result["bertscore"]["model"], result["bertscore"]["layer"]
+            table.caption = f"BERTScore F1 x 100 of {model}, layer {layer}: " + ", ".join(
+                f"{system_name(name)} {scored['bertscore']['mean']:.2f}" for name, scored in results.items()
+            )
     if list(results) == ["base", "tuned"]:
         gains = [f"{results['tuned'][name]['mean'] - results['base'][name]['mean']:+.2f}" for name in types]
         table.add_section()

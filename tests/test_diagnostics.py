@@ -1,6 +1,10 @@
+from dataclasses import fields
+
 from dialogsum_sft.diagnostics import diagnose, rates, rewrite_tags, slices, unfinished_share
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 DIALOGUE = "#Person1#: Hello, are you there?\n#Person2#: I lost my keys in the park.\n#Person1#: Anna has found them."
 
@@ -140,3 +144,36 @@ def test_slices_counted_by_hand():
 def test_a_slice_with_one_label_is_left_out():
     scores = {name: [[1.0]] * 2 for name in ("rouge1", "rouge2", "rougeL")}
     assert slices([row("a"), row("b")], scores) == {}
+
+
+pieces = st.one_of(
+    st.text(max_size=8),
+    st.sampled_from(
+        [
+            "#Person1#",
+            "Person 2",
+            "Person A",
+            " two hundred and",
+            " 1,000",
+            "3.5 million",
+            " Mr. Lee",
+            ". Bob is",
+            "\n",
+        ]
+    ),
+)
+any_text = st.lists(pieces, max_size=8).map("".join)
+
+
+@settings(derandomize=True, database=None, deadline=None, max_examples=40)
+@given(any_text, any_text, any_text)
+def test_any_text_has_a_diagnosis_with_spans_inside_it(prediction, dialogue, reference):
+    a_row = row(prediction, dialogue=dialogue, references=[reference])
+    diagnosis = diagnose(a_row)
+    rewrite_tags(a_row)
+    for field in fields(diagnosis):
+        if isinstance(value := getattr(diagnosis, field.name), list):
+            assert value == sorted(value)
+            assert all(0 <= start < end <= len(prediction) for start, end in value)
+    assert diagnose(row(prediction, dialogue=prediction)).unsupported_numbers == []
+    assert 0 <= diagnosis.copied_run <= 1

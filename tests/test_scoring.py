@@ -4,6 +4,7 @@ import importlib.util
 import json
 import socket
 import sys
+import time
 from pathlib import Path
 
 from dialogsum_sft import modeling, scoring
@@ -217,3 +218,11 @@ def test_the_seed_decides_all_and_nothing_global(examples):
     assert json.dumps(scoring.score(rows, seed=1)) == json.dumps(first)
     assert scoring.score(rows, seed=2)["rouge1"]["ci95"] != first["rouge1"]["ci95"]
     np.testing.assert_array_equal(np.random.get_state()[1], before)
+
+
+def test_500_dialogues_with_three_references_cost_under_20_seconds(examples):
+    rows = [example | {"prediction": text} for example, text in zip(examples, lead(examples), strict=True)] * 3
+    scoring._of_dataset.cache_clear()
+    started = time.process_time()
+    scoring.score(rows)
+    assert time.process_time() - started < 20 * len(rows) / 500
