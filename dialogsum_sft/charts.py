@@ -123,7 +123,7 @@ def histograms(
     values = sorted(value for one in every for value in one)
     # One endless summary must not flatten all the others: the axis holds 99%, its last bin the rest.
     x = scale([values[math.ceil(0.99 * len(values)) - 1], *([5] if unit == "words" else [])])
-    parts = max(1, int(x.ticks[1]) // 5) if unit == "words" else 4
+    parts = max(1, int(x.ticks[1]) // 5) if unit == "words" else 4 if len(values) > 100 else 2
     series: list[dict[str, Any]] = []
     for i, one in enumerate(every):
         shares = histogram(one, x, parts * (len(x.ticks) - 1))

@@ -24,7 +24,7 @@ from dialogsum_sft.metrics import rouge_scores, words
 import jinja2
 
 HEADLINE = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
-ROUGE_NAMES = HEADLINE | {"rougeLsum": "ROUGE-Lsum", "rougeS4": "ROUGE-S4", "rougeSU4": "ROUGE-SU4"}
+OTHERS = {"rougeLsum": "ROUGE-Lsum", "rougeS4": "ROUGE-S4", "rougeSU4": "ROUGE-SU4", "bertscore": "BERTScore"}
 
 # What a summary can have that ROUGE does not see: how the page says it, whether a diagnosis has it, and the share of
 # the references that have it in metrics.json's `diagnostics_of_references`.
@@ -143,7 +143,11 @@ def render(runs: Sequence[Run], curves: Mapping[str, list[tuple[float, float]]],
         human=human,
         baselines=baselines,
         headline=HEADLINE,
-        rouge_names={kind: name for kind, name in ROUGE_NAMES.items() if kind in runs[0].metrics},
+        measures={
+            kind: name
+            for kind, name in (HEADLINE | OTHERS).items()
+            if all(isinstance(run.metrics.get(kind), dict) for run in runs)
+        },
         differences=differences(runs),
         scores=[
             charts.scores(

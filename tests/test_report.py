@@ -19,7 +19,7 @@ from dialogsum_sft.metrics import rouge_scores
 import pytest
 
 SAMPLE = Path(report.__file__).parent / "sample" / "test.jsonl"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 EVIL = "<script>window.hacked = true</script></script><img src=x onerror='window.hacked = true'>\"'&amp;"
 
 
@@ -240,6 +240,12 @@ def test_a_single_run_with_one_reference_each_has_no_human_and_no_differences(tm
     assert not [name for name in names if "−" in name]
 
 
+def test_a_script_that_the_tokenizer_does_not_know_scores_0_and_has_no_share(tmp_path: Path):
+    row = {"id": "1", "dialogue": "甲：你好。\n乙：再见。", "references": ["甲问好。", "乙告别。"]}
+    page = write(tmp_path, {"a": write_run(tmp_path / "a", [row, row | {"id": "2"}], lambda row, number: "甲走了。")})
+    assert next(row for row in page.tables if row[:1] == ["a"])[1:5] == ["0.000.0 to 0.0"] * 3 + ["–"]
+
+
 def test_rows_that_do_not_say_why_they_ended_are_not_called_whole(small: dict[str, Path], tmp_path: Path):
     run = shutil.copytree(small["tuned"], tmp_path / "run")
     rows = [json.loads(line) for line in (run / "predictions.jsonl").open(encoding="utf-8")]
@@ -332,7 +338,8 @@ class Browser:
     def _message(self) -> dict[str, Any]:
         while b"\0" not in self._buffer:
             assert select.select([self._read], [], [], 60)[0], "Chromium has not answered for a minute"
-            self._buffer += os.read(self._read, 1 << 20)
+            self._buffer += (read := os.read(self._read, 1 << 20))
+            assert read, "Chromium has ended"
         message, self._buffer = self._buffer.split(b"\0", 1)
         return json.loads(message)
 
