@@ -19,7 +19,7 @@ from dialogsum_sft.prompts import INSTRUCTION
 from dialogsum_sft.stopping import leave
 
 import yaml
-from trl import TrlParser
+from trl import ModelConfig, SFTConfig, TrlParser
 
 
 @dataclass
@@ -103,6 +103,13 @@ class TrainArguments:
         default=False,
         metadata={"help": "Go on from a checkpoint though options were changed since, with their new values."},
     )
+    global_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Rows of a step, all processes together: gradient_accumulation_steps follows from it, so that a "
+            "run is the same on one GPU and on eight."
+        },
+    )
 
 
 @dataclass
@@ -160,6 +167,14 @@ class EvalArguments:
     )
 
 
+# Where the recipe knows better than SFTConfig and ModelConfig; a dtype of None is settled in `parse`.
+_TRAINING_DEFAULTS = {
+    "dtype": None,
+    "lora_target_modules": ["all-linear"],
+    "train_sampling_strategy": "group_by_length",
+}
+
+
 class _Parser(TrlParser):
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message.strip()}. See --help for the options.")
@@ -180,9 +195,14 @@ def parse(types: tuple[type[Any], ...], argv: Sequence[str] | None = None) -> tu
     A YAML value takes the same road as a flag, so its type and choices are checked alike (TrlParser alone takes YAML
     values as argparse defaults: `no` arrives as False, `2e-4` as a string, a wrong choice unseen).
 
+    In a training (where SFTConfig is among `types`) adapters go on all linear layers, batches are grouped by length,
+    and the dtype is auto with an adapter, float32 without: the small updates of full fine-tuning get lost in bfloat16.
+
     Raises InputError for an unknown key or flag (with the nearest one there is), a bad value or a missing file.
     """
     parser = _Parser(types, allow_abbrev=False)
+    if SFTConfig in types and ModelConfig in types:
+        parser.set_defaults(**_TRAINING_DEFAULTS)
     flags = {option for action in parser._actions for option in action.option_strings if option.startswith("--")}
     args = list(sys.argv[1:] if argv is None else argv)
     unknown = [word.split("=")[0] for word in args if re.match(r"--[A-Za-z]", word)]
@@ -199,7 +219,7 @@ def parse(types: tuple[type[Any], ...], argv: Sequence[str] | None = None) -> tu
         names = ", ".join(word.removeprefix("--") for word in unknown)
         raise InputError(f"unknown option in {source}: {names}{hint}")
     try:
-        return tuple(parser.parse_args_and_config(args))
+        parts = tuple(parser.parse_args_and_config(args))
     except (
         ValueError,
         TypeError,
@@ -207,6 +227,10 @@ def parse(types: tuple[type[Any], ...], argv: Sequence[str] | None = None) -> tu
         argparse.ArgumentError,
     ) as error:  # ImportError: --deepspeed without it
         raise InputError(_one_line(error)) from error
+    for part in parts:
+        if isinstance(part, ModelConfig) and part.dtype is None:
+            part.dtype = "auto" if part.use_peft else "float32"
+    return parts
 
 
 def _split_config(args: list[str]) -> tuple[dict[str, Any], list[str]]:

@@ -176,7 +176,7 @@ def render(runs: Sequence[Run], curves: Mapping[str, list[tuple[float, float]]],
         record=record_rows(runs),
         data=reader_data(runs),
     )
-    return html.encode("utf-8", "replace").decode()  # a lone surrogate, which JSON can hold and UTF-8 cannot
+    return html.lstrip().encode("utf-8", "replace").decode()  # a lone surrogate, which JSON can hold and UTF-8 cannot
 
 
 def differences(runs: Sequence[Run]) -> list[dict[str, significance.Comparison]]:

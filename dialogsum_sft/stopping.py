@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from dialogsum_sft import InputError, Stopped
+from dialogsum_sft.batches import GlobalBatchSFTTrainer
 from dialogsum_sft.checkpoints import (
     MARKER,
     expected_size,
@@ -33,9 +34,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import rotate_checkpoints
-from trl import SFTTrainer
 
 RESUMABLE = 75  # sysexits' EX_TEMPFAIL: the run goes on when it is started again
 Result = TypeVar("Result")
@@ -69,7 +68,7 @@ class StopRequest:
             os._exit(130)  # a checkpoint that is being written stays without its marker, older ones are whole
 
 
-class ResumableSFTTrainer(SFTTrainer):
+class ResumableSFTTrainer(GlobalBatchSFTTrainer):
     """`SFTTrainer` whose checkpoints are whole before an older one is deleted, and that knows the rows of its step.
 
     A checkpoint is checked and marked as complete when all processes have written their part; only then
@@ -239,17 +238,6 @@ class StopTogether(TrainerCallback, ExportableState):
                 f"{args.output_dir} has {_mib(free)} free, and this run takes about {_mib(needed)} ({count} "
                 f"checkpoints of {_mib(size)}, then the final weights): make room, or lower --save_total_limit"
             )
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        batches: Any = getattr(kwargs["train_dataloader"], "batch_sampler", None)
-        while hasattr(batches, "batch_sampler"):  # accelerate's, around torch's
-            batches = batches.batch_sampler
-        sampler = getattr(batches, "sampler", None)
-        if isinstance(sampler, LengthGroupedSampler):
-            seed = args.seed if args.data_seed is None else args.data_seed
-            sampler.generator = torch.Generator().manual_seed(seed + int(state.epoch or 0))
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -16,7 +16,9 @@ from typing import Any
 
 from dialogsum_sft import InputError, checkpoints, manifest, prompts
 from dialogsum_sft.arguments import DataArguments, TrainArguments, parse, run
+from dialogsum_sft.batches import accumulation_steps
 from dialogsum_sft.callbacks import EarlyStopping, GenerationEvaluation, TrainingLog, check_evaluation, check_trackers
+from dialogsum_sft.checks import check_training
 from dialogsum_sft.collator import CompletionOnlyCollator
 from dialogsum_sft.data import counts_table, load_examples
 from dialogsum_sft.encoding import training_rows
@@ -44,6 +46,11 @@ def main() -> None:
     script_args, training_args, model_args, data_args, train_args = parse(
         (ScriptArguments, SFTConfig, ModelConfig, DataArguments, TrainArguments)
     )
+    check_training(training_args, model_args, world_size)
+    if train_args.global_batch_size is not None:
+        training_args.gradient_accumulation_steps = accumulation_steps(
+            train_args.global_batch_size, training_args, world_size
+        )
     arguments: dict[str, Any] = training_args.to_dict()  # as resolved, before this recipe changes any
     for others in (script_args, model_args, data_args, train_args):
         arguments |= vars(others)
@@ -52,18 +59,10 @@ def main() -> None:
         raise InputError(f"{world_size} processes were started but {state.num_processes} found each other")
     console = Console(quiet=not state.is_main_process, soft_wrap=True)
     output_dir = Path(training_args.output_dir)
-    if not model_args.use_peft and (model_args.load_in_4bit or model_args.load_in_8bit):
-        raise InputError("a quantised base cannot be trained itself: add use_peft: true")
     if script_args.dataset_streaming and training_args.max_steps <= 0:
         raise InputError("with --dataset_streaming the number of rows is not known: give --max_steps")
     check_trackers(training_args.report_to)
     check_evaluation(training_args, train_args)
-    if training_args.hub_token is not None:
-        raise InputError(
-            "--hub_token would be written to files in plain text: set HF_TOKEN in the environment instead"
-        )
-    if training_args.save_only_model:
-        raise InputError("--save_only_model leaves checkpoints that no run can go on from: leave it out")
 
     # 1. Data: dialogues to chat messages to token ids, and a look at what is supervised
     tokenizer = load_tokenizer(
@@ -123,13 +122,18 @@ def main() -> None:
     # 3. Trainer: TRL's own, or on a machine without Triton the one that spares the LM head
     training_args.chat_template_path = None  # is in the tokenizer already
     training_args.remove_unused_columns = False  # the collator names rows by their id
-    training_args.max_length = None  # nothing is left to cut
+    if not training_args.packing:
+        training_args.max_length = None  # nothing is left to cut
+    if script_args.dataset_streaming:
+        training_args.train_sampling_strategy = "random"  # what comes in a stream cannot be sorted by length
+    training_args.use_cache = True  # goes into the saved config: false would slow down all who generate with the model
     training_args.logging_nan_inf_filter = False  # it would hide a loss that is not finite and train on
     trainer_class = SupervisedLogitsSFTTrainer if without_triton() else ResumableSFTTrainer
     trainer = trainer_class(
         model=model,
         args=training_args,
-        data_collator=collator,
+        # Rows are packed and flattened by TRL's own collator; their labels were checked as they were made.
+        data_collator=None if training_args.packing or training_args.padding_free else collator,
         train_dataset=train_rows,
         eval_dataset=validation_rows,
         processing_class=tokenizer,
