@@ -149,6 +149,22 @@ class EvalArguments:
     )
     seed: int = field(default=42, metadata={"help": "Seed of sampling and of the bootstrap intervals."})
     num_examples: int = field(default=3, metadata={"help": "How many dialogues to print with their summaries."})
+    predictions_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "Score these summaries, with no model: a predictions.jsonl, which brings its references, or with "
+            "--dataset_name any .jsonl (prediction, id) or a text file with a summary a line."
+        },
+    )
+    bertscore: str | None = field(
+        default=None,
+        metadata={
+            "help": "Encoder for BERTScore beside ROUGE: a folder, or a model in the hub's cache. Default: none."
+        },
+    )
+    bertscore_layer: int | None = field(
+        default=None, metadata={"help": "Its layer to compare. Default: 17 of 24, and in that proportion."}
+    )
 
 
 # Where the recipe knows better than SFTConfig and ModelConfig; a dtype of None is settled in `parse`.

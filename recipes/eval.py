@@ -3,6 +3,10 @@
     python recipes/eval.py --config recipes/configs/quickstart_eval.yaml
 
 Leaves `output_dir`/eval-base and, with --adapter_path, `output_dir`/eval-tuned: predictions.jsonl and metrics.json.
+
+    python recipes/eval.py --predictions_file bart.txt --dataset_name knkarthick/dialogsum
+
+scores the summaries of a file, with no model, and leaves `output_dir`/eval-bart.
 """
 
 import contextlib
@@ -12,14 +16,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dialogsum_sft import InputError, checkpoints, prompts
+from dialogsum_sft import InputError, checkpoints, prompts, report, scoring
 from dialogsum_sft.arguments import DataArguments, EvalArguments, parse, run
+from dialogsum_sft.bertscore import BertScorer
 from dialogsum_sft.checks import check_generation
 from dialogsum_sft.data import counts_table, load_examples
 from dialogsum_sft.dialogue import restore_speakers
 from dialogsum_sft.encoding import prompts_for
 from dialogsum_sft.generation import Completion, generate, generation_config
-from dialogsum_sft.metrics import fingerprint, rouge_scores, suggest_tokenizer, summarize_scores
+from dialogsum_sft.metrics import suggest_tokenizer
 from dialogsum_sft.modeling import check_adapter, load_adapter, load_model, load_tokenizer, public_name
 
 from accelerate import PartialState
@@ -33,6 +38,21 @@ from transformers import set_seed
 from trl import ModelConfig, ScriptArguments
 
 SYSTEM_NAMES = {"base": "zero-shot", "tuned": "tuned"}
+# Of metrics.json's diagnostics those that are printed: label, name, format.
+DIAGNOSTICS = (
+    ("words", "words", ".1f"),
+    ("length, of the references'", "length_ratio", ".2f"),
+    ("cut off at max_new_tokens", "unfinished", ".1%"),
+    ("empty", "empty", ".1%"),
+    ("longest run copied from the dialogue", "copied_run", ".1%"),
+    ("bigrams not in the dialogue", "novel_bigrams", ".1%"),
+    ("trigrams repeated", "repeated_trigrams", ".1%"),
+    ("with a speaker the dialogue lacks", "wrong_tags", ".1%"),
+    ("with speakers in another format", "foreign_tags", ".1%"),
+    ("    ROUGE-1 that the format costs", "foreign_tags_cost", ".2f"),
+    ("with a number the dialogue lacks", "unsupported_numbers", ".1%"),
+    ("with a name the dialogue lacks", "unsupported_names", ".1%"),
+)
 
 
 def main() -> None:
@@ -40,22 +60,21 @@ def main() -> None:
     check_generation()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("evaluation runs in one process: start it with python, not accelerate launch")
+    console = Console()
+    bert_scorer = BertScorer(eval_args.bertscore, eval_args.bertscore_layer) if eval_args.bertscore else None
+    if eval_args.predictions_file is not None:
+        score_file(console, script_args, data_args, eval_args, bert_scorer)
+        return
     generation_kwargs = parse_generation_kwargs(eval_args.generation_kwargs)
     if eval_args.adapter_path is not None:
         check_adapter(eval_args.adapter_path, str(model_args.model_name_or_path))
-    console = Console()
 
     # 1. Data, and the prompts of training
     tokenizer = load_tokenizer(model_args, adapter_path=eval_args.adapter_path)
     examples = load_examples(script_args, data_args, script_args.dataset_test_split, data_args.max_eval_samples)
     rows = examples.rows.to_list()
     console.print(*examples.notes, counts_table({script_args.dataset_test_split: examples.counts}), sep="\n")
-    references = [row["references"] for row in rows]
-    if eval_args.rouge_tokenizer == "default" and suggest_tokenizer(sum(references, [])) == "unicode":
-        console.print(
-            "[yellow]warning: ROUGE's default tokenizer would throw much of these references away, as it knows only "
-            "a-z and 0-9: give --rouge_tokenizer unicode"
-        )
+    warn_of_tokenizer(console, rows, eval_args.rouge_tokenizer)
     template = prompts.template_hash(tokenizer, data_args.instruction, data_args.system_prompt)
     if eval_args.adapter_path is not None and trained_with(eval_args.adapter_path) not in (template, None):
         console.print(
@@ -82,7 +101,7 @@ def main() -> None:
 
     # 3. Generate, score and save, one system after the other
     results: dict[str, dict[str, Any]] = {}
-    summaries: dict[str, list[str]] = {}
+    summarised: dict[str, list[dict[str, Any]]] = {}
     for system in systems:
         set_seed(eval_args.seed)
         started = time.time()
@@ -108,23 +127,15 @@ def main() -> None:
                 "finish_reason": completions[i].finish_reason,
             }
             | ({"dropped_turns": shown[i].dropped_turns} if shown[i].dropped_turns else {})
+            | ({"topic": row["topic"]} if row["topic"] is not None else {})
             for i, row in enumerate(rows)
         ]
-        summaries[system] = [prediction["prediction"] for prediction in predictions]
+        summarised[system] = predictions
         results[system] = {
             "format": checkpoints.FORMAT,
-            **summarize_scores(
-                rouge_scores(summaries[system], references, eval_args.rouge_tokenizer), seed=eval_args.seed
+            **scoring.score(
+                predictions, tokenizer=eval_args.rouge_tokenizer, seed=eval_args.seed, bert_scorer=bert_scorer
             ),
-            "examples": len(rows),
-            "references": sum(map(len, references)),
-            "lengths": {
-                "prediction_words": mean([len(text.split()) for text in summaries[system]]),
-                "reference_words": mean([len(text.split()) for refs in references for text in refs]),
-                "completion_tokens": mean([completions[i].completion_tokens for i in range(len(rows))]),
-            },
-            "unfinished": sum(prediction["finish_reason"] == "length" for prediction in predictions),
-            "fingerprint": fingerprint(references, eval_args.rouge_tokenizer),
             "model": {
                 "base": public_name(str(model_args.model_name_or_path)),
                 "revision": model_args.model_revision,
@@ -162,12 +173,55 @@ def main() -> None:
         checkpoints.write_json(folder / "metrics.json", results[system])
 
     # 4. Tell
-    console = Console(width=min(console.width, 100))
-    for i, row in enumerate(rows[: eval_args.num_examples]):
-        console.print(Panel(side_by_side(row, {name: texts[i] for name, texts in summaries.items()}), title=row["id"]))
-    console.print(score_table(results))
-    for system in systems:
-        console.print(f"{Path(eval_args.output_dir) / f'eval-{system}'}: predictions.jsonl, metrics.json")
+    tell(console, eval_args, results, summarised)
+
+
+def score_file(
+    console: Console,
+    script_args: ScriptArguments,
+    data_args: DataArguments,
+    eval_args: EvalArguments,
+    bert_scorer: BertScorer | None,
+) -> None:
+    """The same scores, records and tables for summaries from elsewhere."""
+    # 1. The file, and the dataset where it is named
+    path = Path(str(eval_args.predictions_file))
+    predictions = scoring.read_predictions(path)
+    data: dict[str, Any] = {}
+    if script_args.dataset_name is None:
+        rows = scoring.own_references(predictions, path)
+    else:
+        split = script_args.dataset_test_split
+        examples = load_examples(script_args, data_args, split)
+        console.print(*examples.notes, counts_table({split: examples.counts}), sep="\n")
+        rows = scoring.match(examples.rows.to_list(), predictions, path, f"{script_args.dataset_name} ({split})")
+        data = {
+            "dataset_name": script_args.dataset_name,
+            "revision": data_args.dataset_revision,
+            "split": split,
+            "counts": examples.counts.record(),
+            "fingerprint": examples.fingerprint(),
+        }
+    rows = rows[: data_args.max_eval_samples]
+    warn_of_tokenizer(console, rows, eval_args.rouge_tokenizer)
+
+    # 2. Score and save
+    result = {
+        "format": checkpoints.FORMAT,
+        **scoring.score(rows, tokenizer=eval_args.rouge_tokenizer, seed=eval_args.seed, bert_scorer=bert_scorer),
+        "model": {"base": None, "predictions_file": path.name},
+        "data": data,
+        "engine": {"name": "predictions_file", "seed": eval_args.seed},
+        "versions": checkpoints.versions(),
+        "git_revision": checkpoints.git_revision(),
+    }
+    system = path.name.split(".")[0]
+    folder = Path(eval_args.output_dir) / f"eval-{system}"
+    checkpoints.write_jsonl(folder / "predictions.jsonl", rows)
+    checkpoints.write_json(folder / "metrics.json", result)
+
+    # 3. Tell
+    tell(console, eval_args, {system: result}, {system: rows})
 
 
 def parse_generation_kwargs(text: str | None) -> dict[str, Any]:
@@ -189,8 +243,37 @@ def trained_with(adapter_path: str) -> str | None:
     return value
 
 
-def mean(values: list[int]) -> float:
-    return sum(values) / len(values)
+def warn_of_tokenizer(console: Console, rows: list[dict[str, Any]], tokenizer: str) -> None:
+    if tokenizer == "default" and suggest_tokenizer([ref for row in rows for ref in row["references"]]) == "unicode":
+        console.print(
+            "[yellow]warning: ROUGE's default tokenizer would throw much of these references away, as it knows only "
+            "a-z and 0-9: give --rouge_tokenizer unicode"
+        )
+
+
+def tell(
+    console: Console,
+    eval_args: EvalArguments,
+    results: dict[str, dict[str, Any]],
+    summarised: dict[str, list[dict[str, Any]]],
+) -> None:
+    """Some dialogues with the systems' summaries, the tables, and where the records are."""
+    console = Console(width=min(console.width, 100), highlight=False)
+    for same_dialogue in list(zip(*summarised.values(), strict=True))[: eval_args.num_examples]:
+        summaries = {name: row["prediction"] for name, row in zip(summarised, same_dialogue, strict=True)}
+        console.print(Panel(side_by_side(same_dialogue[0], summaries), title=Text(same_dialogue[0]["id"])))
+    console.print(score_table(results), diagnostics_table(results))
+    for system in results:
+        console.print(Text(f"{Path(eval_args.output_dir) / f'eval-{system}'}: predictions.jsonl, metrics.json"))
+    page = Path(eval_args.output_dir) / "report.html"
+    first = next(iter(results.values()))
+    report.write_report(
+        page,
+        {system_name(system): Path(eval_args.output_dir) / f"eval-{system}" for system in results},
+        training_log=Path(eval_args.adapter_path).parent / "training.jsonl" if eval_args.adapter_path else None,
+        title=f"{first['model']['base'] or next(iter(results))} on {first['data'].get('dataset_name', 'dialogues')}",
+    )
+    console.print(Text(f"{page}: scores, charts and every dialogue"))
 
 
 def side_by_side(row: dict[str, Any], summaries: dict[str, str]) -> Group:
@@ -199,35 +282,66 @@ def side_by_side(row: dict[str, Any], summaries: dict[str, str]) -> Group:
     table.add_column(overflow="fold")
     table.add_row("reference", Text(row["references"][0]))
     for system, text in summaries.items():
-        table.add_row(SYSTEM_NAMES[system], Text(text))
+        table.add_row(Text(system_name(system)), Text(text))
     return Group(Text(row["dialogue"], "dim"), "", table)
 
 
+def system_name(system: str) -> str:
+    return SYSTEM_NAMES.get(system, system)
+
+
 def score_table(results: dict[str, dict[str, Any]]) -> Table:
-    """ROUGE of every system with the interval of its ROUGE-1; the last row is the difference of tuned and base."""
+    """ROUGE of every system between the best baseline and the human ceiling; with two systems their difference."""
     first = next(iter(results.values()))
+    types = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
+    references = first["references"] / first["examples"]
+    each = f"{references:.0f} references each" if references % 1 == 0 else f"their {first['references']} references"
+    against = "against one reference" if references == 1 else f"mean over {each}"
     table = Table(
-        box=box.SIMPLE,
-        title=f"ROUGE F1 x 100: {first['examples']} dialogues, mean over {first['references']} references",
+        box=box.SIMPLE_HEAD, pad_edge=False, title=f"ROUGE F1 x 100: {first['examples']} dialogues, {against}"
     )
-    for column in ("", "ROUGE-1", "95% interval", "ROUGE-2", "ROUGE-L", "words", "cut off"):
+    for column in ("", "ROUGE-1", "95% interval", *list(types.values())[1:], "of human"):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
-    names = ("rouge1", "rouge2", "rougeL")
+
+    def row(name: str, means: list[float], interval: list[float] | None, share: float | None, style: str) -> None:
+        one, *others = (f"{value:.2f}" for value in means)
+        between = f"{interval[0]:.1f} to {interval[1]:.1f}" if interval else ""
+        table.add_row(Text(name), one, between, *others, f"{share:.0%}" if share else "", style=style)
+
+    human = first["human"]
+    best, baseline = max(first["baselines"].items(), key=lambda item: item[1]["rouge1"]["mean"])
+    share = baseline["rouge1"]["mean"] / human["rouge1"]["mean"] if human else None
+    row(f"baseline: {best}", [baseline[name]["mean"] for name in types], None, share, "dim")
     for system, result in results.items():
-        one, two, long = (f"{result[name]['mean']:.2f}" for name in names)
-        interval = result["rouge1"]["ci95"]
-        table.add_row(
-            SYSTEM_NAMES[system],
-            one,
-            f"{interval[0]:.1f} to {interval[1]:.1f}" if interval else "",
-            two,
-            long,
-            f"{result['lengths']['prediction_words']:.1f}",
-            f"{result['unfinished']} of {result['examples']}",
-        )
-    if len(results) == 2:
-        one, two, long = (f"{results['tuned'][n]['mean'] - results['base'][n]['mean']:+.2f}" for n in names)
-        table.add_row("difference", one, "", two, long, "", "", style="bold")
+        share = (result["share_of_human"] or {}).get("rouge1")
+        means = [result[name]["mean"] for name in types]
+        row(system_name(system), means, result["rouge1"]["ci95"], share, "bold")
+    if human:
+        row("human ceiling", [human[name]["mean"] for name in types], None, 1.0, "dim")
+        if "bertscore" in result:
+            model, layer = result["bertscore"]["model"], result["bertscore"]["layer"]
+            table.caption = f"BERTScore F1 x 100 of {model}, layer {layer}: " + ", ".join(
+                f"{system_name(name)} {scored['bertscore']['mean']:.2f}" for name, scored in results.items()
+            )
+    if list(results) == ["base", "tuned"]:
+        gains = [f"{results['tuned'][name]['mean'] - results['base'][name]['mean']:+.2f}" for name in types]
+        table.add_section()
+        table.add_row("difference", gains[0], "", *gains[1:], "")
+    return table
+
+
+def diagnostics_table(results: dict[str, dict[str, Any]]) -> Table:
+    """What ROUGE does not see, of every system and of the references."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="What ROUGE does not see")
+    table.add_column("")
+    found = {system_name(system): result["diagnostics"] for system, result in results.items()}
+    found["references"] = next(iter(results.values()))["diagnostics_of_references"]
+    for name in found:
+        table.add_column(Text(name), justify="right", style="dim" if name == "references" else "")
+    for label, name, form in DIAGNOSTICS:
+        values = [record[name] for record in found.values()]
+        if any(value is not None for value in values):
+            table.add_row(label, *("" if value is None else f"{value:{form}}" for value in values))
     return table
 
 

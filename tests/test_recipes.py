@@ -85,7 +85,9 @@ TRAINED_FILES = {"manifest.json", "training.jsonl"} | {f"adapter/{name}" for nam
 def test_train_and_evaluate_leave_exactly_these_files(
     recipe: Recipe, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe("sft", *training_args(tiny_folder, tmp_path, "--eval_strategy=steps", "--eval_steps=2"))
+    recipe(
+        "sft", *training_args(tiny_folder, tmp_path, "--eval_strategy=steps", "--eval_steps=2", "--logging_steps=1")
+    )
     assert files(tmp_path) == TRAINED_FILES
     shown = capsys.readouterr().out
     assert "supervised between ⟦ and ⟧" in shown
@@ -95,8 +97,10 @@ def test_train_and_evaluate_leave_exactly_these_files(
     outputs = {
         f"eval-{system}/{name}" for system in ("base", "tuned") for name in ("predictions.jsonl", "metrics.json")
     }
-    assert files(tmp_path) == TRAINED_FILES | outputs
+    assert files(tmp_path) == TRAINED_FILES | outputs | {"report.html"}
     shown = capsys.readouterr().out
+    assert " ".join(shown.split()).endswith("report.html: scores, charts and every dialogue")
+    assert 'aria-label="Loss' in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert all(word in shown for word in ("ROUGE-1", "ROUGE-2", "ROUGE-L", "zero-shot", "tuned", "difference"))
 
     record = json.loads((tmp_path / "adapter" / "run.json").read_text(encoding="utf-8"))
@@ -108,7 +112,7 @@ def test_train_and_evaluate_leave_exactly_these_files(
 
     predictions = [json.loads(line) for line in (tmp_path / "eval-tuned/predictions.jsonl").open(encoding="utf-8")]
     assert [list(row) for row in predictions] == 3 * [
-        ["id", "dialogue", "references", "prediction", "prompt_tokens", "completion_tokens", "finish_reason"]
+        ["id", "dialogue", "references", "prediction", "prompt_tokens", "completion_tokens", "finish_reason", "topic"]
     ]
     assert [row["id"] for row in predictions] == ["test_0", "test_1", "test_2"]
     assert {len(row["references"]) for row in predictions} == {3}
@@ -116,14 +120,14 @@ def test_train_and_evaluate_leave_exactly_these_files(
     metrics = json.loads((tmp_path / "eval-tuned/metrics.json").read_text(encoding="utf-8"))
     assert (metrics["examples"], metrics["references"]) == (3, 9)
     for name in ("rouge1", "rouge2", "rougeL", "rougeLsum"):
-        assert list(metrics[name]) == ["mean", "max", "per_reference", "ci95"]
+        assert list(metrics[name]) == ["mean", "max", "max_leave_one_out", "per_reference", "ci95"]
     assert metrics["prompt"] == record["prompt"]
     assert metrics["model"]["adapter"] == str(tmp_path / "adapter")
 
 
 def test_the_base_alone_is_evaluated_without_an_adapter(recipe: Recipe, tiny_folder: Path, tmp_path: Path) -> None:
     recipe("eval", *evaluation_args(tiny_folder, tmp_path))
-    assert files(tmp_path) == {"eval-base/predictions.jsonl", "eval-base/metrics.json"}
+    assert files(tmp_path) == {"eval-base/predictions.jsonl", "eval-base/metrics.json", "report.html"}
 
 
 def test_the_base_need_not_be_evaluated(recipe: Recipe, tiny_folder: Path, tmp_path: Path) -> None:
@@ -134,7 +138,7 @@ def test_the_base_need_not_be_evaluated(recipe: Recipe, tiny_folder: Path, tmp_p
             tiny_folder, tmp_path / "out", f"--adapter_path={tmp_path / 'adapter'}", "--evaluate_base=no"
         ),
     )
-    assert files(tmp_path / "out") == {"eval-tuned/predictions.jsonl", "eval-tuned/metrics.json"}
+    assert files(tmp_path / "out") == {"eval-tuned/predictions.jsonl", "eval-tuned/metrics.json", "report.html"}
 
 
 def test_another_prompt_than_in_training_is_warned_of(
