@@ -2,9 +2,11 @@
 
 import argparse
 import difflib
+import errno
 import json
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dialogsum_sft import InputError
+from dialogsum_sft import InputError, Stopped
 from dialogsum_sft.prompts import INSTRUCTION
+from dialogsum_sft.stopping import leave
 
 import yaml
 from trl import TrlParser
@@ -72,6 +75,33 @@ class TrainArguments:
     swap_speakers: bool = field(
         default=False,
         metadata={"help": "Train on each row once more with its first two speakers exchanged, in the summary too."},
+    )
+    eval_generate_samples: int = field(
+        default=0,
+        metadata={
+            "help": "At every evaluation, summarise the first so many validation dialogues and score them: "
+            "rouge1_mean, rouge2_mean, rougeL_mean, unfinished (for --metric_for_best_model too). 0: only the loss."
+        },
+    )
+    eval_max_new_tokens: int = field(default=128, metadata={"help": "Longest of these summaries, in tokens."})
+    eval_max_batch_tokens: int = field(
+        default=8192,
+        metadata={"help": "Size of their batches in tokens: rows times (longest prompt + eval_max_new_tokens)."},
+    )
+    eval_rouge_tokenizer: str = field(
+        default="default",
+        metadata={
+            "help": "default: rouge_score's, for English; unicode: for other scripts.",
+            "choices": ["default", "unicode"],
+        },
+    )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={"help": "Stop after so many evaluations in a row without a better --metric_for_best_model."},
+    )
+    force_resume: bool = field(
+        default=False,
+        metadata={"help": "Go on from a checkpoint though options were changed since, with their new values."},
     )
 
 
@@ -218,16 +248,34 @@ def _one_line(error: BaseException) -> str:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call a recipe's main; a user's mistake becomes one line on standard error (rank 0 only) and exit status 2."""
+    """Call a recipe's main; what ends it becomes one line on standard error (rank 0 only) and an exit status.
+
+    2 is a user's mistake, 75 a run that was asked to stop and goes on when started again, 1 one that cannot go on (a
+    loss that is not finite, a full disk), 130 a Ctrl-C before there was anything to save.
+    """
     # Deprecations inside and between the libraries, which a user cannot act on.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft)\.")
     # On saving, PEFT asks the hub whether the base model's vocabulary was changed; offline it may well not answer.
     warnings.filterwarnings(
         "ignore", message="Unable to fetch remote file|Could not find a config file", module="peft"
     )
+    status, line = 0, ""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         main()
     except InputError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {_one_line(error)}", file=sys.stderr)
-        sys.exit(2)
+        status, line = 2, f"error: {_one_line(error)}"
+    except Stopped as error:
+        status, line = error.status, _one_line(error) if error.status == 75 else f"error: {_one_line(error)}"
+    except KeyboardInterrupt:
+        status, line = 130, "interrupted"
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        status, line = 1, f"error: {_one_line(error)}: make room and start again"
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
+    if line and os.environ.get("RANK", "0") == "0":
+        print(line, file=sys.stderr)
+    leave(status)
