@@ -56,13 +56,14 @@ class Run:
 
 @dataclass
 class Cells:
-    """A table for any output: of each row its cells, of which the marked ones are the best of their column."""
+    """A table for any output: `labels` columns of text, then numbers; the cells (row, column) in `bold`."""
 
     title: str
     header: list[str]
     rows: list[list[str]]
-    best: set[tuple[int, int]] = field(default_factory=set)
+    bold: set[tuple[int, int]] = field(default_factory=set)
     note: str = ""
+    labels: int = 1
 
 
 def main() -> None:
@@ -209,7 +210,7 @@ def difference_cells(
         p = adjusted[name, metric]
         rows.append(
             [
-                f"{name} - {first}" if metric == "rouge1" else "",
+                name if metric == "rouge1" else "",
                 METRICS[metric],
                 f"{found.difference:+.2f}",
                 interval,
@@ -219,12 +220,13 @@ def difference_cells(
         )
         best |= {(number, 2)} if p < 0.05 else set()
     return Cells(
-        "Differences, paired over the same dialogues",
+        f"Differences from {first}, over the same dialogues",
         ["", "", "difference", "95% interval", "p", "won/tied/lost"],
         rows,
         best,
         f"Bold: p < 0.05. Bootstrap intervals and permutation tests of {resamples:,} resamples; p is Holm's over the "
         f"{len(comparisons)} tests of this table.",
+        labels=2,
     )
 
 
@@ -248,11 +250,11 @@ def most_different(first: Run, first_name: str, other: Run, name: str, number: i
 
 
 def terminal(cells: Cells) -> Group:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=cells.title)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=Text(cells.title, "italic"))
     for number, column in enumerate(cells.header):
-        table.add_column(column, justify="right" if number else "left", overflow="fold")
+        table.add_column(column, justify="left" if number < cells.labels else "right", overflow="fold")
     for r, row in enumerate(cells.rows):
-        table.add_row(*(Text(cell, "bold" if (r, c) in cells.best else "") for c, cell in enumerate(row)))
+        table.add_row(*(Text(cell, "bold" if (r, c) in cells.bold else "") for c, cell in enumerate(row)))
     return Group(table, Text(cells.note, "dim")) if cells.note else Group(table)
 
 
@@ -260,7 +262,12 @@ def markdown(cells: Cells) -> str:
     def line(values: Sequence[str]) -> str:
         return f"| {' | '.join(value.replace('|', chr(92) + '|') for value in values)} |"
 
-    lines = [f"**{cells.title}**", "", line(cells.header), "|---|" + "---:|" * (len(cells.header) - 1)]
+    lines = [
+        f"**{cells.title}**",
+        "",
+        line(cells.header),
+        "|" + "---|" * cells.labels + "---:|" * (len(cells.header) - cells.labels),
+    ]
     lines += [line(row) for row in marked(cells, lambda text: f"**{text}**", str)]
     return "\n".join(lines + (["", cells.note] if cells.note else []))
 
@@ -279,7 +286,7 @@ def latex(cells: Cells) -> str:
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{escape(' '.join(filter(None, [cells.title + '.', cells.note])))}}}",
-            rf"\begin{{tabular}}{{l{'r' * (len(cells.header) - 1)}}}",
+            rf"\begin{{tabular}}{{{'l' * cells.labels}{'r' * (len(cells.header) - cells.labels)}}}",
             r"\hline",
             lines[0],
             r"\hline",
@@ -293,7 +300,7 @@ def latex(cells: Cells) -> str:
 
 def marked(cells: Cells, bold: Callable[[str], str], escape: Callable[[str], str]) -> list[list[str]]:
     return [
-        [bold(escape(cell)) if (r, c) in cells.best else escape(cell) for c, cell in enumerate(row)]
+        [bold(escape(cell)) if (r, c) in cells.bold else escape(cell) for c, cell in enumerate(row)]
         for r, row in enumerate(cells.rows)
     ]
 

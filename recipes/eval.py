@@ -6,7 +6,8 @@ Leaves `output_dir`/eval-base and, with --adapter_path, `output_dir`/eval-tuned:
 
     python recipes/eval.py --predictions_file bart.txt --dataset_name knkarthick/dialogsum
 
-scores the summaries of a file, with no model, and leaves `output_dir`/eval-bart.
+scores the summaries of a file, with no model, and leaves `output_dir`/eval-bart (eval-tuned-rescored for
+eval-tuned/predictions.jsonl).
 """
 
 import contextlib
@@ -216,6 +217,8 @@ def score_file(
         "git_revision": checkpoints.git_revision(),
     }
     system = path.name.split(".")[0]
+    if system == "predictions":  # of a run, whose own record must not be lost
+        system = f"{path.resolve().parent.name.removeprefix('eval-')}-rescored"
     folder = Path(eval_args.output_dir) / f"eval-{system}"
     checkpoints.write_jsonl(folder / "predictions.jsonl", rows)
     checkpoints.write_json(folder / "metrics.json", result)
