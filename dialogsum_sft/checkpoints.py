@@ -57,6 +57,28 @@ def replace_folder(partial: Path, final: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def public(value: Any) -> Any:
+    """A value of JSON's types as others may see it: of an absolute path its last part, in place of a token its name.
+
+    Relative paths and names stay; so do the texts under `instruction` and `system_prompt`, whatever they begin with.
+    """
+    if isinstance(value, dict):
+        return {key: _public_item(key, item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [public(item) for item in value]
+    if isinstance(value, (str, Path)) and (Path(value).is_absolute() or str(value).startswith("~")):
+        return Path(value).name
+    return value
+
+
+def _public_item(key: str, item: Any) -> Any:
+    if key in ("instruction", "system_prompt"):
+        return item
+    if item is not None and (key == "token" or key.endswith("_token")) and key not in ("eos_token", "pad_token"):
+        return f"<{key.upper()}>"
+    return public(item)
+
+
 def versions() -> dict[str, str]:
     """Installed versions of the packages that decide a result."""
     found = {"python": platform.python_version()}

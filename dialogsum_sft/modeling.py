@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from dialogsum_sft import InputError
+from dialogsum_sft.checkpoints import public
 
 import torch
 from peft import PeftConfig, PeftModel
@@ -74,8 +75,8 @@ def embedded_model() -> Path:
 
 
 def public_name(name: str) -> str:
-    """The name under which others find a model: of the embedded one its hub id, of any other its own."""
-    return EMBEDDED_HUB_ID if name == EMBEDDED else name
+    """The name under which others know a model: of the embedded one its hub id, of an absolute path its last part."""
+    return EMBEDDED_HUB_ID if name == EMBEDDED else str(public(name))
 
 
 def resolve_dtype(name: str | None) -> torch.dtype:
@@ -166,6 +167,11 @@ def load_model(model_args: ModelConfig, *, trust_remote_code: bool = False) -> P
             dtype=dtype,
             quantization_config=get_quantization_config(model_args),
         )
+    for module in model.modules():
+        # On a CPU with AVX512-BF16, bitsandbytes repacks 4-bit weights at the first forward in evaluation mode into a
+        # layout without a gradient: training after a validation would go on with half of its gradient, silently.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     # This name goes into the adapter's config and card: no folder of this machine.
     model.name_or_path = model.config._name_or_path = public_name(str(model_args.model_name_or_path))
     return model

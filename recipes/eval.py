@@ -2,7 +2,8 @@
 
     python recipes/eval.py --config recipes/configs/quickstart_eval.yaml
 
-Leaves `output_dir`/eval-base and, with --adapter_path, `output_dir`/eval-tuned: predictions.jsonl and metrics.json.
+Leaves `output_dir`/eval-base and, with --adapter_path, `output_dir`/eval-tuned: predictions.jsonl and metrics.json;
+and puts the scores into the model card of what recipes/sft.py left.
 """
 
 import contextlib
@@ -12,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dialogsum_sft import InputError, checkpoints, prompts
+from dialogsum_sft import InputError, checkpoints, model_card, prompts
 from dialogsum_sft.arguments import DataArguments, EvalArguments, parse, run
 from dialogsum_sft.data import counts_table, load_examples
 from dialogsum_sft.dialogue import restore_speakers
@@ -126,13 +127,13 @@ def main() -> None:
             "model": {
                 "base": public_name(str(model_args.model_name_or_path)),
                 "revision": model_args.model_revision,
-                "adapter": eval_args.adapter_path if system == "tuned" else None,
+                "adapter": checkpoints.public(eval_args.adapter_path) if system == "tuned" else None,
                 "dtype": model_args.dtype,
                 "load_in_4bit": model_args.load_in_4bit,
                 "load_in_8bit": model_args.load_in_8bit,
             },
             "data": {
-                "dataset_name": script_args.dataset_name,
+                "dataset_name": checkpoints.public(script_args.dataset_name),
                 "revision": data_args.dataset_revision,
                 "split": script_args.dataset_test_split,
                 "counts": examples.counts.record(),
@@ -166,6 +167,13 @@ def main() -> None:
     console.print(score_table(results))
     for system in systems:
         console.print(f"{Path(eval_args.output_dir) / f'eval-{system}'}: predictions.jsonl, metrics.json")
+    trained = Path(eval_args.adapter_path or str(model_args.model_name_or_path))
+    if (trained / "run.json").is_file():
+        base = results.get("base") if eval_args.adapter_path is not None else None
+        noted = model_card.write(trained, results[systems[-1]], base)
+        console.print(
+            f"{trained / 'README.md'}: " + ("scores noted" if noted else "keeps its scores of more dialogues")
+        )
 
 
 def parse_generation_kwargs(text: str | None) -> dict[str, Any]:

@@ -3,7 +3,8 @@
     python recipes/sft.py --config recipes/configs/quickstart.yaml
     accelerate launch --config_file accelerate_configs/ddp.yaml recipes/sft.py --config FILE.yaml
 
-Leaves `output_dir`/adapter (model/ with full fine-tuning): weights, tokenizer, chat template and run.json.
+Leaves `output_dir`/adapter (model/ with full fine-tuning): weights, tokenizer, chat template, run.json and a model
+card.
 """
 
 import atexit
@@ -13,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dialogsum_sft import InputError, checkpoints, prompts
+from dialogsum_sft import InputError, checkpoints, hub, model_card, prompts
 from dialogsum_sft.arguments import DataArguments, TrainArguments, parse, run
 from dialogsum_sft.collator import CompletionOnlyCollator
 from dialogsum_sft.data import counts_table, load_examples
@@ -50,6 +51,14 @@ def main() -> None:
         raise InputError("a quantised base cannot be trained itself: add use_peft: true")
     if script_args.dataset_streaming and training_args.max_steps <= 0:
         raise InputError("with --dataset_streaming the number of rows is not known: give --max_steps")
+
+    if training_args.hub_token is not None:
+        raise InputError("--hub_token would be written into files: log in by `hf auth login`, or set HF_TOKEN")
+    push_to_hub, training_args.push_to_hub = training_args.push_to_hub, False  # TRL's own uploads training_args.bin
+    if push_to_hub and state.is_main_process:
+        arguments["hub_model_id"] = training_args.hub_model_id = hub.create_repo(
+            training_args.hub_model_id or output_dir.resolve().name, training_args.hub_private_repo
+        )
 
     # 1. Data: dialogues to chat messages to token ids, and a look at what is supervised
     tokenizer = load_tokenizer(
@@ -116,12 +125,12 @@ def main() -> None:
     partial = output_dir / f".{final.name}.partial"
     trainer.save_model(str(partial))
     if state.is_main_process:
-        for leftover in ("training_args.bin", "README.md"):  # a pickle that can hold a token; a card without scores
+        for leftover in ("training_args.bin", "README.md"):  # a pickle that can hold a token; a card of TRL's
             (partial / leftover).unlink(missing_ok=True)
         record = {
             "format": checkpoints.FORMAT,
             "base_model": public_name(str(model_args.model_name_or_path)),
-            "arguments": arguments,
+            "arguments": checkpoints.public(arguments),
             "data": {name.replace(" ", "_"): split.record() for name, split in counts.items()},
             "data_fingerprint": None if script_args.dataset_streaming else train.fingerprint(),
             "prompt": {
@@ -136,12 +145,16 @@ def main() -> None:
             "seconds": round(time.time() - started, 1),
         }
         checkpoints.write_json(partial / "run.json", record)
+        model_card.write(partial)
         checkpoints.replace_folder(partial, final)
     console.print(
         f"trained on {metrics['num_tokens']} tokens in {metrics['train_runtime']:.0f} s, evaluations included"
         + (f"; eval loss {metrics['eval_loss']:.3f}" if "eval_loss" in metrics else "")
         + f"; saved to {final}"
     )
+    if push_to_hub and state.is_main_process:
+        what = f"{final.name} of {record['base_model']}, trained on {record['arguments']['dataset_name']}"
+        console.print("pushed: " + hub.upload(final, training_args.hub_model_id, what, training_args.hub_revision))
     trainer.end()
     if state.distributed_type == DistributedType.MULTI_CPU:
         # gloo's destructor waits, holding the interpreter's lock, for a thread that may be waiting for that lock: a
