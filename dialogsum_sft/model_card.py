@@ -26,16 +26,23 @@ _HYPERPARAMETERS = (
 )
 
 
-def write(folder: Path, tuned: dict[str, Any] | None = None, base: dict[str, Any] | None = None) -> bool:
+def write(
+    folder: Path,
+    tuned: dict[str, Any] | None = None,
+    base: dict[str, Any] | None = None,
+    *,
+    scores_of: Path | None = None,
+) -> bool:
     """Write README.md from run.json in `folder`, with the scores of an evaluation (metrics.json's contents) if given.
 
     Scores that the card has of other test sets stay. Of the same one (dataset and split) the new scores replace the
     old unless they are of fewer dialogues: a quick look does not replace a result. Returns whether the scores given
-    are in the card. `base` holds those of the base model without the adapter, for comparison.
+    are in the card. `base` holds those of the base model without the adapter, for comparison. A merged model takes
+    over the scores of its adapter, which lies in `scores_of`.
     """
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    card = folder / "README.md"
-    results: list[EvalResult] = (ModelCard.load(card).data.eval_results or []) if card.is_file() else []
+    earlier = (scores_of or folder) / "README.md"
+    results: list[EvalResult] = (ModelCard.load(earlier).data.eval_results or []) if earlier.is_file() else []
     taken = False
     if tuned is not None:
         new = _results(tuned, base)
@@ -43,7 +50,7 @@ def write(folder: Path, tuned: dict[str, Any] | None = None, base: dict[str, Any
         taken = not same or (same[0].dataset_args or {}).get("dialogues", 0) <= tuned["examples"]
         if taken:
             results = [result for result in results if result not in same] + new
-    checkpoints.write_text(card, _content(folder, record, results))
+    checkpoints.write_text(folder / "README.md", _content(folder, record, results))
     return taken
 
 
@@ -59,7 +66,11 @@ def _results(tuned: dict[str, Any], base: dict[str, Any] | None) -> list[EvalRes
             dataset_split=data["split"],
             dataset_revision=data.get("revision"),
             dataset_args=tuned["fingerprint"]
-            | {"dialogues": tuned["examples"], "dialogues_in_split": data["counts"]["dialogues"]},
+            | {
+                "dialogues": tuned["examples"],
+                "dialogues_in_split": data["counts"]["dialogues"],
+                "weights": _weights(tuned["model"]),
+            },
             metric_type="rouge",
             metric_name=name,
             metric_value=round(tuned[key]["mean"], 2),
@@ -71,6 +82,12 @@ def _results(tuned: dict[str, Any], base: dict[str, Any] | None) -> list[EvalRes
         )
         for key, name in _ROUGE.items()
     ]
+
+
+def _weights(model: dict[str, Any]) -> str:
+    """What was evaluated: a merged model takes over the scores that its adapter had."""
+    bits = "4-bit" if model["load_in_4bit"] else "8-bit" if model["load_in_8bit"] else model["dtype"]
+    return f"adapter on the {bits} base" if model["adapter"] else str(bits)
 
 
 def _content(folder: Path, record: dict[str, Any], results: list[EvalResult]) -> str:
@@ -161,6 +178,7 @@ def _result_text(results: list[EvalResult]) -> str:
         rows.append(
             (
                 f"{result.dataset_name}, {result.dataset_split}",
+                str(of.get("weights", "")),
                 " of ".join(dict.fromkeys(str(of[name]) for name in ("dialogues", "dialogues_in_split"))),
                 str(result.metric_name),
                 f"{result.metric_value:.2f}",
@@ -168,7 +186,7 @@ def _result_text(results: list[EvalResult]) -> str:
                 "" if zero_shot is None else f"{zero_shot:.2f}",
             )
         )
-    head = ("test set", "dialogues", "metric", "F1 x 100", "95% interval", "base model, zero-shot")
+    head = ("test set", "weights", "dialogues", "metric", "F1 x 100", "95% interval", "base model, zero-shot")
     of = results[0].dataset_args or {}
     return (
         f"{_table(head, rows)}\n\n{of['library']} with its stemmer, tokenizer {of['tokenizer']}; {of['aggregation']}; "
@@ -277,7 +295,7 @@ def _training_text(record: dict[str, Any]) -> str:
     if merge:
         text += (
             f"\n\nThe adapter was merged in float32 into a freshly loaded base and saved in {merge['dtype']}. On "
-            f"{merge['prompts']} prompts the logits of the merged weights differ from those of the adapter by at most "
-            f"{merge['merged_difference']:.1e}; as saved and loaded again by {merge['saved_difference']:.1e}."
+            f"{merge['prompts']} prompts the logits (up to {merge['largest_logit']:.1f}) of the merged weights differ "
+            f"from those of the adapter by at most {merge['merged_difference']:.1e}; as saved and loaded again by {merge['saved_difference']:.1e}."
         )
     return text

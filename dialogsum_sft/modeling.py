@@ -158,6 +158,7 @@ def load_model(model_args: ModelConfig, *, trust_remote_code: bool = False) -> P
     location = _location(model_args)
     dtype = resolve_dtype(model_args.dtype)
     model_args.dtype = str(dtype).removeprefix("torch.")  # bnb_4bit_compute_dtype is taken from here
+    quantization = get_quantization_config(model_args)
     with _loading("model", model_args.model_name_or_path):
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             location,
@@ -165,7 +166,8 @@ def load_model(model_args: ModelConfig, *, trust_remote_code: bool = False) -> P
             trust_remote_code=trust_remote_code,
             attn_implementation=model_args.attn_implementation,
             dtype=dtype,
-            quantization_config=get_quantization_config(model_args),
+            # Not even None for a model that is stored quantised: it would be read as if it were not.
+            **({} if quantization is None else {"quantization_config": quantization}),
         )
     for module in model.modules():
         # On a CPU with AVX512-BF16, bitsandbytes repacks 4-bit weights at the first forward in evaluation mode into a

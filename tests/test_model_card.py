@@ -30,6 +30,7 @@ def scores(mean: float, dialogues: int = 24, dataset: str = "knkarthick/dialogsu
     return {name: rouge for name in ("rouge1", "rouge2", "rougeL", "rougeLsum")} | {
         "examples": dialogues,
         "data": {"dataset_name": dataset, "split": "test", "revision": None, "counts": {"dialogues": 24}},
+        "model": {"adapter": "adapter", "dtype": "bfloat16", "load_in_4bit": True, "load_in_8bit": False},
         "fingerprint": {
             "library": "rouge_score 0.1.2",
             "tokenizer": "a-z0-9",
@@ -83,7 +84,9 @@ def test_an_evaluation_puts_its_scores_and_intervals_into_the_card(trained: Path
     assert first.metric_args["ci95"] == [round(bound, 2) for bound in metrics["rouge1"]["ci95"]]
     assert first.metric_args["zero_shot"] == round(base["rouge1"]["mean"], 2)
     assert first.dataset_args["references_sha256"] == metrics["fingerprint"]["references_sha256"]
-    assert f"| sample, test | 3 of 24 | ROUGE-1 | {first.metric_value:.2f} |" in card.text
+    assert (
+        f"| sample, test | adapter on the float32 base | 3 of 24 | ROUGE-1 | {first.metric_value:.2f} |" in card.text
+    )
 
 
 def test_the_metadata_survive_the_hubs_own_round_trip(adapter: Path) -> None:
