@@ -296,6 +296,7 @@ def _training_text(record: dict[str, Any]) -> str:
         text += (
             f"\n\nThe adapter was merged in float32 into a freshly loaded base and saved in {merge['dtype']}. On "
             f"{merge['prompts']} prompts the logits (up to {merge['largest_logit']:.1f}) of the merged weights differ "
-            f"from those of the adapter by at most {merge['merged_difference']:.1e}; as saved and loaded again by {merge['saved_difference']:.1e}."
+            f"from those of the adapter by at most {merge['merged_difference']:.1e}; as saved and loaded again by "
+            f"{merge['saved_difference']:.1e}."
         )
     return text

@@ -143,7 +143,7 @@ def main() -> None:
     checkpoints.replace_folder(partial, output_dir)
     console.print(
         f"{len(rows)} prompts, {positions} positions, logits up to {largest:.1f}: merged and adapter differ by at "
-        f"most {merged_difference:.1e} in float32; as saved in {args.dtype} and loaded again by {saved_difference:.1e}, "
+        f"most {merged_difference:.1e} in float32; saved in {args.dtype} and loaded again by {saved_difference:.1e}, "
         f"with {same / positions:.1%} of the likeliest next tokens the same"
     )
     console.print(f"{output_dir}: {base_model} with {args.adapter_path} merged in")
