@@ -26,6 +26,12 @@ _HYPERPARAMETERS = (
 )
 
 
+def can_be_written(folder: Path) -> bool:
+    """Whether `folder` holds the record of a training run: what recipes/sft.py left, or a model merged from it."""
+    record = folder / "run.json"
+    return record.is_file() and "arguments" in json.loads(record.read_text(encoding="utf-8"))
+
+
 def write(
     folder: Path,
     tuned: dict[str, Any] | None = None,

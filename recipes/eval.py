@@ -168,12 +168,14 @@ def main() -> None:
     for system in systems:
         console.print(f"{Path(eval_args.output_dir) / f'eval-{system}'}: predictions.jsonl, metrics.json")
     trained = Path(eval_args.adapter_path or str(model_args.model_name_or_path))
-    if (trained / "run.json").is_file():
+    if model_card.can_be_written(trained):
         base = results.get("base") if eval_args.adapter_path is not None else None
-        noted = model_card.write(trained, results[systems[-1]], base)
-        console.print(
-            f"{trained / 'README.md'}: " + ("scores noted" if noted else "keeps its scores of more dialogues")
-        )
+        try:
+            noted = model_card.write(trained, results[systems[-1]], base)
+            end = "scores noted" if noted else "keeps its scores of more dialogues"
+        except OSError as error:  # somebody else's folder
+            end = f"the scores could not be noted here ({error.strerror})"
+        console.print(f"{trained / 'README.md'}: {end}")
 
 
 def parse_generation_kwargs(text: str | None) -> dict[str, Any]:

@@ -4,9 +4,11 @@
 
 Leaves `output_dir` (by default merged/ beside the adapter): weights in safetensors, tokenizer, chat template,
 generation config, run.json and a model card. However the adapter was trained, the base is loaded afresh, unquantised
-and in float32. That the logits stay the same is checked before anything is called done, on what is on disk too.
+and in float32, on the CPU (4 bytes of memory a parameter). That the logits stay the same is checked before anything is
+called done, on what is on disk too.
 """
 
+import contextlib
 import json
 import shutil
 import time
@@ -30,6 +32,7 @@ from rich.console import Console
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers.utils import cached_file
 from trl import ModelConfig, ScriptArguments
 
 
@@ -107,6 +110,10 @@ def main() -> None:
     )
     merged.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
+    if hasattr(merged.config, "vision_config"):  # Gemma 3's: vLLM wants these files for text too
+        for name in ("preprocessor_config.json", "processor_config.json"):
+            with contextlib.suppress(OSError):  # one of them is not there
+                shutil.copy(cached_file(args.model_name_or_path, name, revision=args.model_revision), partial)
     for parameter in merged.parameters():
         parameter.data = parameter.data.float()
     rounded = logits(merged, rows)
@@ -138,7 +145,7 @@ def main() -> None:
     checkpoints.write_json(
         partial / "run.json", {"format": checkpoints.FORMAT, "base_model": base_model} | record | {"merge": merge}
     )
-    if record:
+    if model_card.can_be_written(partial):
         model_card.write(partial, scores_of=adapter_path)
     checkpoints.replace_folder(partial, output_dir)
     console.print(

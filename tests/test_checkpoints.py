@@ -180,3 +180,30 @@ def test_the_revision_of_a_changed_checkout_ends_in_a_plus(monkeypatch, tmp_path
 def test_there_is_no_revision_outside_a_checkout(monkeypatch, tmp_path):
     monkeypatch.setattr(checkpoints, "__file__", str(tmp_path / "checkpoints.py"))
     assert checkpoints.git_revision() is None
+
+
+@pytest.mark.parametrize(
+    ("value", "seen"),
+    [
+        ("/home/ana/runs/one", "one"),
+        ("~/runs/one", "one"),
+        (Path("/data/rows.jsonl"), "rows.jsonl"),
+        ("runs/one", "runs/one"),
+        ("Qwen/Qwen3-8B", "Qwen/Qwen3-8B"),
+        (["/data/a.csv", 3, None], ["a.csv", 3, None]),
+        (
+            {"model_init_kwargs": {"cache_dir": "/home/ana", "token": "hf_x"}},
+            {"model_init_kwargs": {"cache_dir": "ana", "token": "<TOKEN>"}},
+        ),
+        (
+            {"hub_token": "hf_x", "push_token": None, "eos_token": "</s>"},
+            {"hub_token": "<HUB_TOKEN>", "push_token": None, "eos_token": "</s>"},
+        ),
+        (
+            {"instruction": "/no_think Sum up", "system_prompt": "/a/b"},
+            {"instruction": "/no_think Sum up", "system_prompt": "/a/b"},
+        ),
+    ],
+)
+def test_what_others_may_see(value: object, seen: object) -> None:
+    assert checkpoints.public(value) == seen

@@ -182,5 +182,8 @@ def test_a_family_trains_evaluates_and_merges_by_its_configs(
     metrics = json.loads((tmp_path / "eval-tuned/metrics.json").read_text())
     assert metrics["model"]["load_in_4bit"] == written.get("load_in_4bit", False)
 
+    if "gemma3" in name:
+        (base / "preprocessor_config.json").write_text("{}")
     recipe("merge", f"--model_name_or_path={base}", adapter, "--num_prompts=1")
     assert type(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")) is family.model
+    assert (tmp_path / "merged" / "preprocessor_config.json").is_file() == ("gemma3" in name)

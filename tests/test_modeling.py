@@ -13,6 +13,7 @@ from dialogsum_sft.modeling import (
     load_adapter,
     load_model,
     load_tokenizer,
+    public_name,
     resolve_dtype,
 )
 
@@ -143,6 +144,28 @@ def test_a_chat_template_file_is_used(tiny_folder: Path, tmp_path: Path) -> None
     assert load_tokenizer(model_args, chat_template_path=str(tmp_path / "t.jinja")).chat_template == "from a file"
     with pytest.raises(InputError, match="no such file"):
         load_tokenizer(model_args, chat_template_path=str(tmp_path / "other.jinja"))
+
+
+@pytest.mark.parametrize(
+    ("name", "public"),
+    [
+        ("embedded", EMBEDDED_HUB_ID),
+        ("Qwen/Qwen3-8B", "Qwen/Qwen3-8B"),
+        ("/home/ana/tiny", "tiny"),
+        ("m/tiny", "m/tiny"),
+    ],
+)
+def test_a_model_is_known_by_a_name_that_others_can_use(name: str, public: str) -> None:
+    assert public_name(name) == public
+
+
+def test_a_model_that_is_stored_quantised_loads(tiny_folder: Path, tmp_path: Path) -> None:
+    quantised = load_model(ModelConfig(model_name_or_path=str(tiny_folder), load_in_4bit=True))
+    quantised.save_pretrained(tmp_path)
+    loaded = load_model(ModelConfig(model_name_or_path=str(tmp_path)))
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        assert torch.equal(loaded(input_ids=ids).logits, quantised(input_ids=ids).logits)
 
 
 def save_adapter(folder: Path, base: str, tokenizer: PreTrainedTokenizerFast) -> None:
