@@ -73,6 +73,29 @@ class TrainArguments:
         default=False,
         metadata={"help": "Train on each row once more with its first two speakers exchanged, in the summary too."},
     )
+    eval_generate_samples: int = field(
+        default=0,
+        metadata={
+            "help": "At every evaluation, summarise the first so many validation dialogues and score them: "
+            "rouge1_mean, rouge2_mean, rougeL_mean, unfinished (for --metric_for_best_model too). 0: only the loss."
+        },
+    )
+    eval_max_new_tokens: int = field(default=128, metadata={"help": "Longest of these summaries, in tokens."})
+    eval_max_batch_tokens: int = field(
+        default=8192,
+        metadata={"help": "Size of their batches in tokens: rows times (longest prompt + eval_max_new_tokens)."},
+    )
+    eval_rouge_tokenizer: str = field(
+        default="default",
+        metadata={
+            "help": "default: rouge_score's, for English; unicode: for other scripts.",
+            "choices": ["default", "unicode"],
+        },
+    )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={"help": "Stop after so many evaluations in a row without a better --metric_for_best_model."},
+    )
 
 
 @dataclass

@@ -8,6 +8,8 @@ card.
 """
 
 import atexit
+import functools
+import itertools
 import os
 import sys
 import time
@@ -16,6 +18,7 @@ from typing import Any
 
 from dialogsum_sft import InputError, checkpoints, hub, model_card, prompts
 from dialogsum_sft.arguments import DataArguments, TrainArguments, parse, run
+from dialogsum_sft.callbacks import GenerationEvaluation, TrainingLog, check_evaluation, check_trackers
 from dialogsum_sft.collator import CompletionOnlyCollator
 from dialogsum_sft.data import counts_table, load_examples
 from dialogsum_sft.encoding import training_rows
@@ -26,8 +29,11 @@ import torch
 from accelerate import DistributedType, PartialState
 from datasets import Dataset, IterableDataset
 from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
 from rich.text import Text
-from transformers import PreTrainedTokenizerBase
+from tqdm import tqdm
+from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase
 from trl import ModelConfig, ScriptArguments, SFTConfig, SFTTrainer, get_peft_config
 
 
@@ -51,6 +57,8 @@ def main() -> None:
         raise InputError("a quantised base cannot be trained itself: add use_peft: true")
     if script_args.dataset_streaming and training_args.max_steps <= 0:
         raise InputError("with --dataset_streaming the number of rows is not known: give --max_steps")
+    check_trackers(training_args.report_to)
+    check_evaluation(training_args, train_args)
 
     if training_args.hub_token is not None:
         raise InputError("--hub_token would be written into files: log in by `hf auth login`, or set HF_TOKEN")
@@ -110,6 +118,14 @@ def main() -> None:
         processing_class=tokenizer,
         peft_config=get_peft_config(model_args),
     )
+    trainer.add_callback(TrainingLog(output_dir))
+    if validation is not None and train_args.eval_generate_samples:
+        rows = list(itertools.islice(validation.rows, train_args.eval_generate_samples))
+        options = {"stop_ids": stop_ids, "max_length": max_length, "show": functools.partial(show_samples, console)}
+        trainer.add_callback(GenerationEvaluation(trainer, rows, tokenizer, data_args, train_args, **options))
+    if train_args.early_stopping_patience is not None:  # behind the callback that measures what it looks at
+        trainer.add_callback(EarlyStoppingCallback(train_args.early_stopping_patience))
+        training_args.restore_callback_states_from_checkpoint = True  # the evaluations it has counted
 
     # 4. Train
     metrics: dict[str, Any] = dict(trainer.train().metrics)
@@ -117,8 +133,11 @@ def main() -> None:
     counters = ("num_tokens", "eval_num_tokens")  # the same counter, logged while training or evaluating
     metrics["num_tokens"] = int(next(log[name] for log in reversed(logged) for name in counters if name in log))
     if validation_rows is not None:
-        last: dict[str, Any] = next((log for log in reversed(logged) if "eval_loss" in log), {})
-        metrics |= last if last.get("step") == trainer.state.global_step else trainer.evaluate()
+        best = trainer.state.best_model_checkpoint if training_args.load_best_model_at_end else None
+        step = int(best.rpartition("-")[2]) if best else trainer.state.global_step  # of the weights that are saved
+        events = [log for log in logged if log["step"] == step]
+        measured = {name: log[name] for log in events for name in log if name.startswith("eval_")}
+        metrics |= {"step": step} | (measured or trainer.evaluate())
 
     # 5. Save what is needed to use it, and what is needed to know how it came about
     final = output_dir / ("adapter" if model_args.use_peft else "model")
@@ -139,6 +158,7 @@ def main() -> None:
                 "template_sha256": prompts.template_hash(tokenizer, data_args.instruction, data_args.system_prompt),
             },
             "metrics": metrics,
+            "evaluations": [log for log in logged if "samples" in log],
             "versions": checkpoints.versions(),
             "git_revision": checkpoints.git_revision(),
             "hardware": checkpoints.hardware(),
@@ -176,6 +196,16 @@ def show(rows: Dataset | IterableDataset, tokenizer: PreTrainedTokenizerBase, co
         Text(tokenizer.decode(row["input_ids"][:n]), "dim")
         + Text(f"⟦{tokenizer.decode(row['input_ids'][n:])}⟧", "bold green")
     )
+
+
+def show_samples(console: Console, step: int, samples: list[dict[str, Any]]) -> None:
+    """What the model makes of a few validation dialogues by now, between the lines of the progress bar."""
+    with tqdm.external_write_mode():
+        for sample in samples:
+            table = Table.grid(padding=(0, 2))
+            table.add_row(Text("reference", "bold"), Text(sample["references"][0]))
+            table.add_row(Text("summary", "bold"), Text(sample["prediction"] or "(empty)"))
+            console.print(Panel(table, title=f"step {step}: {sample['id']}", title_align="left"))
 
 
 if __name__ == "__main__":
