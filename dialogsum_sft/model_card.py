@@ -128,7 +128,7 @@ def _content(folder: Path, record: dict[str, Any], results: list[EvalResult]) ->
 {_snippet(folder, record, is_adapter)}
 ```
 
-It was trained behind this prompt, and is at its best behind the same. {_prompt_text(record["prompt"])}
+It was trained behind this prompt, and is at its best behind the same. {_prompt_text(record)}
 
 ## Data
 
@@ -245,8 +245,12 @@ def _snippet(folder: Path, record: dict[str, Any], is_adapter: bool) -> str:
     )
 
 
-def _prompt_text(prompt: dict[str, Any]) -> str:
-    text = f"The instruction before the dialogue, or around it:\n\n{_fenced(prompt['instruction'])}"
+def _prompt_text(record: dict[str, Any]) -> str:
+    prompt = record["prompt"]
+    text = (
+        "Speakers were called `#Person1#`, `#Person2#`, ... in it. " if record["arguments"]["rename_speakers"] else ""
+    )
+    text += f"The instruction before the dialogue, or around it:\n\n{_fenced(prompt['instruction'])}"
     if prompt["system_prompt"]:
         text += f"\n\nThe system prompt:\n\n{_fenced(prompt['system_prompt'])}"
     return text
@@ -283,7 +287,8 @@ def _hyperparameters(record: dict[str, Any]) -> list[tuple[str, ...]]:
         names = [name for name in names if "bnb" not in name]
     names.remove("num_train_epochs" if (arguments.get("max_steps") or -1) > 0 else "max_steps")
     values = [(name, arguments.get(name)) for name in names]
-    rows = [(f"`{name}`", str(value)) for name, value in values if value is not None and value is not False]
+    shown = {name: ", ".join(map(str, value)) if isinstance(value, list) else str(value) for name, value in values}
+    rows = [(f"`{name}`", shown[name]) for name, value in values if value is not None and value is not False]
     return [*rows, ("processes", str(record["hardware"]["processes"]))]
 
 

@@ -59,7 +59,6 @@ def main() -> None:
         raise InputError("with --dataset_streaming the number of rows is not known: give --max_steps")
     check_trackers(training_args.report_to)
     check_evaluation(training_args, train_args)
-
     if training_args.hub_token is not None:
         raise InputError("--hub_token would be written into files: log in by `hf auth login`, or set HF_TOKEN")
     push_to_hub, training_args.push_to_hub = training_args.push_to_hub, False  # TRL's own uploads training_args.bin

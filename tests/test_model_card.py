@@ -135,6 +135,7 @@ def test_names_on_the_hub_are_linked(adapter: Path) -> None:
     record = json.loads((adapter / "run.json").read_text())
     record["base_model"], record["arguments"]["dataset_name"] = "Qwen/Qwen3-8B", "knkarthick/dialogsum"
     record["arguments"] |= {"load_in_4bit": True, "use_dora": True, "bnb_4bit_quant_type": "nf4"}
+    record["arguments"] |= {"lora_target_modules": ["q_proj", "v_proj"], "rename_speakers": True}
     (adapter / "run.json").write_text(json.dumps(record))
     model_card.write(adapter)
     card = ModelCard.load(adapter / "README.md")
@@ -145,6 +146,8 @@ def test_names_on_the_hub_are_linked(adapter: Path) -> None:
     )
     assert "(https://huggingface.co/datasets/knkarthick/dialogsum)" in card.text
     assert "| `bnb_4bit_quant_type` | nf4 |" in card.text
+    assert "| `lora_target_modules` | q_proj, v_proj |" in card.text
+    assert "Speakers were called `#Person1#`" in card.text
     assert "Not evaluated yet" in card.text
     assert "model_name" not in card.data.to_dict()
 
