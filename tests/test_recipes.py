@@ -356,7 +356,7 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert (
         done.stderr
-        == "error: no dataset: give --dataset_name (a hub id, a .jsonl/.json/.csv/.parquet file, or 'sample')\n"
+        == "error: no dataset: give --dataset_name (a hub id, a file, a folder, a glob, or 'sample')\n"
     )
     assert done.stdout == ""
 
