@@ -15,6 +15,7 @@ from typing import Any
 
 from dialogsum_sft import InputError, checkpoints, model_card, prompts
 from dialogsum_sft.arguments import DataArguments, EvalArguments, parse, run
+from dialogsum_sft.checks import check_generation
 from dialogsum_sft.data import counts_table, load_examples
 from dialogsum_sft.dialogue import restore_speakers
 from dialogsum_sft.encoding import prompts_for
@@ -37,6 +38,7 @@ SYSTEM_NAMES = {"base": "zero-shot", "tuned": "tuned"}
 
 def main() -> None:
     script_args, model_args, data_args, eval_args = parse((ScriptArguments, ModelConfig, DataArguments, EvalArguments))
+    check_generation()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("evaluation runs in one process: start it with python, not accelerate launch")
     generation_kwargs = parse_generation_kwargs(eval_args.generation_kwargs)

@@ -27,10 +27,9 @@ from dialogsum_sft.modeling import (
 )
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
+from peft import PeftModel
 from rich.console import Console
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.utils import cached_file
 from trl import ModelConfig, ScriptArguments
@@ -79,9 +78,10 @@ def main() -> None:
         )["input_ids"]
         for example in examples.rows
     ]
-    stored = adapter_weights(adapter_path)
+    checkpoints.verify_adapter(adapter_path)
     model = load_adapter(base, args.adapter_path)
-    check_keys(stored, model, adapter_path)
+    checkpoints.verify_adapter(adapter_path, model)
+    check_keys(adapter_path, model)
     of_adapter = logits(model, rows)
 
     # 2. Merge, and compare: float32 itself is good for about 1e-6 of the largest logit
@@ -166,28 +166,15 @@ def check_output(output_dir: Path) -> None:
         raise InputError(f"{output_dir} holds something else than a merged model: give another --output_dir")
 
 
-def adapter_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The adapter's tensors by name; InputError when the file is damaged or a value is not finite."""
-    file = path / "adapter_model.safetensors"
-    try:
-        weights: dict[str, torch.Tensor] = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{file} is damaged: {error}") from error
-    broken = [name for name, weight in weights.items() if not weight.isfinite().all()]
-    if broken:
-        raise InputError(f"{file}: {len(broken)} of {len(weights)} tensors hold NaN or infinity, first {broken[0]}")
-    return weights
-
-
-def check_keys(stored: dict[str, torch.Tensor], model: PeftModel, path: Path) -> None:
-    """PEFT loads what fits by name and leaves the rest as it is, silently; here it must be all (shapes it checks)."""
-    expected = get_peft_model_state_dict(model, save_embedding_layers=False)
-    missing = sorted(expected.keys() - stored.keys())
-    unknown = sorted(name for name in stored.keys() - expected.keys() if ".lora_" in name)
-    if missing or unknown:
+def check_keys(path: Path, model: PeftModel) -> None:
+    """PEFT leaves out, silently, what has no place in the base model, such as the layers of a deeper one."""
+    with safe_open(path / "adapter_model.safetensors", framework="pt") as tensors:
+        names = set(tensors.keys())
+    unknown = sorted(name for name in names - (checkpoints.weight_shapes(model) or {}).keys() if ".lora_" in name)
+    if unknown:
         raise InputError(
-            f"the adapter in {path} does not fit the base model: {len(missing)} of {len(expected)} tensors are "
-            f"missing and {len(unknown)} have no place there, first {(missing + unknown)[0]}"
+            f"the adapter in {path} does not fit the base model: {len(unknown)} of its {len(names)} weights have no "
+            f"place there, such as {unknown[0]}"
         )
 
 

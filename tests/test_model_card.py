@@ -254,7 +254,7 @@ def test_a_token_on_the_command_line_is_refused(
 ) -> None:
     args = training_args(tiny_folder, tmp_path / "out", f"--hub_token={TOKEN}")
     error = fails(recipe, capsys, "sft", *args)
-    assert "--hub_token would be written into files" in error
+    assert "--hub_token would be written to files" in error
     assert TOKEN not in error
     assert files(tmp_path) == set()
 

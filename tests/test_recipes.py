@@ -28,11 +28,14 @@ ADAPTER_FILES = {
 }
 
 
+TRAINED_FILES = {"manifest.json", "training.jsonl"} | {f"adapter/{name}" for name in ADAPTER_FILES}
+
+
 def test_train_and_evaluate_leave_exactly_these_files(
     recipe: Recipe, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe("sft", *training_args(tiny_folder, tmp_path, "--eval_strategy=steps", "--eval_steps=2"))
-    assert files(tmp_path) == {"training.jsonl"} | {f"adapter/{name}" for name in ADAPTER_FILES}
+    assert files(tmp_path) == TRAINED_FILES
     shown = capsys.readouterr().out
     assert "supervised between ⟦ and ⟧" in shown
     assert "because the brown would not arrive before Saturday.<|im_end|>⟧" in shown
@@ -41,7 +44,10 @@ def test_train_and_evaluate_leave_exactly_these_files(
     outputs = {
         f"eval-{system}/{name}" for system in ("base", "tuned") for name in ("predictions.jsonl", "metrics.json")
     }
-    assert files(tmp_path) == {"training.jsonl"} | {f"adapter/{name}" for name in ADAPTER_FILES} | outputs
+    assert (
+        files(tmp_path)
+        == {"manifest.json", "training.jsonl"} | {f"adapter/{name}" for name in ADAPTER_FILES} | outputs
+    )
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("ROUGE-1", "ROUGE-2", "ROUGE-L", "zero-shot", "tuned", "difference"))
 
@@ -354,10 +360,7 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
         sys.executable, "recipes/sft.py", "--model_name_or_path=embedded", f"--output_dir={tmp_path}", "--bf16=no"
     )
     assert done.returncode == 2
-    assert (
-        done.stderr
-        == "error: no dataset: give --dataset_name (a hub id, a file, a folder, a glob, or 'sample')\n"
-    )
+    assert done.stderr == "error: no dataset: give --dataset_name (a hub id, a file, a folder, a glob, or 'sample')\n"
     assert done.stdout == ""
 
 
@@ -369,7 +372,7 @@ def test_two_processes_train_together_and_save_one_adapter(tiny_folder: Path, tm
         *training_args(tiny_folder, tmp_path, "--eval_strategy=steps", "--eval_steps=2"),
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert files(tmp_path) == {"training.jsonl"} | {f"adapter/{name}" for name in ADAPTER_FILES}
+    assert files(tmp_path) == TRAINED_FILES
     record = json.loads((tmp_path / "adapter" / "run.json").read_text())
     assert record["hardware"]["processes"] == 2
     assert record["metrics"]["epoch"] == pytest.approx(2 * 2 * 2 / 156, abs=1e-3)  # two steps of two rows on two ranks

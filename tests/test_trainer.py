@@ -47,7 +47,7 @@ def trainer(
         disable_tqdm=True,
         **options,
     )
-    return cls(
+    made = cls(
         model=tiny_model(tokenizer),
         args=args,
         data_collator=CompletionOnlyCollator(tokenizer.pad_token_id, stop_token_ids=stop_ids),
@@ -56,6 +56,11 @@ def trainer(
         processing_class=tokenizer,
         peft_config=LoraConfig(r=4, target_modules="all-linear", lora_dropout=0.0) if peft else None,
     )
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in made.model.named_parameters():
+        if "lora_B" in name:  # zero at first, which would hide what is done with A
+            parameter.data.normal_(generator=generator, std=0.1)
+    return made
 
 
 def loss_and_gradients(of: SFTTrainer) -> tuple[float, dict[str, torch.Tensor]]:
@@ -113,6 +118,32 @@ def test_only_supervised_positions_reach_the_head(chatml_tokenizer: PreTrainedTo
     ours.compute_loss(ours.model.train(), batch)
     assert seen == [(supervised,)]
     assert supervised < batch["labels"].numel() / 4
+
+
+def test_the_rows_reach_the_model_without_padding(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    ours = trainer(SupervisedLogitsSFTTrainer, chatml_tokenizer, tmp_path)
+    batch = ours.data_collator([ours.train_dataset[i] for i in range(len(ROWS))])
+    seen = []
+    ours.model.get_input_embeddings().register_forward_hook(lambda _, args, output: seen.append(args[0].shape))
+    ours.compute_loss(ours.model.train(), batch)
+    (shape,) = seen
+    assert shape[0] == 1
+    beginning = (batch["input_ids"] == batch["input_ids"][0]).all(0).int().cumprod(0).sum()
+    assert beginning > 10
+    assert shape[1] == batch["attention_mask"].sum() - (len(ROWS) - 1) * beginning
+    assert ours.model.config._attn_implementation == "sdpa"
+
+
+def test_activation_checkpointing_keeps_the_padded_batch(
+    chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    plain = loss_and_gradients(trainer(SupervisedLogitsSFTTrainer, chatml_tokenizer, tmp_path))
+    ours = trainer(SupervisedLogitsSFTTrainer, chatml_tokenizer, tmp_path)
+    ours.model.gradient_checkpointing_enable()
+    checkpointed = loss_and_gradients(ours)
+    assert checkpointed[0] == pytest.approx(plain[0], abs=1e-5)
+    for name, gradient in plain[1].items():
+        torch.testing.assert_close(checkpointed[1][name], gradient, atol=1e-5, rtol=1e-4)
 
 
 def test_a_batch_without_labels_is_a_finite_zero(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
