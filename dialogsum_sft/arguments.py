@@ -167,6 +167,40 @@ class EvalArguments:
     )
 
 
+@dataclass
+class MergeArguments:
+    """The merging recipe's; it does not take ModelConfig's, as nothing is quantised or trained there."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Base model of the adapter, unquantised: a hub id, a folder, or 'embedded'."}
+    )
+    model_revision: str | None = field(default=None, metadata={"help": "Commit, tag or branch of the base model."})
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Whether the base model may run code of its own."}
+    )
+    adapter_path: str | None = field(
+        default=None, metadata={"help": "Adapter to merge: what recipes/sft.py left in adapter/."}
+    )
+    output_dir: str | None = field(default=None, metadata={"help": "Default: merged/ beside the adapter."})
+    dtype: str = field(
+        default="bfloat16",
+        metadata={"help": "What the merged weights are saved in.", "choices": ["bfloat16", "float16", "float32"]},
+    )
+    max_difference: float = field(
+        default=1e-4,
+        metadata={
+            "help": "How far a logit of the merged weights may be from the adapter's in float32, as a share of the "
+            "largest logit."
+        },
+    )
+    num_prompts: int = field(default=4, metadata={"help": "How many bundled dialogues to compare logits on."})
+    push_to_hub: bool = field(default=False, metadata={"help": "Push the merged model; the token is HF_TOKEN's."})
+    hub_model_id: str | None = field(
+        default=None, metadata={"help": "Name to push to. Default: the name of the output folder."}
+    )
+    hub_private_repo: bool | None = field(default=None, metadata={"help": "Whether a new repository is private."})
+
+
 # Where the recipe knows better than SFTConfig and ModelConfig; a dtype of None is settled in `parse`.
 _TRAINING_DEFAULTS = {
     "dtype": None,

@@ -65,6 +65,28 @@ def replace_folder(partial: Path, final: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def public(value: Any) -> Any:
+    """A value of JSON's types as others may see it: of an absolute path its last part, in place of a token its name.
+
+    Relative paths and names stay; so do the texts under `instruction` and `system_prompt`, whatever they begin with.
+    """
+    if isinstance(value, dict):
+        return {key: _public_item(key, item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [public(item) for item in value]
+    if isinstance(value, (str, Path)) and (Path(value).is_absolute() or str(value).startswith("~")):
+        return Path(value).name
+    return value
+
+
+def _public_item(key: str, item: Any) -> Any:
+    if key in ("instruction", "system_prompt"):
+        return item
+    if item is not None and (key == "token" or key.endswith("_token")) and key not in ("eos_token", "pad_token"):
+        return f"<{key.upper()}>"
+    return public(item)
+
+
 def weight_shapes(model: nn.Module) -> dict[str, tuple[int, ...]] | None:
     """Name and shape of every tensor that saving this PEFT model must leave in its adapter; None for a plain model.
 

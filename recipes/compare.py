@@ -15,6 +15,7 @@ from typing import Any
 from dialogsum_sft import InputError
 from dialogsum_sft.arguments import parse, run
 from dialogsum_sft.metrics import TOKENIZERS, rouge_scores
+from dialogsum_sft.report import write_report
 from dialogsum_sft.scoring import read_run
 from dialogsum_sft.significance import Comparison, compare, holm
 
@@ -92,7 +93,11 @@ def main() -> None:
     }
     adjusted = dict(zip(comparisons, holm([found.p for found in comparisons.values()]), strict=True))
 
-    # 3. Tell
+    # 3. The page
+    page = Path(args.output_dir) / "report.html"
+    write_report(page, {name: found.folder for name, found in runs.items()}, title=" and ".join(runs))
+
+    # 4. Tell
     tables = [score_cells(runs), difference_cells(first, comparisons, adjusted, args.resamples)]
     if args.format != "text":
         print("\n\n".join({"markdown": markdown, "latex": latex}[args.format](table) for table in tables))
@@ -104,8 +109,7 @@ def main() -> None:
             console.print(panel)
     for cells in tables:
         console.print(terminal(cells))
-
-    # 4. The page: report.write_report goes here
+    console.print(f"{page}: scores, charts and every dialogue")
 
 
 def runs_first(argv: Sequence[str]) -> list[str]:

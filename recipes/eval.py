@@ -2,7 +2,8 @@
 
     python recipes/eval.py --config recipes/configs/quickstart_eval.yaml
 
-Leaves `output_dir`/eval-base and, with --adapter_path, `output_dir`/eval-tuned: predictions.jsonl and metrics.json.
+Leaves `output_dir`/eval-base and, with --adapter_path, `output_dir`/eval-tuned: predictions.jsonl and metrics.json;
+and puts the scores into the model card of what recipes/sft.py left.
 
     python recipes/eval.py --predictions_file bart.txt --dataset_name knkarthick/dialogsum
 
@@ -17,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dialogsum_sft import InputError, checkpoints, prompts, report, scoring
+from dialogsum_sft import InputError, checkpoints, model_card, prompts, report, scoring
 from dialogsum_sft.arguments import DataArguments, EvalArguments, parse, run
 from dialogsum_sft.bertscore import BertScorer
 from dialogsum_sft.checks import check_generation
@@ -140,13 +141,13 @@ def main() -> None:
             "model": {
                 "base": public_name(str(model_args.model_name_or_path)),
                 "revision": model_args.model_revision,
-                "adapter": eval_args.adapter_path if system == "tuned" else None,
+                "adapter": checkpoints.public(eval_args.adapter_path) if system == "tuned" else None,
                 "dtype": model_args.dtype,
                 "load_in_4bit": model_args.load_in_4bit,
                 "load_in_8bit": model_args.load_in_8bit,
             },
             "data": {
-                "dataset_name": script_args.dataset_name,
+                "dataset_name": checkpoints.public(script_args.dataset_name),
                 "revision": data_args.dataset_revision,
                 "split": script_args.dataset_test_split,
                 "counts": examples.counts.record(),
@@ -173,7 +174,18 @@ def main() -> None:
         checkpoints.write_jsonl(folder / "predictions.jsonl", predictions)
         checkpoints.write_json(folder / "metrics.json", results[system])
 
-    # 4. Tell
+    # 4. Note in the model card what was measured
+    trained = Path(eval_args.adapter_path or str(model_args.model_name_or_path))
+    if model_card.can_be_written(trained):
+        base = results.get("base") if eval_args.adapter_path is not None else None
+        try:
+            noted = model_card.write(trained, results[systems[-1]], base)
+            end = "scores noted" if noted else "keeps its scores of more dialogues"
+        except OSError as error:  # somebody else's folder
+            end = f"the scores could not be noted here ({error.strerror})"
+        console.print(f"{trained / 'README.md'}: {end}")
+
+    # 5. Tell
     tell(console, eval_args, results, summarised)
 
 

@@ -3,8 +3,8 @@
     python recipes/sft.py --config recipes/configs/quickstart.yaml
     accelerate launch --config_file accelerate_configs/ddp.yaml recipes/sft.py --config FILE.yaml
 
-Leaves `output_dir`/adapter (model/ with full fine-tuning): weights, tokenizer, chat template and run.json. Started
-again after a stop (exit status 75), a crash or a kill, it goes on from the newest whole checkpoint.
+Leaves `output_dir`/adapter (model/ with full fine-tuning): weights, tokenizer, chat template, run.json and a model
+card. Started again after a stop (exit status 75), a crash or a kill, it goes on from the newest whole checkpoint.
 """
 
 import functools
@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dialogsum_sft import InputError, checkpoints, manifest, prompts
+from dialogsum_sft import InputError, checkpoints, hub, manifest, model_card, prompts
 from dialogsum_sft.arguments import DataArguments, TrainArguments, parse, run
 from dialogsum_sft.batches import accumulation_steps
 from dialogsum_sft.callbacks import EarlyStopping, GenerationEvaluation, TrainingLog, check_evaluation, check_trackers
@@ -65,6 +65,11 @@ def main() -> None:
         raise InputError("with --dataset_streaming the number of rows is not known: give --max_steps")
     check_trackers(training_args.report_to)
     check_evaluation(training_args, train_args)
+    push_to_hub, training_args.push_to_hub = training_args.push_to_hub, False  # TRL's own uploads training_args.bin
+    if push_to_hub and state.is_main_process:
+        training_args.hub_model_id = hub.create_repo(
+            training_args.hub_model_id or output_dir.resolve().name, training_args.hub_private_repo
+        )
 
     # 1. Data: dialogues to chat messages to token ids, and a look at what is supervised
     tokenizer = load_tokenizer(
@@ -177,12 +182,12 @@ def main() -> None:
     partial = output_dir / f".{final.name}.partial"
     trainer.save_verified(partial)
     if state.is_main_process:
-        for leftover in ("training_args.bin", "README.md"):  # a pickle that can hold a token; a card without scores
+        for leftover in ("training_args.bin", "README.md"):  # a pickle that can hold a token; a card of TRL's
             (partial / leftover).unlink(missing_ok=True)
         record = {
             "format": checkpoints.FORMAT,
             "base_model": public_name(str(model_args.model_name_or_path)),
-            "arguments": arguments,
+            "arguments": checkpoints.public(arguments | {"hub_model_id": training_args.hub_model_id}),
             "data": {name.replace(" ", "_"): split.record() for name, split in counts.items()},
             "data_fingerprint": data_fingerprint,
             "prompt": prompt,
@@ -195,6 +200,7 @@ def main() -> None:
             "seconds": round(time.time() - started, 1),
         }
         checkpoints.write_json(partial / "run.json", record)
+        model_card.write(partial)
         checkpoints.replace_folder(partial, final)
         manifest.mark_finished(output_dir, trainer.state.global_step)
     console.print(
@@ -202,6 +208,9 @@ def main() -> None:
         + (f"; eval loss {metrics['eval_loss']:.3f}" if "eval_loss" in metrics else "")
         + f"; saved to {final}"
     )
+    if push_to_hub and state.is_main_process:
+        what = f"{final.name} of {record['base_model']}, trained on {record['arguments']['dataset_name']}"
+        console.print("pushed: " + hub.upload(final, training_args.hub_model_id, what, training_args.hub_revision))
     trainer.end()
 
 

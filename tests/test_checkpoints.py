@@ -189,6 +189,33 @@ def test_there_is_no_revision_outside_a_checkout(monkeypatch, tmp_path):
     assert checkpoints.git_revision() is None
 
 
+@pytest.mark.parametrize(
+    ("value", "seen"),
+    [
+        ("/home/ana/runs/one", "one"),
+        ("~/runs/one", "one"),
+        (Path("/data/rows.jsonl"), "rows.jsonl"),
+        ("runs/one", "runs/one"),
+        ("Qwen/Qwen3-8B", "Qwen/Qwen3-8B"),
+        (["/data/a.csv", 3, None], ["a.csv", 3, None]),
+        (
+            {"model_init_kwargs": {"cache_dir": "/home/ana", "token": "hf_x"}},
+            {"model_init_kwargs": {"cache_dir": "ana", "token": "<TOKEN>"}},
+        ),
+        (
+            {"hub_token": "hf_x", "push_token": None, "eos_token": "</s>"},
+            {"hub_token": "<HUB_TOKEN>", "push_token": None, "eos_token": "</s>"},
+        ),
+        (
+            {"instruction": "/no_think Sum up", "system_prompt": "/a/b"},
+            {"instruction": "/no_think Sum up", "system_prompt": "/a/b"},
+        ),
+    ],
+)
+def test_what_others_may_see(value: object, seen: object) -> None:
+    assert checkpoints.public(value) == seen
+
+
 # Whole adapters and checkpoints.
 
 
