@@ -117,7 +117,8 @@ class EvalArguments:
     """What only the evaluation recipe needs."""
 
     output_dir: str = field(
-        default="runs/eval", metadata={"help": "Folder for eval-base/ and, with an adapter, eval-tuned/."}
+        default="runs/eval",
+        metadata={"help": "Folder for eval-base/ and, with an adapter, eval-tuned/ (eval-served/ of an endpoint)."},
     )
     adapter_path: str | None = field(
         default=None, metadata={"help": "Adapter to evaluate beside its base: what recipes/sft.py left in adapter/."}
@@ -147,6 +148,32 @@ class EvalArguments:
     generation_kwargs: str | None = field(
         default=None, metadata={"help": 'More GenerationConfig options as JSON, such as {"num_beams": 4}.'}
     )
+    num_candidates: int = field(
+        default=1,
+        metadata={
+            "help": "Draw so many summaries and keep the one nearest to the others by ROUGE-1 (minimum Bayes risk); "
+            "at temperature 0.7 unless --generation_kwargs say otherwise."
+        },
+    )
+    engine: str = field(
+        default="transformers",
+        metadata={
+            "help": "transformers; vllm: its offline engine; openai: an endpoint that answers /chat/completions.",
+            "choices": ["transformers", "vllm", "openai"],
+        },
+    )
+    vllm_kwargs: str | None = field(
+        default=None, metadata={"help": 'More arguments of vllm.LLM as JSON, such as {"tensor_parallel_size": 2}.'}
+    )
+    base_url: str | None = field(
+        default=None,
+        metadata={"help": "Endpoint of --engine openai, up to /v1; its key is taken from OPENAI_API_KEY."},
+    )
+    served_model_name: str | None = field(
+        default=None, metadata={"help": "Name of the model at the endpoint. Default: --model_name_or_path."}
+    )
+    concurrency: int = field(default=8, metadata={"help": "How many requests the endpoint gets at once."})
+    request_timeout: float = field(default=120.0, metadata={"help": "Seconds that one request may take."})
     seed: int = field(default=42, metadata={"help": "Seed of sampling and of the bootstrap intervals."})
     num_examples: int = field(default=3, metadata={"help": "How many dialogues to print with their summaries."})
     predictions_file: str | None = field(
