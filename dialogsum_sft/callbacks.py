@@ -23,6 +23,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import (
+    EarlyStoppingCallback,
     PreTrainedTokenizerBase,
     TrainerCallback,
     TrainerControl,
@@ -142,6 +143,21 @@ class TrainingLog(TrainerCallback):
             state.log_history[-1]["time"] = round(time.time(), 3)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(_line(state.log_history[-1]), allow_nan=False) + "\n")
+
+
+class EarlyStopping(EarlyStoppingCallback):
+    """transformers' early stopping, whose count of evaluations without a better one comes back with a checkpoint.
+
+    `restore_callback_states_from_checkpoint` would do so too, but would also restore that the run was to stop.
+    """
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        saved = state.stateful_callbacks.get(type(self).__name__)
+        if isinstance(saved, dict):
+            self.early_stopping_patience_counter = saved["attributes"]["early_stopping_patience_counter"]
 
 
 def _line(event: dict[str, Any]) -> dict[str, Any]:

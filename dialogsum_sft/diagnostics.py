@@ -86,14 +86,14 @@ def _longest_common_run(first: list[str], second: list[str]) -> int:
 
 # Speakers' tags: #Person1#, and what models make of it.
 
-_ORDINALS = {"a": "1", "b": "2", "c": "3", "d": "4", "one": "1", "two": "2", "three": "3", "four": "4"}
+_SPELT = {"a": "1", "b": "2", "c": "3", "d": "4", "one": "1", "two": "2", "three": "3", "four": "4"}
 
 
 @dataclass(frozen=True)
 class _Tag:
     span: Span
     speaker: tuple[str, str]  # as in ("person", "1"), whatever the format
-    format: str  # as in "#Person{}#"
+    format: str  # as in "#Person{}#"; "Person A" and "Person One" are "Person {} spelt"
 
 
 def _stems(dialogue: str) -> frozenset[str]:
@@ -113,9 +113,8 @@ def _tags(text: str, stems: frozenset[str]) -> list[_Tag]:
         name, number = match["stem"] or match["Stem"], match["number"] or match["word"]
         start, end = match.span("number" if match["number"] else "word")
         shape = f"{text[match.start() : start]}{{}}{text[end : match.end()]}"
-        speaker = (name.lower(), _ORDINALS.get(number.lower(), number))
-        # "Person A" and "Person One" are formats of their own, though the same shape as "Person 1".
-        found.append(_Tag(match.span(), speaker, shape if match["number"] else f"{shape} in words"))
+        speaker = (name.lower(), _SPELT.get(number.lower(), number))
+        found.append(_Tag(match.span(), speaker, shape if match["number"] else f"{shape} spelt"))
     return found
 
 
@@ -127,14 +126,24 @@ def _formats(row: Mapping[str, Any]) -> Counter[str]:
 
 
 def rewrite_tags(row: Mapping[str, Any]) -> str:
-    """The prediction with its foreign tags in the references' most frequent format."""
+    """The prediction with its foreign tags in the references' format: as a reference or the dialogue writes this very
+    speaker, else as the references write others. Left as it is where that cannot be known.
+    """
     text: str = row["prediction"]
-    formats = _formats(row)
+    formats, stems = _formats(row), _stems(row["dialogue"])
+    written = {
+        tag.speaker: source[slice(*tag.span)]
+        for source in (row["dialogue"], *row["references"])
+        for tag in _tags(source, stems)
+        if tag.format in formats
+    }
+    numbered = next((shape for shape, _ in formats.most_common() if not shape.endswith(" spelt")), None)
     foreign = set(diagnose(row).foreign_tags)
-    for tag in reversed(_tags(text, _stems(row["dialogue"]))):
+    for tag in reversed(_tags(text, stems)):
         if tag.span in foreign:
             start, end = tag.span
-            text = text[:start] + formats.most_common(1)[0][0].format(tag.speaker[1]) + text[end:]
+            other = numbered.format(tag.speaker[1]) if numbered else text[start:end]
+            text = text[:start] + written.get(tag.speaker, other) + text[end:]
     return text
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from dialogsum_sft import InputError
 from dialogsum_sft.arguments import parse, run
 from dialogsum_sft.metrics import TOKENIZERS, rouge_scores
+from dialogsum_sft.report import write_report
 from dialogsum_sft.scoring import read_run
 from dialogsum_sft.significance import Comparison, compare, holm
 
@@ -56,13 +57,14 @@ class Run:
 
 @dataclass
 class Cells:
-    """A table for any output: of each row its cells, of which the marked ones are the best of their column."""
+    """A table for any output: `labels` columns of text, then numbers; the cells (row, column) in `bold`."""
 
     title: str
     header: list[str]
     rows: list[list[str]]
-    best: set[tuple[int, int]] = field(default_factory=set)
+    bold: set[tuple[int, int]] = field(default_factory=set)
     note: str = ""
+    labels: int = 1
 
 
 def main() -> None:
@@ -91,7 +93,11 @@ def main() -> None:
     }
     adjusted = dict(zip(comparisons, holm([found.p for found in comparisons.values()]), strict=True))
 
-    # 3. Tell
+    # 3. The page
+    page = Path(args.output_dir) / "report.html"
+    write_report(page, {name: found.folder for name, found in runs.items()}, title=" and ".join(runs))
+
+    # 4. Tell
     tables = [score_cells(runs), difference_cells(first, comparisons, adjusted, args.resamples)]
     if args.format != "text":
         print("\n\n".join({"markdown": markdown, "latex": latex}[args.format](table) for table in tables))
@@ -103,8 +109,7 @@ def main() -> None:
             console.print(panel)
     for cells in tables:
         console.print(terminal(cells))
-
-    # 4. The page: report.write_report goes here
+    console.print(f"{page}: scores, charts and every dialogue")
 
 
 def runs_first(argv: Sequence[str]) -> list[str]:
@@ -209,7 +214,7 @@ def difference_cells(
         p = adjusted[name, metric]
         rows.append(
             [
-                f"{name} - {first}" if metric == "rouge1" else "",
+                name if metric == "rouge1" else "",
                 METRICS[metric],
                 f"{found.difference:+.2f}",
                 interval,
@@ -219,12 +224,13 @@ def difference_cells(
         )
         best |= {(number, 2)} if p < 0.05 else set()
     return Cells(
-        "Differences, paired over the same dialogues",
+        f"Differences from {first}, over the same dialogues",
         ["", "", "difference", "95% interval", "p", "won/tied/lost"],
         rows,
         best,
         f"Bold: p < 0.05. Bootstrap intervals and permutation tests of {resamples:,} resamples; p is Holm's over the "
         f"{len(comparisons)} tests of this table.",
+        labels=2,
     )
 
 
@@ -248,11 +254,11 @@ def most_different(first: Run, first_name: str, other: Run, name: str, number: i
 
 
 def terminal(cells: Cells) -> Group:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=cells.title)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=Text(cells.title, "italic"))
     for number, column in enumerate(cells.header):
-        table.add_column(column, justify="right" if number else "left", overflow="fold")
+        table.add_column(column, justify="left" if number < cells.labels else "right", overflow="fold")
     for r, row in enumerate(cells.rows):
-        table.add_row(*(Text(cell, "bold" if (r, c) in cells.best else "") for c, cell in enumerate(row)))
+        table.add_row(*(Text(cell, "bold" if (r, c) in cells.bold else "") for c, cell in enumerate(row)))
     return Group(table, Text(cells.note, "dim")) if cells.note else Group(table)
 
 
@@ -260,7 +266,12 @@ def markdown(cells: Cells) -> str:
     def line(values: Sequence[str]) -> str:
         return f"| {' | '.join(value.replace('|', chr(92) + '|') for value in values)} |"
 
-    lines = [f"**{cells.title}**", "", line(cells.header), "|---|" + "---:|" * (len(cells.header) - 1)]
+    lines = [
+        f"**{cells.title}**",
+        "",
+        line(cells.header),
+        "|" + "---|" * cells.labels + "---:|" * (len(cells.header) - cells.labels),
+    ]
     lines += [line(row) for row in marked(cells, lambda text: f"**{text}**", str)]
     return "\n".join(lines + (["", cells.note] if cells.note else []))
 
@@ -279,7 +290,7 @@ def latex(cells: Cells) -> str:
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{escape(' '.join(filter(None, [cells.title + '.', cells.note])))}}}",
-            rf"\begin{{tabular}}{{l{'r' * (len(cells.header) - 1)}}}",
+            rf"\begin{{tabular}}{{{'l' * cells.labels}{'r' * (len(cells.header) - cells.labels)}}}",
             r"\hline",
             lines[0],
             r"\hline",
@@ -293,7 +304,7 @@ def latex(cells: Cells) -> str:
 
 def marked(cells: Cells, bold: Callable[[str], str], escape: Callable[[str], str]) -> list[list[str]]:
     return [
-        [bold(escape(cell)) if (r, c) in cells.best else escape(cell) for c, cell in enumerate(row)]
+        [bold(escape(cell)) if (r, c) in cells.bold else escape(cell) for c, cell in enumerate(row)]
         for r, row in enumerate(cells.rows)
     ]
 

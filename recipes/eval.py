@@ -4,6 +4,7 @@
 
 Leaves `output_dir`/eval-base and, with --adapter_path, `output_dir`/eval-tuned: predictions.jsonl and metrics.json;
 with --num_candidates 8 eval-base-mbr8 and eval-tuned-mbr8. Interrupted, it goes on where it was when run again.
+Puts the scores into the model card of what recipes/sft.py left.
 
     accelerate launch --config_file accelerate_configs/ddp.yaml recipes/eval.py --config ...    # over several GPUs
     python recipes/eval.py --config ... --engine vllm
@@ -11,7 +12,8 @@ with --num_candidates 8 eval-base-mbr8 and eval-tuned-mbr8. Interrupted, it goes
 
     python recipes/eval.py --predictions_file bart.txt --dataset_name knkarthick/dialogsum
 
-scores the summaries of a file, with no model, and leaves `output_dir`/eval-bart.
+scores the summaries of a file, with no model, and leaves `output_dir`/eval-bart (eval-tuned-rescored for
+eval-tuned/predictions.jsonl).
 """
 
 import contextlib
@@ -23,9 +25,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from dialogsum_sft import InputError, checkpoints, openai_engine, prompts, scoring, vllm_engine
+from dialogsum_sft import InputError, checkpoints, model_card, openai_engine, prompts, report, scoring, vllm_engine
 from dialogsum_sft.arguments import DataArguments, EvalArguments, parse, run
 from dialogsum_sft.bertscore import BertScorer
+from dialogsum_sft.checks import check_generation
 from dialogsum_sft.data import counts_table, load_examples
 from dialogsum_sft.dialogue import restore_speakers
 from dialogsum_sft.encoding import prompt_options, prompts_for
@@ -75,6 +78,7 @@ DIAGNOSTICS = (
 
 def main() -> None:
     script_args, model_args, data_args, eval_args = parse((ScriptArguments, ModelConfig, DataArguments, EvalArguments))
+    check_generation()
     # Processes wait for the slowest at the end, which may take longer than they usually wait for each other.
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU", not torch.accelerator.is_available())
     state = PartialState(cpu=cpu, timeout=timedelta(days=1))
@@ -268,13 +272,13 @@ def main() -> None:
             "model": {
                 "base": public_name(eval_args.served_model_name or str(model_args.model_name_or_path)),
                 "revision": model_args.model_revision,
-                "adapter": eval_args.adapter_path if system == "tuned" else None,
+                "adapter": checkpoints.public(eval_args.adapter_path) if system == "tuned" else None,
                 "dtype": model_args.dtype,
                 "load_in_4bit": model_args.load_in_4bit,
                 "load_in_8bit": model_args.load_in_8bit,
             },
             "data": {
-                "dataset_name": script_args.dataset_name,
+                "dataset_name": checkpoints.public(script_args.dataset_name),
                 "revision": data_args.dataset_revision,
                 "split": script_args.dataset_test_split,
                 "counts": examples.counts.record(),
@@ -297,9 +301,23 @@ def main() -> None:
         checkpoints.write_json(folder / "metrics.json", results[name])
         partial.remove()
 
-    # 4. Tell
-    if state.is_main_process:
-        tell(console, eval_args, results, summarised)
+    if not state.is_main_process:
+        return
+
+    # 4. Note in the model card what was measured
+    trained = Path(eval_args.adapter_path or str(model_args.model_name_or_path))
+    measured = results.get(systems[-1])  # of candidates or an endpoint there is none: the card is of the model alone
+    if measured and eval_args.engine != "openai" and model_card.can_be_written(trained):
+        base = results.get("base") if eval_args.adapter_path is not None else None
+        try:
+            noted = model_card.write(trained, measured, base)
+            end = "scores noted" if noted else "keeps its scores of more dialogues"
+        except OSError as error:  # somebody else's folder
+            end = f"the scores could not be noted here ({error.strerror})"
+        console.print(f"{trained / 'README.md'}: {end}")
+
+    # 5. Tell
+    tell(console, eval_args, results, summarised)
 
 
 def score_file(
@@ -342,6 +360,8 @@ def score_file(
         "git_revision": checkpoints.git_revision(),
     }
     system = path.name.split(".")[0]
+    if system == "predictions":  # of a run, whose own record must not be lost
+        system = f"{path.resolve().parent.name.removeprefix('eval-')}-rescored"
     folder = Path(eval_args.output_dir) / f"eval-{system}"
     checkpoints.write_jsonl(folder / "predictions.jsonl", rows)
     checkpoints.write_json(folder / "metrics.json", result)
@@ -418,6 +438,15 @@ def tell(
     console.print(score_table(results), diagnostics_table(results))
     for system in results:
         console.print(Text(f"{Path(eval_args.output_dir) / f'eval-{system}'}: predictions.jsonl, metrics.json"))
+    page = Path(eval_args.output_dir) / "report.html"
+    first = next(iter(results.values()))
+    report.write_report(
+        page,
+        {system_name(system): Path(eval_args.output_dir) / f"eval-{system}" for system in results},
+        training_log=Path(eval_args.adapter_path).parent / "training.jsonl" if eval_args.adapter_path else None,
+        title=f"{first['model']['base'] or next(iter(results))} on {first['data'].get('dataset_name', 'dialogues')}",
+    )
+    console.print(Text(f"{page}: scores, charts and every dialogue"))
 
 
 def side_by_side(row: dict[str, Any], summaries: dict[str, str]) -> Group:

@@ -16,7 +16,7 @@ from unittest.mock import Mock
 
 from dialogsum_sft import InputError, callbacks
 from dialogsum_sft.arguments import DataArguments, TrainArguments, parse
-from dialogsum_sft.callbacks import GenerationEvaluation, TrainingLog, check_evaluation, check_trackers
+from dialogsum_sft.callbacks import EarlyStopping, GenerationEvaluation, TrainingLog, check_evaluation, check_trackers
 from dialogsum_sft.collator import CompletionOnlyCollator
 from dialogsum_sft.prompts import encode
 
@@ -29,7 +29,6 @@ from peft import LoraConfig
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import (
-    EarlyStoppingCallback,
     PreTrainedTokenizerFast,
     TrainerCallback,
     TrainerControl,
@@ -275,7 +274,6 @@ def test_patience_is_remembered_over_a_resume(
         "save_steps": 1,
         "load_best_model_at_end": True,
         "metric_for_best_model": "rouge1_mean",
-        "restore_callback_states_from_checkpoint": True,
     }
 
     class Killed(TrainerCallback):
@@ -286,7 +284,7 @@ def test_patience_is_remembered_over_a_resume(
     for killed in (True, False):
         trainer = make_trainer(chatml_tokenizer, tmp_path, **options)
         trainer.add_callback(evaluation(trainer))
-        trainer.add_callback(EarlyStoppingCallback(3))
+        trainer.add_callback(EarlyStopping(3))
         if killed:
             trainer.add_callback(Killed())
             with pytest.raises(KeyboardInterrupt):

@@ -81,6 +81,8 @@ def test_the_references_decide_the_format_and_else_the_dialogue():
     assert rewrite_tags(other) == "Person 2 and Person 1"
     untagged = row("#Person2# and Person 1", references=["Anna has keys."])
     assert rewrite_tags(untagged) == "#Person2# and #Person1#"
+    spelt = row("#Person1# and Person 2", references=["Person A sings."])
+    assert rewrite_tags(spelt) == "Person A and Person 2"  # nobody wrote the second one so
 
 
 def test_speakers_of_other_datasets():

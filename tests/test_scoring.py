@@ -100,10 +100,11 @@ def test_metrics_computed_again_from_predictions_jsonl_are_the_same_to_the_bit(e
         for reason in (["length"] if i % 3 else ["stop"])
     ]
     first = json.loads(json.dumps(scoring.score(rows, seed=7)))
-    path = tmp_path / "predictions.jsonl"
+    path = tmp_path / "eval-tuned" / "predictions.jsonl"
+    path.parent.mkdir()
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     evaluate(f"--predictions_file={path}", f"--output_dir={tmp_path}", "--seed=7")  # it brings its own references
-    again, metrics = records(tmp_path / "eval-predictions")
+    again, metrics = records(tmp_path / "eval-tuned-rescored")
     assert again == rows
     assert {name: metrics[name] for name in first} == first
     assert metrics["unfinished"] == 16
