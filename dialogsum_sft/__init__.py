@@ -9,5 +9,16 @@ class InputError(Exception):
     """A user's mistake, told in one line: what was found, where, and what to do. Recipes exit with status 2 on it."""
 
 
+class Stopped(Exception):
+    """A run that ends before its end, told in one line.
+
+    Recipes exit with `status`: 75, it was asked to stop and goes on when started again; 1, it cannot go on as it is.
+    """
+
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 # On a CPU with bf16 it warns at import that an optional kernel from the hub is missing, whether 4-bit is used or not.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

@@ -2,9 +2,11 @@
 
 import argparse
 import difflib
+import errno
 import json
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,11 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dialogsum_sft import InputError
+from dialogsum_sft import InputError, Stopped
+from dialogsum_sft.processes import leave
 from dialogsum_sft.prompts import INSTRUCTION
 
 import yaml
-from trl import TrlParser
+from trl import ModelConfig, SFTConfig, TrlParser
 
 
 @dataclass
@@ -73,6 +76,40 @@ class TrainArguments:
         default=False,
         metadata={"help": "Train on each row once more with its first two speakers exchanged, in the summary too."},
     )
+    eval_generate_samples: int = field(
+        default=0,
+        metadata={
+            "help": "At every evaluation, summarise the first so many validation dialogues and score them: "
+            "rouge1_mean, rouge2_mean, rougeL_mean, unfinished (for --metric_for_best_model too). 0: only the loss."
+        },
+    )
+    eval_max_new_tokens: int = field(default=128, metadata={"help": "Longest of these summaries, in tokens."})
+    eval_max_batch_tokens: int = field(
+        default=8192,
+        metadata={"help": "Size of their batches in tokens: rows times (longest prompt + eval_max_new_tokens)."},
+    )
+    eval_rouge_tokenizer: str = field(
+        default="default",
+        metadata={
+            "help": "default: rouge_score's, for English; unicode: for other scripts.",
+            "choices": ["default", "unicode"],
+        },
+    )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={"help": "Stop after so many evaluations in a row without a better --metric_for_best_model."},
+    )
+    force_resume: bool = field(
+        default=False,
+        metadata={"help": "Go on from a checkpoint though options were changed since, with their new values."},
+    )
+    global_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Rows of a step, all processes together: gradient_accumulation_steps follows from it, so that a "
+            "run is the same on one GPU and on eight."
+        },
+    )
 
 
 @dataclass
@@ -80,7 +117,8 @@ class EvalArguments:
     """What only the evaluation recipe needs."""
 
     output_dir: str = field(
-        default="runs/eval", metadata={"help": "Folder for eval-base/ and, with an adapter, eval-tuned/."}
+        default="runs/eval",
+        metadata={"help": "Folder for eval-base/ and, with an adapter, eval-tuned/ (eval-served/ of an endpoint)."},
     )
     adapter_path: str | None = field(
         default=None, metadata={"help": "Adapter to evaluate beside its base: what recipes/sft.py left in adapter/."}
@@ -110,8 +148,92 @@ class EvalArguments:
     generation_kwargs: str | None = field(
         default=None, metadata={"help": 'More GenerationConfig options as JSON, such as {"num_beams": 4}.'}
     )
+    num_candidates: int = field(
+        default=1,
+        metadata={
+            "help": "Draw so many summaries and keep the one nearest to the others by ROUGE-1 (minimum Bayes risk); "
+            "at temperature 0.7 unless --generation_kwargs say otherwise."
+        },
+    )
+    engine: str = field(
+        default="transformers",
+        metadata={
+            "help": "transformers; vllm: its offline engine; openai: an endpoint that answers /chat/completions.",
+            "choices": ["transformers", "vllm", "openai"],
+        },
+    )
+    vllm_kwargs: str | None = field(
+        default=None, metadata={"help": 'More arguments of vllm.LLM as JSON, such as {"tensor_parallel_size": 2}.'}
+    )
+    base_url: str | None = field(
+        default=None,
+        metadata={"help": "Endpoint of --engine openai, up to /v1; its key is taken from OPENAI_API_KEY."},
+    )
+    served_model_name: str | None = field(
+        default=None, metadata={"help": "Name of the model at the endpoint. Default: --model_name_or_path."}
+    )
+    concurrency: int = field(default=8, metadata={"help": "How many requests the endpoint gets at once."})
+    request_timeout: float = field(default=120.0, metadata={"help": "Seconds that one request may take."})
     seed: int = field(default=42, metadata={"help": "Seed of sampling and of the bootstrap intervals."})
     num_examples: int = field(default=3, metadata={"help": "How many dialogues to print with their summaries."})
+    predictions_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "Score these summaries, with no model: a predictions.jsonl, which brings its references, or with "
+            "--dataset_name any .jsonl (prediction, id) or a text file with a summary a line."
+        },
+    )
+    bertscore: str | None = field(
+        default=None,
+        metadata={
+            "help": "Encoder for BERTScore beside ROUGE: a folder, or a model in the hub's cache. Default: none."
+        },
+    )
+    bertscore_layer: int | None = field(
+        default=None, metadata={"help": "Its layer to compare. Default: 17 of 24, and in that proportion."}
+    )
+
+
+@dataclass
+class MergeArguments:
+    """The merging recipe's; it does not take ModelConfig's, as nothing is quantised or trained there."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Base model of the adapter, unquantised: a hub id, a folder, or 'embedded'."}
+    )
+    model_revision: str | None = field(default=None, metadata={"help": "Commit, tag or branch of the base model."})
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Whether the base model may run code of its own."}
+    )
+    adapter_path: str | None = field(
+        default=None, metadata={"help": "Adapter to merge: what recipes/sft.py left in adapter/."}
+    )
+    output_dir: str | None = field(default=None, metadata={"help": "Default: merged/ beside the adapter."})
+    dtype: str = field(
+        default="bfloat16",
+        metadata={"help": "What the merged weights are saved in.", "choices": ["bfloat16", "float16", "float32"]},
+    )
+    max_difference: float = field(
+        default=1e-4,
+        metadata={
+            "help": "How far a logit of the merged weights may be from the adapter's in float32, as a share of the "
+            "largest logit."
+        },
+    )
+    num_prompts: int = field(default=4, metadata={"help": "How many bundled dialogues to compare logits on."})
+    push_to_hub: bool = field(default=False, metadata={"help": "Push the merged model; the token is HF_TOKEN's."})
+    hub_model_id: str | None = field(
+        default=None, metadata={"help": "Name to push to. Default: the name of the output folder."}
+    )
+    hub_private_repo: bool | None = field(default=None, metadata={"help": "Whether a new repository is private."})
+
+
+# Where the recipe knows better than SFTConfig and ModelConfig; a dtype of None is settled in `parse`.
+_TRAINING_DEFAULTS = {
+    "dtype": None,
+    "lora_target_modules": ["all-linear"],
+    "train_sampling_strategy": "group_by_length",
+}
 
 
 class _Parser(TrlParser):
@@ -134,9 +256,14 @@ def parse(types: tuple[type[Any], ...], argv: Sequence[str] | None = None) -> tu
     A YAML value takes the same road as a flag, so its type and choices are checked alike (TrlParser alone takes YAML
     values as argparse defaults: `no` arrives as False, `2e-4` as a string, a wrong choice unseen).
 
+    In a training (where SFTConfig is among `types`) adapters go on all linear layers, batches are grouped by length,
+    and the dtype is auto with an adapter, float32 without: the small updates of full fine-tuning get lost in bfloat16.
+
     Raises InputError for an unknown key or flag (with the nearest one there is), a bad value or a missing file.
     """
     parser = _Parser(types, allow_abbrev=False)
+    if SFTConfig in types and ModelConfig in types:
+        parser.set_defaults(**_TRAINING_DEFAULTS)
     flags = {option for action in parser._actions for option in action.option_strings if option.startswith("--")}
     args = list(sys.argv[1:] if argv is None else argv)
     unknown = [word.split("=")[0] for word in args if re.match(r"--[A-Za-z]", word)]
@@ -153,7 +280,7 @@ def parse(types: tuple[type[Any], ...], argv: Sequence[str] | None = None) -> tu
         names = ", ".join(word.removeprefix("--") for word in unknown)
         raise InputError(f"unknown option in {source}: {names}{hint}")
     try:
-        return tuple(parser.parse_args_and_config(args))
+        parts = tuple(parser.parse_args_and_config(args))
     except (
         ValueError,
         TypeError,
@@ -161,6 +288,10 @@ def parse(types: tuple[type[Any], ...], argv: Sequence[str] | None = None) -> tu
         argparse.ArgumentError,
     ) as error:  # ImportError: --deepspeed without it
         raise InputError(_one_line(error)) from error
+    for part in parts:
+        if isinstance(part, ModelConfig) and part.dtype is None:
+            part.dtype = "auto" if part.use_peft else "float32"
+    return parts
 
 
 def _split_config(args: list[str]) -> tuple[dict[str, Any], list[str]]:
@@ -202,16 +333,34 @@ def _one_line(error: BaseException) -> str:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call a recipe's main; a user's mistake becomes one line on standard error (rank 0 only) and exit status 2."""
+    """Call a recipe's main; what ends it becomes one line on standard error (rank 0 only) and an exit status.
+
+    2 is a user's mistake, 75 a run that was asked to stop and goes on when started again, 1 one that cannot go on (a
+    loss that is not finite, a full disk), 130 a Ctrl-C before there was anything to save.
+    """
     # Deprecations inside and between the libraries, which a user cannot act on.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft)\.")
     # On saving, PEFT asks the hub whether the base model's vocabulary was changed; offline it may well not answer.
     warnings.filterwarnings(
         "ignore", message="Unable to fetch remote file|Could not find a config file", module="peft"
     )
+    status, line = 0, ""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         main()
     except InputError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {_one_line(error)}", file=sys.stderr)
-        sys.exit(2)
+        status, line = 2, f"error: {_one_line(error)}"
+    except Stopped as error:
+        status, line = error.status, _one_line(error) if error.status == 75 else f"error: {_one_line(error)}"
+    except KeyboardInterrupt:
+        status, line = 130, "interrupted"
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        status, line = 1, f"error: {_one_line(error)}: make room and start again"
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
+    if line and os.environ.get("RANK", "0") == "0":
+        print(line, file=sys.stderr)
+    leave(status)

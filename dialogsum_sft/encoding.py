@@ -107,26 +107,34 @@ def training_rows(
 
 @dataclass
 class Prompt:
-    """A dialogue as the model sees it: token ids, the turns left out, and the names behind renamed speakers."""
+    """A dialogue as the model sees it: token ids, its text, the turns left out, the names behind renamed speakers."""
 
     ids: list[int]
+    text: str
     dropped_turns: int = 0
     names: dict[str, str] = field(default_factory=dict)
 
 
 def prompts_for(
-    dialogues: Sequence[str], tokenizer: PreTrainedTokenizerBase, data_args: DataArguments, max_tokens: int | None
+    dialogues: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase | None,
+    data_args: DataArguments,
+    max_tokens: int | None,
 ) -> list[Prompt]:
     """The prompts of dialogues, at most `max_tokens` long each; the very ids that training puts before a summary.
+
+    Without a tokenizer (a hosted model's is not public) there are no ids, and nothing is shortened.
 
     Raises InputError for a dialogue that does not fit even when shortened to one turn.
     """
     renamed = [rename_speakers(dialogue) if data_args.rename_speakers else None for dialogue in dialogues]
     shown = [new.text if new else dialogue for new, dialogue in zip(renamed, dialogues, strict=True)]
+    names = [new.names if new else {} for new in renamed]
+    if tokenizer is None:
+        return [Prompt([], text, names=names[i]) for i, text in enumerate(shown)]
     result = []
     for i, ids in enumerate(_render(tokenizer, shown, data_args)):
-        new = renamed[i]
-        prompt = Prompt(ids, names=new.names if new else {})
+        prompt = Prompt(ids, shown[i], names=names[i])
         if max_tokens is not None and len(ids) > max_tokens:
             seen: dict[str, list[int]] = {}
 
@@ -137,7 +145,7 @@ def prompts_for(
             fitted = shorten_to_fit(tokenizer, shown[i], length_of, max_tokens)
             if fitted is None:
                 raise InputError(f"dialogue {i + 1} is {TOO_LONG}: {len(ids)} tokens, and {max_tokens} are allowed")
-            prompt.ids, prompt.dropped_turns = seen[fitted.text], fitted.dropped_turns
+            prompt.ids, prompt.text, prompt.dropped_turns = seen[fitted.text], fitted.text, fitted.dropped_turns
         result.append(prompt)
     return result
 

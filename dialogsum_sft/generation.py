@@ -1,24 +1,53 @@
-"""Batched generation with a transformers model: every prompt once, in batches of like length."""
+"""Batched generation with a transformers model: every prompt once, in batches of like length.
+
+The other engines, `vllm_engine` and `openai_engine`, yield the same `Completion`s batch by batch.
+"""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import logging
+import zlib
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dialogsum_sft import InputError
 
 import torch
+import transformers
+from accelerate.utils.memory import should_reduce_batch_size
+from packaging.version import Version
 from peft import PeftModel
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+from transformers.cache_utils import DynamicLayer
+
+logger = logging.getLogger(__name__)
+
+_CACHE = "cache" if Version(transformers.__version__) >= Version("5.24") else "past_key_values"  # as where vLLM is
+
+_ROOM = 64  # tokens
+# Options under which a batch may be cut short and go on with fewer rows: none of them counts from where it began.
+_ROW_BY_ROW = {"max_new_tokens", "eos_token_id", "pad_token_id", "bos_token_id", "use_cache", "num_beams"}
+_ROW_BY_ROW |= {"do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram_size"}
+_ROW_BY_ROW |= {"transformers_version"}
 
 
 @dataclass
 class Completion:
-    """A generated summary; `completion_tokens` counts its stop token, `finish_reason` is "stop" or "length"."""
+    """A generated summary; `completion_tokens` counts its stop token, `finish_reason` is "stop" or "length".
+
+    Tokens are None where an endpoint does not count them.
+    """
 
     text: str
-    prompt_tokens: int
-    completion_tokens: int
+    prompt_tokens: int | None
+    completion_tokens: int | None
     finish_reason: str
 
 
@@ -28,7 +57,8 @@ def generation_config(
     """Greedy decoding unless `kwargs` (any GenerationConfig option) say otherwise.
 
     Nothing is taken from the model's own generation config but its stop tokens: chat models ship temperatures and
-    repetition penalties that would silently change a "greedy" score. Raises InputError for an unknown option.
+    repetition penalties that would silently change a "greedy" score. Sampling is from the whole distribution unless
+    `kwargs` cut it (transformers itself would take the 50 likeliest tokens). Raises InputError for an unknown option.
     """
     unknown = [name for name in kwargs if not hasattr(GenerationConfig(), name)]
     if unknown:
@@ -42,6 +72,8 @@ def generation_config(
         "eos_token_id": sorted(stop_ids),
         "pad_token_id": tokenizer.pad_token_id,
     }
+    if kwargs.get("do_sample"):
+        options |= {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
     try:
         config = GenerationConfig(**(options | kwargs))
         config.validate()
@@ -90,33 +122,169 @@ def generate(
     config: GenerationConfig,
     *,
     max_batch_tokens: int = 8192,
+    seeds: Sequence[int] | None = None,
 ) -> Iterator[tuple[int, Completion]]:
-    """Yield (index of the prompt, its completion), batch by batch, as they are done; the caller restores the order.
+    """`generate_batches`, one completion at a time."""
+    for batch in generate_batches(model, tokenizer, prompts, config, max_batch_tokens=max_batch_tokens, seeds=seeds):
+        yield from batch
+
+
+def generate_batches(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    config: GenerationConfig,
+    *,
+    max_batch_tokens: int = 8192,
+    seeds: Sequence[int] | None = None,
+) -> Iterator[list[tuple[int, Completion]]]:
+    """Yield batches of (index of the prompt, its completion) as they are done; the caller restores the order.
 
     Prompts are padded on the left whatever the tokenizer's side: behind right padding a model continues the padding.
+    A batch that runs out of memory is done again as two, and what follows keeps to the smaller size. What is
+    sampled is decided by `seeds`, one for each prompt, and the batches; torch's random state is left as it was.
+
+    Raises InputError where a single prompt runs out of memory.
     """
-    stop_ids = set(config.eos_token_id)
-    with _generating(model, config):
-        for batch in batches([len(ids) for ids in prompts], config.max_new_tokens, max_batch_tokens):
-            width = max(len(prompts[i]) for i in batch)
-            input_ids = torch.full((len(batch), width), config.pad_token_id)
-            attention_mask = torch.zeros_like(input_ids)
-            for row, i in enumerate(batch):
-                input_ids[row, width - len(prompts[i]) :] = torch.tensor(prompts[i])
-                attention_mask[row, width - len(prompts[i]) :] = 1
-            output = model.generate(
-                input_ids=input_ids.to(model.device), attention_mask=attention_mask.to(model.device)
-            )
-            for row, i in enumerate(batch):
-                ids = output[row, width:].tolist()
-                end = next((at for at, token in enumerate(ids) if token in stop_ids), None)
-                text = tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
-                yield (
-                    i,
-                    Completion(
-                        text=text,
-                        prompt_tokens=len(prompts[i]),
-                        completion_tokens=len(ids) if end is None else end + 1,
-                        finish_reason="length" if end is None else "stop",
-                    ),
-                )
+    todo = batches([len(ids) for ids in prompts], config.max_new_tokens, max_batch_tokens)
+    while todo:
+        batch = todo[0]
+        try:
+            with _generating(model, config), _seeded(config, [seeds[i] if seeds else i for i in batch]):
+                rows = _complete(model, [prompts[i] for i in batch], config)
+        except RuntimeError as error:  # torch.OutOfMemoryError is one
+            if not _out_of_memory(error):
+                raise
+            tokens = len(prompts[batch[0]]) + config.max_new_tokens
+            if len(batch) == 1:
+                raise InputError(
+                    f"out of memory at a single dialogue: {len(prompts[batch[0]])} tokens and {config.max_new_tokens} "
+                    "for the summary. Give a smaller --max_length, or --load_in_4bit"
+                ) from error
+            rest = [i for batch in todo for i in batch]
+            order = batches([len(prompts[i]) for i in rest], config.max_new_tokens, tokens * (len(batch) // 2))
+            todo = [[rest[at] for at in rows] for rows in order]
+            logger.warning("out of memory with %d rows in a batch: going on with %d", len(batch), len(todo[0]))
+        else:
+            todo = todo[1:]
+            yield [(i, completion(tokenizer, prompts[i], rows[n], config)) for n, i in enumerate(batch)]
+            continue
+        # Behind the except clause: until its end the error holds the tensors of the failed batch.
+        if torch.accelerator.is_available():
+            torch.accelerator.empty_cache()
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return (
+        isinstance(error, torch.OutOfMemoryError)
+        or should_reduce_batch_size(error)
+        or "not enough memory" in str(error)
+    )
+
+
+@contextlib.contextmanager
+def _seeded(config: GenerationConfig, seeds: list[int]) -> Iterator[None]:
+    if not config.do_sample:
+        yield
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(zlib.crc32(repr(seeds).encode()))
+        yield
+
+
+class _QuarterFinished(StoppingCriteria):
+    """Ends a batch when a quarter of its rows have ended: a finished row costs as much as one that goes on."""
+
+    def __init__(self, start: int, stop_ids: Collection[int], device: torch.device) -> None:
+        self.start = start
+        self.stop_ids = torch.tensor(sorted(stop_ids), device=device)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        ended = torch.isin(input_ids[:, self.start :], self.stop_ids).any(dim=1)
+        return ended | (ended.sum() * 4 >= len(ended))
+
+
+class _RoomyLayer(DynamicLayer):
+    """Writes new keys and values into room behind the old ones, where `DynamicLayer` copies all for each token."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    room: tuple[torch.Tensor, ...] | None = None
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        length = self.get_seq_length()
+        end = length + key_states.shape[-2]
+        new = (key_states, value_states)
+        # Rows that left took other tensors with them: then, and when it is full, the room is made again.
+        if self.room is None or self.room[0].data_ptr() != self.keys.data_ptr() or end > self.room[0].shape[-2]:
+            self.room = tuple(states.new_empty(*states.shape[:-2], end + _ROOM, states.shape[-1]) for states in new)
+            if length:
+                self.room[0][..., :length, :] = self.keys
+                self.room[1][..., :length, :] = self.values
+        for room, states in zip(self.room, new, strict=True):
+            room[..., length:end, :] = states
+        self.keys, self.values = (room[..., :end, :] for room in self.room)
+        return self.keys, self.values
+
+
+def _drops_rows(model: PreTrainedModel, config: GenerationConfig) -> bool:
+    """Whether rows can leave a batch: no beams, no option that counts from its beginning, a cache of whole rows."""
+    if config.num_beams > 1 or config.to_diff_dict().keys() - _ROW_BY_ROW or not config.use_cache:
+        return False
+    layers = DynamicCache(config=model.config.get_text_config(decoder=True)).layers
+    return bool(layers) and all(isinstance(layer, DynamicLayer) for layer in layers)
+
+
+def _complete(model: PreTrainedModel, prompts: list[list[int]], config: GenerationConfig) -> list[list[int]]:
+    """What each prompt is continued with, up to and with its stop token; may be followed by padding."""
+    width = max(map(len, prompts))
+    ids = torch.full((len(prompts), width), config.pad_token_id)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
+    ids, mask = ids.to(model.device), mask.to(model.device)
+    if not _drops_rows(model, config):
+        return model.generate(input_ids=ids, attention_mask=mask)[:, width:].tolist()
+
+    stop_ids = torch.tensor(sorted(config.eos_token_id), device=ids.device)
+    done: dict[int, list[int]] = {}
+    going = torch.arange(len(prompts), device=ids.device)  # the prompts that the rows of the batch belong to
+    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+    cache.layers = [_RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    while len(going):
+        start = ids.shape[1]
+        ids = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=config.max_new_tokens - (start - width),
+            stopping_criteria=StoppingCriteriaList([_QuarterFinished(start, config.eos_token_id, ids.device)]),
+            **{_CACHE: cache},  # holds all but the last token of each row
+        )
+        full = ids.shape[1] - width >= config.max_new_tokens
+        ended = torch.isin(ids[:, width:], stop_ids).any(dim=1) | full
+        for row in ended.nonzero().flatten().tolist():
+            done[int(going[row])] = ids[row, width:].tolist()
+        rows = (~ended).nonzero().flatten()
+        going, ids = going[rows], ids[rows]
+        mask = torch.nn.functional.pad(mask[rows], (0, ids.shape[1] - mask.shape[1]), value=1)
+        if len(rows):
+            cache.batch_select_indices(rows)
+    return [done[row] for row in range(len(prompts))]
+
+
+def completion(
+    tokenizer: PreTrainedTokenizerBase, prompt: list[int], ids: list[int], config: GenerationConfig
+) -> Completion:
+    """What an engine generated behind a prompt, up to and with its stop token, as every engine records it."""
+    end = next((at for at, token in enumerate(ids) if token in config.eos_token_id), None)
+    return Completion(
+        text=tokenizer.decode(ids[:end], skip_special_tokens=True).strip(),
+        prompt_tokens=len(prompt),
+        completion_tokens=len(ids) if end is None else end + 1,
+        finish_reason="length" if end is None else "stop",
+    )

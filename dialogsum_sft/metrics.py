@@ -11,19 +11,26 @@ The tokenizer of `rouge_score` ("default") knows a-z0-9 only: it drops other scr
 import hashlib
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import version
 from typing import Any
+
+from dialogsum_sft.dialogue import split_turns
 
 import datasets
 import evaluate
 import numpy as np
 import regex
 from rouge_score.rouge_scorer import RougeScorer
+from rouge_score.scoring import fmeasure
 from rouge_score.tokenizers import DefaultTokenizer
 from scipy.stats import bootstrap
 
-ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum", "rougeS4", "rougeSU4")
+# rouge_score computes these; its rougeL is as slow as its rougeLsum, and is equalled here at a tenth of the cost.
+_LIBRARY_TYPES = ("rouge1", "rouge2", "rougeLsum")
 
 # Each tokenizer, and how the fingerprint names it: when the tokens of "unicode" change, so must its version.
 TOKENIZERS = {"default": "default", "unicode": "unicode-1"}
@@ -54,9 +61,31 @@ class UnicodeTokenizer(DefaultTokenizer):
 
     def tokenize(self, text: str) -> list[str]:
         tokens: list[str] = []
-        for word in _TOKEN.findall(unicodedata.normalize("NFKC", _INVISIBLE.sub("", text)).lower()):
+        for word in words(text):
             tokens += super().tokenize(word) if word.isascii() else [word]
         return tokens
+
+
+class _Remembered:
+    """A tokenizer that tokenizes no text twice and stems no word twice: stemming is most of ROUGE's cost."""
+
+    def __init__(self, tokenizer: DefaultTokenizer) -> None:
+        tokenizer._stemmer.stem = _stem
+        self.tokenize = cache(tokenizer.tokenize)
+
+
+@cache
+def _stem(word: str) -> str:
+    stemmed: str = _STEMMER.stem(word)
+    return stemmed
+
+
+_STEMMER = DefaultTokenizer(use_stemmer=True)._stemmer
+
+
+def words(text: str) -> list[str]:
+    """The words of a text of any script, NFKC-normalised and lower-cased, not stemmed."""
+    return _TOKEN.findall(unicodedata.normalize("NFKC", _INVISIBLE.sub("", text)).lower())
 
 
 def lost_share(texts: Sequence[str]) -> float:
@@ -94,21 +123,63 @@ def rouge_scores(
 ) -> dict[str, list[list[float]]]:
     """ROUGE F1 x 100 of each prediction against each of its references: {type: [dialogue][reference]}.
 
+    rougeS4 counts pairs of words in their order with at most four words between them, rougeSU4 these and single words
+    (Lin 2004, section 5; ROUGE-1.5.5 -2 4 -u); rouge_score has neither.
+
     Raises ValueError when the lengths differ, a dialogue has no reference, or the tokenizer is not in TOKENIZERS.
     """
     if len(predictions) != len(references):
         raise ValueError(f"{len(predictions)} predictions but {len(references)} lists of references")
     _check_tokenizer(tokenizer)
-    words = UnicodeTokenizer() if tokenizer == "unicode" else DefaultTokenizer(use_stemmer=True)
-    scorer = RougeScorer(ROUGE_TYPES, tokenizer=words)
+    remembered = _Remembered(UnicodeTokenizer() if tokenizer == "unicode" else DefaultTokenizer(use_stemmer=True))
+    scorer = RougeScorer(_LIBRARY_TYPES, tokenizer=remembered)
     scores: dict[str, list[list[float]]] = {name: [] for name in ROUGE_TYPES}
     for number, (prediction, refs) in enumerate(zip(predictions, references, strict=True)):
         if not refs:
             raise ValueError(f"dialogue {number} has no reference")
-        pairs = [scorer.score(split_sentences(ref), split_sentences(prediction)) for ref in refs]
+        text = split_sentences(prediction)
+        # Each reference's score of each type; without newlines or with, the tokens for all but rougeLsum are the same.
+        pairs = [
+            {name: score.fmeasure for name, score in scorer.score(ref, text).items()}
+            | _own_scores(remembered.tokenize(ref), remembered.tokenize(text))
+            for ref in map(split_sentences, refs)
+        ]
         for name in ROUGE_TYPES:
-            scores[name].append([100.0 * pair[name].fmeasure for pair in pairs])
+            scores[name].append([100.0 * pair[name] for pair in pairs])
     return scores
+
+
+def _own_scores(reference: list[str], prediction: list[str]) -> dict[str, float]:
+    skips = [Counter(_skip_bigrams(tokens)) for tokens in (reference, prediction)]
+    shared, totals = (skips[0] & skips[1]).total(), [skip.total() for skip in skips]
+    lengths = len(reference), len(prediction)
+    single = (Counter(reference) & Counter(prediction)).total()
+    return {
+        "rougeL": _f1(_lcs_length(reference, prediction), *lengths),
+        "rougeS4": _f1(shared, *totals),
+        "rougeSU4": _f1(shared + single, totals[0] + lengths[0], totals[1] + lengths[1]),
+    }
+
+
+def _lcs_length(a: list[str], b: list[str]) -> int:
+    """Length of the longest common subsequence, a row of the table in one integer (Hyyro 2004)."""
+    places: dict[str, int] = {}
+    for at, token in enumerate(a):
+        places[token] = places.get(token, 0) | 1 << at
+    full = row = (1 << len(a)) - 1
+    for token in b:
+        matches = row & places.get(token, 0)
+        row = ((row + matches) | (row - matches)) & full
+    return len(a) - row.bit_count()
+
+
+def _skip_bigrams(tokens: list[str]) -> list[tuple[str, str]]:
+    return [pair for gap in range(5) for pair in zip(tokens, tokens[gap + 1 :], strict=False)]
+
+
+def _f1(shared: int, reference: int, prediction: int) -> float:
+    value: float = fmeasure(shared / max(prediction, 1), shared / max(reference, 1))
+    return value
 
 
 def confidence_interval(values: Sequence[float], *, seed: int = 42, resamples: int = 10_000) -> list[float] | None:
@@ -128,20 +199,116 @@ def confidence_interval(values: Sequence[float], *, seed: int = 42, resamples: i
 
 
 def summarize_scores(scores: dict[str, list[list[float]]], *, seed: int = 42) -> dict[str, dict[str, Any]]:
-    """For each ROUGE type: `mean` over references (the headline), `max`, `per_reference`, `ci95` of the mean.
+    """For each ROUGE type: `mean` over references (the headline), `max`, `max_leave_one_out`, `per_reference`, `ci95`
+    of the mean.
 
-    `per_reference` has the mean over dialogues against the first reference, the second, ...; it is empty where
-    dialogues have different numbers of references.
+    `max_leave_one_out` is the maximum over all references but one, averaged over which one is left out: only this may
+    stand beside a human's maximum, who has one reference fewer to be like. It is of the dialogues with two or more
+    references, and None where there are none. `per_reference` has the mean over dialogues against the first reference,
+    the second, ...; it is empty where dialogues have different numbers of references.
     """
     result = {}
     for name, by_dialogue in scores.items():
-        means = [sum(values) / len(values) for values in by_dialogue]
+        means = [_mean(values) for values in by_dialogue]
         even = len({len(values) for values in by_dialogue}) == 1
+        several = [values for values in by_dialogue if len(values) > 1]
         result[name] = {
             "mean": float(np.mean(means)),
             "max": float(np.mean([max(values) for values in by_dialogue])),
+            "max_leave_one_out": float(np.mean([_leave_one_out(v) for v in several])) if several else None,
             "per_reference": [float(x) for x in np.mean(by_dialogue, axis=0)] if even else [],
             "ci95": confidence_interval(means, seed=seed),
+        }
+    return result
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _leave_one_out(values: list[float]) -> float:
+    return _mean([max(values[:i] + values[i + 1 :]) for i in range(len(values))])
+
+
+def human_scores(
+    references: Sequence[Sequence[str]], tokenizer: str = "default"
+) -> dict[str, dict[str, float]] | None:
+    """Each annotator against the others of the same dialogue: {type: {"mean", "max"}}, x 100, the ceiling of a system.
+
+    Of the dialogues with two or more references; None where there are none.
+    """
+    several = [list(refs) for refs in references if len(refs) > 1]
+    if not several:
+        return None
+    annotators = [(ref, refs[:i] + refs[i + 1 :]) for refs in several for i, ref in enumerate(refs)]
+    scores = rouge_scores([ref for ref, _ in annotators], [others for _, others in annotators], tokenizer)
+    result = {}
+    for name, by_annotator in scores.items():
+        values = iter(by_annotator)
+        by_dialogue = [[next(values) for _ in refs] for refs in several]
+        result[name] = {
+            "mean": float(np.mean([_mean([_mean(v) for v in annotators]) for annotators in by_dialogue])),
+            "max": float(np.mean([_mean([max(v) for v in annotators]) for annotators in by_dialogue])),
+        }
+    return result
+
+
+def share_of_human(
+    scores: dict[str, list[list[float]]], human: dict[str, dict[str, float]] | None
+) -> dict[str, float] | None:
+    """Mean of a system over the human mean, for each type, over the dialogues that the human scores are of."""
+    if human is None:
+        return None
+    return {
+        name: float(np.mean([_mean(values) for values in by_dialogue if len(values) > 1])) / human[name]["mean"]
+        for name, by_dialogue in scores.items()
+        if human[name]["mean"]
+    }
+
+
+def baseline_summaries(dialogues: Sequence[str]) -> dict[str, list[str]]:
+    """What no model is needed for: {baseline: a summary for each dialogue}. Turns keep their speaker's label.
+
+    The longest turns are those with the most characters, in the dialogue's order. The constant sentence says that the
+    two speakers with the most dialogues of the dataset talk.
+    """
+    turns = [[turn.raw.strip() for turn in split_turns(dialogue)] or [""] for dialogue in dialogues]
+    speakers = Counter(
+        speaker
+        for dialogue in dialogues
+        for speaker in dict.fromkeys(turn.speaker for turn in split_turns(dialogue))
+        if speaker is not None
+    )
+    pair = [speaker for speaker, _ in speakers.most_common(2)]
+    constant = f"{' and '.join(pair) if len(pair) == 2 else 'They'} talk about something."
+
+    def longest(lines: list[str], number: int) -> str:
+        chosen = sorted(sorted(range(len(lines)), key=lambda i: -len(lines[i]))[:number])
+        return "\n".join(lines[i] for i in chosen)
+
+    return {
+        "lead-1": [lines[0] for lines in turns],
+        "lead-3": ["\n".join(lines[:3]) for lines in turns],
+        "longest": [longest(lines, 1) for lines in turns],
+        "longest-3": [longest(lines, 3) for lines in turns],
+        "whole dialogue": list(dialogues),
+        "constant": [constant] * len(dialogues),
+    }
+
+
+def baseline_scores(
+    dialogues: Sequence[str], references: Sequence[Sequence[str]], tokenizer: str = "default"
+) -> dict[str, dict[str, dict[str, float]]]:
+    """{baseline: {type: {"mean", "max"}}}, x 100."""
+    result = {}
+    for baseline, summaries in baseline_summaries(dialogues).items():
+        scores = rouge_scores(summaries, references, tokenizer)
+        result[baseline] = {
+            name: {
+                "mean": float(np.mean([_mean(values) for values in by_dialogue])),
+                "max": float(np.mean([max(values) for values in by_dialogue])),
+            }
+            for name, by_dialogue in scores.items()
         }
     return result
 

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from dialogsum_sft import InputError
+from dialogsum_sft.checkpoints import public
 
 import torch
 from peft import PeftConfig, PeftModel
@@ -74,8 +75,8 @@ def embedded_model() -> Path:
 
 
 def public_name(name: str) -> str:
-    """The name under which others find a model: of the embedded one its hub id, of any other its own."""
-    return EMBEDDED_HUB_ID if name == EMBEDDED else name
+    """The name under which others know a model: of the embedded one its hub id, of an absolute path its last part."""
+    return EMBEDDED_HUB_ID if name == EMBEDDED else str(public(name))
 
 
 def resolve_dtype(name: str | None) -> torch.dtype:
@@ -157,6 +158,7 @@ def load_model(model_args: ModelConfig, *, trust_remote_code: bool = False) -> P
     location = _location(model_args)
     dtype = resolve_dtype(model_args.dtype)
     model_args.dtype = str(dtype).removeprefix("torch.")  # bnb_4bit_compute_dtype is taken from here
+    quantization = get_quantization_config(model_args)
     with _loading("model", model_args.model_name_or_path):
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             location,
@@ -164,8 +166,14 @@ def load_model(model_args: ModelConfig, *, trust_remote_code: bool = False) -> P
             trust_remote_code=trust_remote_code,
             attn_implementation=model_args.attn_implementation,
             dtype=dtype,
-            quantization_config=get_quantization_config(model_args),
+            # Not even None for a model that is stored quantised: it would be read as if it were not.
+            **({} if quantization is None else {"quantization_config": quantization}),
         )
+    for module in model.modules():
+        # On a CPU with AVX512-BF16, bitsandbytes repacks 4-bit weights at the first forward in evaluation mode into a
+        # layout without a gradient: training after a validation would go on with half of its gradient, silently.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     # This name goes into the adapter's config and card: no folder of this machine.
     model.name_or_path = model.config._name_or_path = public_name(str(model_args.model_name_or_path))
     return model

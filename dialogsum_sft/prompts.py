@@ -70,6 +70,11 @@ def render_batch(
     its control tokens out of one text is such a case too; with `faults` it is noted there as {index: reason}, and the
     ids are empty.
     """
+    _check_template(tokenizer)
+    return _render(tokenizer, conversations, add_generation_prompt, faults)[0]
+
+
+def _check_template(tokenizer: PreTrainedTokenizerBase) -> None:
     template = tokenizer.chat_template
     if not template:
         raise InputError(
@@ -81,13 +86,36 @@ def render_batch(
             f"the chat template of {tokenizer.name_or_path} leaves out the text of a message: give one for text with "
             "--chat_template_path"
         )
+
+
+def _render(
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[list[Message]],
+    add_generation_prompt: bool,
+    faults: dict[int, str] | None,
+    prompts: tuple[list[list[int]], list[str]] | None = None,
+) -> tuple[list[list[int]], list[str]]:
+    """Ids and texts of conversations; the text is empty where it holds control tokens.
+
+    `prompts` is what this gave for the beginnings of the same conversations, so that only the rest is tokenized.
+    """
+    template = str(tokenizer.chat_template)
     chats = [_folded(tokenizer, template, messages) for messages in conversations]
     doubtful = [i for i, chat in enumerate(chats) if any(_holds_control(tokenizer, m["content"]) for m in chat)]
     plain = sorted(set(range(len(chats))) - set(doubtful))
+    texts = [""] * len(chats)
     result: list[list[int]] = [[] for _ in chats]
-    texts = _text(tokenizer, [chats[i] for i in plain], add_generation_prompt) if plain else []
-    for i, ids in zip(plain, tokenizer(texts, add_special_tokens=False)["input_ids"] if plain else [], strict=True):
-        result[i] = ids
+    if plain:
+        rest = {}
+        added = {number: token for token, number in tokenizer.get_added_vocab().items()}
+        for i, text in zip(plain, _text(tokenizer, [chats[i] for i in plain], add_generation_prompt), strict=True):
+            texts[i] = text
+            start, n = _tokenized_part(text, prompts[1][i], prompts[0][i], added) if prompts else (0, 0)
+            result[i], rest[i] = prompts[0][i][:n] if prompts else [], text[start:]
+        for i, ids in zip(plain, tokenizer(list(rest.values()), add_special_tokens=False)["input_ids"], strict=True):
+            if prompts and ids[:1] != prompts[0][i][len(result[i]) :][:1]:  # another token begins there
+                result[i], ids = [], tokenizer(texts[i], add_special_tokens=False)["input_ids"]
+            result[i] = result[i] + ids
     for i in doubtful:
         try:
             result[i] = _render_sanitized(tokenizer, template, chats[i], add_generation_prompt)
@@ -95,7 +123,17 @@ def render_batch(
             if faults is None:
                 raise
             faults[i] = str(error)
-    return result
+    return result, texts
+
+
+def _tokenized_part(text: str, prompt: str, prompt_ids: list[int], added: dict[int, str]) -> tuple[int, int]:
+    """How much of `text`, in characters and in tokens, the ids of the prompt that begins it already tell.
+
+    That is all before the last added token of the prompt: a tokenizer parts a text at such tokens before all else.
+    """
+    n = next((n for n in range(len(prompt_ids) - 1, -1, -1) if prompt_ids[n] in added), 0)
+    start = prompt.rfind(added[prompt_ids[n]]) if n else -1
+    return (start, n) if start > 0 and text.startswith(prompt[:start]) else (0, 0)
 
 
 def _render_sanitized(
@@ -219,10 +257,11 @@ def encode_batch(
         to_messages(dialogue, summary, instruction=instruction, system_prompt=system_prompt)
         for dialogue, summary in pairs
     ]
-    prompts = render_batch(tokenizer, [row["prompt"] for row in rows], add_generation_prompt=True, faults=faults)
-    chats = render_batch(tokenizer, [row["prompt"] + row["completion"] for row in rows], faults=faults)
+    _check_template(tokenizer)
+    prompts = _render(tokenizer, [row["prompt"] for row in rows], True, faults)
+    chats, _ = _render(tokenizer, [row["prompt"] + row["completion"] for row in rows], False, faults, prompts)
     result = []
-    for i, (prompt_ids, ids) in enumerate(zip(prompts, chats, strict=True)):
+    for i, (prompt_ids, ids) in enumerate(zip(prompts[0], chats, strict=True)):
         n = len(prompt_ids)
         if faults is not None and i in faults:
             result.append({"input_ids": [], "labels": [], "prompt_tokens": 0})

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from dialogsum_sft.resumable import ResumableSFTTrainer
 from dialogsum_sft.unpadded import ATTENTION, can_unpad, fuse_lora, unpad
 
 import torch
@@ -9,7 +10,6 @@ from peft import PeftModel
 from torch import nn
 from torch.nn import functional as F
 from transformers.utils import is_triton_available
-from trl import SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
 
@@ -18,7 +18,7 @@ def without_triton() -> bool:
     return not (is_triton_available() and (torch.cuda.is_available() or torch.xpu.is_available()))
 
 
-class SupervisedLogitsSFTTrainer(SFTTrainer):
+class SupervisedLogitsSFTTrainer(ResumableSFTTrainer):
     """`SFTTrainer` whose logits are computed for the supervised positions only: the same loss in about half the time.
 
     A summary is a tenth of its row, and on a CPU the LM head over the rest costs half of a training step. Only the

@@ -2,26 +2,51 @@
 
     python recipes/eval.py --config recipes/configs/quickstart_eval.yaml
 
-Leaves `output_dir`/eval-base and, with --adapter_path, `output_dir`/eval-tuned: predictions.jsonl and metrics.json.
+Leaves `output_dir`/eval-base and, with --adapter_path, `output_dir`/eval-tuned: predictions.jsonl and metrics.json;
+with --num_candidates 8 eval-base-mbr8 and eval-tuned-mbr8. Interrupted, it goes on where it was when run again.
+Puts the scores into the model card of what recipes/sft.py left.
+
+    accelerate launch --config_file accelerate_configs/ddp.yaml recipes/eval.py --config ...    # over several GPUs
+    python recipes/eval.py --config ... --engine vllm
+    python recipes/eval.py --config ... --engine openai --base_url http://localhost:8000/v1 --served_model_name ...
+
+    python recipes/eval.py --predictions_file bart.txt --dataset_name knkarthick/dialogsum
+
+scores the summaries of a file, with no model, and leaves `output_dir`/eval-bart (eval-tuned-rescored for
+eval-tuned/predictions.jsonl).
 """
 
 import contextlib
 import json
 import os
 import time
+from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from dialogsum_sft import InputError, checkpoints, prompts
+from dialogsum_sft import InputError, checkpoints, model_card, openai_engine, prompts, report, scoring, vllm_engine
 from dialogsum_sft.arguments import DataArguments, EvalArguments, parse, run
+from dialogsum_sft.bertscore import BertScorer
+from dialogsum_sft.checks import check_generation
 from dialogsum_sft.data import counts_table, load_examples
 from dialogsum_sft.dialogue import restore_speakers
-from dialogsum_sft.encoding import prompts_for
-from dialogsum_sft.generation import Completion, generate, generation_config
-from dialogsum_sft.metrics import fingerprint, rouge_scores, suggest_tokenizer, summarize_scores
-from dialogsum_sft.modeling import check_adapter, load_adapter, load_model, load_tokenizer, public_name
+from dialogsum_sft.encoding import prompt_options, prompts_for
+from dialogsum_sft.generation import Completion, generate_batches, generation_config
+from dialogsum_sft.metrics import suggest_tokenizer
+from dialogsum_sft.modeling import (
+    check_adapter,
+    load_adapter,
+    load_generation_config,
+    load_model,
+    load_tokenizer,
+    public_name,
+)
+from dialogsum_sft.predictions import PartialPredictions, consensus, share, weights_digest
 
+import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object, parse_flag_from_env
 from rich import box
 from rich.console import Console, Group
 from rich.panel import Panel
@@ -32,68 +57,192 @@ from transformers import set_seed
 from trl import ModelConfig, ScriptArguments
 
 SYSTEM_NAMES = {"base": "zero-shot", "tuned": "tuned"}
+# How candidates are drawn unless --generation_kwargs say otherwise: a single greedy summary has no consensus.
+CANDIDATES = {"do_sample": True, "temperature": 0.7}
+# Of metrics.json's diagnostics those that are printed: label, name, format.
+DIAGNOSTICS = (
+    ("words", "words", ".1f"),
+    ("length, of the references'", "length_ratio", ".2f"),
+    ("cut off at max_new_tokens", "unfinished", ".1%"),
+    ("empty", "empty", ".1%"),
+    ("longest run copied from the dialogue", "copied_run", ".1%"),
+    ("bigrams not in the dialogue", "novel_bigrams", ".1%"),
+    ("trigrams repeated", "repeated_trigrams", ".1%"),
+    ("with a speaker the dialogue lacks", "wrong_tags", ".1%"),
+    ("with speakers in another format", "foreign_tags", ".1%"),
+    ("    ROUGE-1 that the format costs", "foreign_tags_cost", ".2f"),
+    ("with a number the dialogue lacks", "unsupported_numbers", ".1%"),
+    ("with a name the dialogue lacks", "unsupported_names", ".1%"),
+)
 
 
 def main() -> None:
     script_args, model_args, data_args, eval_args = parse((ScriptArguments, ModelConfig, DataArguments, EvalArguments))
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError("evaluation runs in one process: start it with python, not accelerate launch")
-    generation_kwargs = parse_generation_kwargs(eval_args.generation_kwargs)
+    check_generation()
+    # Processes wait for the slowest at the end, which may take longer than they usually wait for each other.
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU", not torch.accelerator.is_available())
+    state = PartialState(cpu=cpu, timeout=timedelta(days=1))
+    if state.num_processes != int(os.environ.get("WORLD_SIZE", "1")):
+        raise InputError(
+            "WORLD_SIZE is set, but this is one process by itself: start it with python, or all by accelerate launch"
+        )
+    console = Console(quiet=not state.is_main_process)
+    bert_scorer = BertScorer(eval_args.bertscore, eval_args.bertscore_layer) if eval_args.bertscore else None
+    if eval_args.predictions_file is not None:
+        if state.is_main_process:
+            score_file(console, script_args, data_args, eval_args, bert_scorer)
+        return
+    generation_kwargs = parse_json("generation_kwargs", eval_args.generation_kwargs)
+    if eval_args.num_candidates > 1:
+        generation_kwargs = CANDIDATES | generation_kwargs
+    vllm_kwargs = parse_json("vllm_kwargs", eval_args.vllm_kwargs)
+    check_engine(eval_args, model_args, generation_kwargs)
     if eval_args.adapter_path is not None:
         check_adapter(eval_args.adapter_path, str(model_args.model_name_or_path))
-    console = Console()
 
     # 1. Data, and the prompts of training
-    tokenizer = load_tokenizer(model_args, adapter_path=eval_args.adapter_path)
+    tokenizer = None  # only an endpoint can do without: then it sees whole dialogues
+    if model_args.model_name_or_path or eval_args.engine != "openai":
+        tokenizer = load_tokenizer(model_args, adapter_path=eval_args.adapter_path)
     examples = load_examples(script_args, data_args, script_args.dataset_test_split, data_args.max_eval_samples)
     rows = examples.rows.to_list()
     console.print(*examples.notes, counts_table({script_args.dataset_test_split: examples.counts}), sep="\n")
-    references = [row["references"] for row in rows]
-    if eval_args.rouge_tokenizer == "default" and suggest_tokenizer(sum(references, [])) == "unicode":
-        console.print(
-            "[yellow]warning: ROUGE's default tokenizer would throw much of these references away, as it knows only "
-            "a-z and 0-9: give --rouge_tokenizer unicode"
-        )
-    template = prompts.template_hash(tokenizer, data_args.instruction, data_args.system_prompt)
+    warn_of_tokenizer(console, rows, eval_args.rouge_tokenizer)
+    template = tokenizer and prompts.template_hash(tokenizer, data_args.instruction, data_args.system_prompt)
     if eval_args.adapter_path is not None and trained_with(eval_args.adapter_path) not in (template, None):
         console.print(
             f"[yellow]warning: {eval_args.adapter_path} was trained with another instruction, system prompt or "
             "template than this evaluation uses; its run.json has them under prompt"
         )
 
-    # 2. Model, and what of a dialogue fits into it
-    model = load_model(model_args)
-    longest = eval_args.max_length or model.config.get_text_config().max_position_embeddings
-    shown = prompts_for([row["dialogue"] for row in rows], tokenizer, data_args, longest - eval_args.max_new_tokens)
-    if not (model_args.load_in_4bit or model_args.load_in_8bit):
-        model.to(PartialState().device)
-    config = generation_config(
-        tokenizer,
-        prompts.stop_token_ids(tokenizer, model.generation_config),
-        eval_args.max_new_tokens,
-        **generation_kwargs,
-    )
-    if eval_args.adapter_path is not None:
-        model = load_adapter(model, eval_args.adapter_path)
+    # 2. Engine, and what of a dialogue fits into its model
+    engine: dict[str, Any] = {"name": eval_args.engine}  # for the record
+    longest = eval_args.max_length
+    if eval_args.engine == "transformers":
+        model = load_model(model_args)
+        longest = longest or model.config.get_text_config().max_position_embeddings
+        if not (model_args.load_in_4bit or model_args.load_in_8bit):
+            model.to(state.device)
+        model_config = model.generation_config
+        if eval_args.adapter_path is not None:
+            model = load_adapter(model, eval_args.adapter_path)
+        engine["max_batch_tokens"] = eval_args.max_batch_tokens
+    elif eval_args.engine == "vllm":
+        llm = vllm_engine.load_llm(model_args, eval_args.adapter_path, longest, eval_args.seed, vllm_kwargs)
+        longest = longest or vllm_engine.longest(llm)
+        model_config = load_generation_config(model_args)
+        engine["version"] = vllm_engine.version()
+    if eval_args.engine == "openai":
+        fields = openai_engine.request_fields(eval_args.max_new_tokens, generation_kwargs)
+        if tokenizer is not None:  # the template is one that takes them
+            fields["chat_template_kwargs"] = prompts.TEMPLATE_KWARGS
+        engine |= {"base_url": eval_args.base_url, "generation": fields}
+    else:
+        stop_ids = prompts.stop_token_ids(tokenizer, model_config)
+        config = generation_config(tokenizer, stop_ids, eval_args.max_new_tokens, **generation_kwargs)
+        engine["generation"] = config.to_diff_dict()
+    sampling = bool(generation_kwargs.get("do_sample"))
+    room = longest - eval_args.max_new_tokens if longest else None
+    shown = prompts_for([row["dialogue"] for row in rows], tokenizer, data_args, room)
+    chats = [prompts.to_messages(prompt.text, **prompt_options(data_args))["prompt"] for prompt in shown]
+    requests = [number for number in range(len(shown)) for _ in range(eval_args.num_candidates)]
+
+    def completions_of(system: str, todo: list[int]) -> Iterator[list[tuple[int, Completion]]]:
+        ids = [shown[requests[i]].ids for i in todo]
+        seeds = [eval_args.seed + i for i in todo] if sampling else None
+        if eval_args.engine == "openai":
+            yield from openai_engine.generate_batches(
+                eval_args.base_url,
+                eval_args.served_model_name or str(model_args.model_name_or_path),
+                [chats[requests[i]] for i in todo],
+                fields,
+                seeds=seeds,
+                concurrency=eval_args.concurrency,
+                timeout=eval_args.request_timeout,
+            )
+        elif eval_args.engine == "vllm":
+            adapter = eval_args.adapter_path if system == "tuned" else None
+            yield from vllm_engine.generate_batches(llm, tokenizer, ids, config, seeds=seeds, adapter_path=adapter)
+        else:
+            plain_base = eval_args.adapter_path is not None and system == "base"
+            with model.disable_adapter() if plain_base else contextlib.nullcontext():
+                yield from generate_batches(
+                    model, tokenizer, ids, config, max_batch_tokens=eval_args.max_batch_tokens, seeds=seeds
+                )
+
     systems = ["base"] if eval_args.evaluate_base or eval_args.adapter_path is None else []
     systems += ["tuned"] if eval_args.adapter_path is not None else []
+    if eval_args.engine == "openai":
+        systems = ["served"]
+    decides: dict[str, Any] = {
+        "engine": {name: value for name, value in engine.items() if name != "max_batch_tokens"},
+        "model": [
+            model_args.model_name_or_path,
+            model_args.model_revision,
+            model_args.dtype,
+            eval_args.served_model_name,
+        ],
+        "quantisation": [model_args.load_in_4bit, model_args.load_in_8bit, model_args.bnb_4bit_quant_type],
+        "weights": weights_digest(model_args.model_name_or_path),
+        "prompts": [[row["id"], prompt.ids, chat] for row, prompt, chat in zip(rows, shown, chats, strict=True)],
+        "candidates": eval_args.num_candidates,
+        "seed": eval_args.seed if sampling else None,
+        "versions": {name: checkpoints.versions()[name] for name in ("transformers", "torch", "peft")},
+    }
 
     # 3. Generate, score and save, one system after the other
     results: dict[str, dict[str, Any]] = {}
-    summaries: dict[str, list[str]] = {}
+    summarised: dict[str, list[dict[str, Any]]] = {}
     for system in systems:
         set_seed(eval_args.seed)
+        name = f"{system}-mbr{eval_args.num_candidates}" if eval_args.num_candidates > 1 else system
+        folder = Path(eval_args.output_dir) / f"eval-{name}"
         started = time.time()
-        completions: dict[int, Completion] = {}
-        plain_base = eval_args.adapter_path is not None and system == "base"
-        mode = model.disable_adapter() if plain_base else contextlib.nullcontext()
-        with mode, tqdm(total=len(rows), desc=f"summarising ({system})", unit="dialogue") as progress:
-            for index, completion in generate(
-                model, tokenizer, [prompt.ids for prompt in shown], config, max_batch_tokens=eval_args.max_batch_tokens
-            ):
-                completions[index] = completion
-                progress.update()
+        partial = PartialPredictions(
+            folder,
+            decides | {"adapter": weights_digest(eval_args.adapter_path) if system == "tuned" else None},
+            [row["id"] for row in rows],
+            eval_args.num_candidates,
+            process_index=state.process_index,
+            num_processes=state.num_processes,
+        )
+        done: dict[int, Completion] = dict(gather_object(list(partial.done.items())))
+        resumed = len(done)
+        for note in partial.notes:
+            console.print(note, markup=False)
+        if resumed:
+            console.print(f"{folder}: {resumed} of {len(requests)} summaries are there from an interrupted evaluation")
+        lengths = [len(shown[number].ids) for number in requests]
+        todo = [i for i in range(len(requests)) if i not in done]
+        todo = share(todo, lengths, state.process_index, state.num_processes)
+        with (
+            partial,
+            tqdm(total=len(todo), desc=f"summarising ({name})", disable=not state.is_main_process) as progress,
+        ):
+            for batch in completions_of(system, todo):
+                made = [(todo[at], completion) for at, completion in batch]
+                partial.append(made)
+                done.update(made)
+                progress.update(len(made))
+        done = dict(gather_object(list(done.items())))
         seconds = time.time() - started
+        if not state.is_main_process:
+            continue
+        drawn = [[done[i] for i in range(len(requests)) if requests[i] == number] for number in range(len(rows))]
+        chosen = [consensus([one.text for one in several], eval_args.rouge_tokenizer) for several in drawn]
+        if eval_args.num_candidates > 1 and all(len({one.text for one in several}) == 1 for several in drawn):
+            console.print(f"[yellow]warning: all candidates are alike: {eval_args.engine} does not sample")
+        completions = [several[best] for several, best in zip(drawn, chosen, strict=True)]
+        if eval_args.engine == "openai" and tokenizer is not None:
+            differ = sum(
+                one.prompt_tokens not in (None, len(prompt.ids))
+                for one, prompt in zip(completions, shown, strict=True)
+            )
+            if differ:
+                console.print(
+                    f"[yellow]warning: the endpoint counts other prompt tokens than training had for {differ} of "
+                    f"{len(rows)} dialogues: its chat template is not the one of {tokenizer.name_or_path}"
+                )
 
         predictions = [
             {
@@ -105,34 +254,31 @@ def main() -> None:
                 "completion_tokens": completions[i].completion_tokens,
                 "finish_reason": completions[i].finish_reason,
             }
+            | (
+                {"candidates": [restore_speakers(one.text, shown[i].names) for one in drawn[i]]}
+                if name != system
+                else {}
+            )
             | ({"dropped_turns": shown[i].dropped_turns} if shown[i].dropped_turns else {})
+            | ({"topic": row["topic"]} if row["topic"] is not None else {})
             for i, row in enumerate(rows)
         ]
-        summaries[system] = [prediction["prediction"] for prediction in predictions]
-        results[system] = {
+        summarised[name] = predictions
+        results[name] = {
             "format": checkpoints.FORMAT,
-            **summarize_scores(
-                rouge_scores(summaries[system], references, eval_args.rouge_tokenizer), seed=eval_args.seed
+            **scoring.score(
+                predictions, tokenizer=eval_args.rouge_tokenizer, seed=eval_args.seed, bert_scorer=bert_scorer
             ),
-            "examples": len(rows),
-            "references": sum(map(len, references)),
-            "lengths": {
-                "prediction_words": mean([len(text.split()) for text in summaries[system]]),
-                "reference_words": mean([len(text.split()) for refs in references for text in refs]),
-                "completion_tokens": mean([completions[i].completion_tokens for i in range(len(rows))]),
-            },
-            "unfinished": sum(prediction["finish_reason"] == "length" for prediction in predictions),
-            "fingerprint": fingerprint(references, eval_args.rouge_tokenizer),
             "model": {
-                "base": public_name(str(model_args.model_name_or_path)),
+                "base": public_name(eval_args.served_model_name or str(model_args.model_name_or_path)),
                 "revision": model_args.model_revision,
-                "adapter": eval_args.adapter_path if system == "tuned" else None,
+                "adapter": checkpoints.public(eval_args.adapter_path) if system == "tuned" else None,
                 "dtype": model_args.dtype,
                 "load_in_4bit": model_args.load_in_4bit,
                 "load_in_8bit": model_args.load_in_8bit,
             },
             "data": {
-                "dataset_name": script_args.dataset_name,
+                "dataset_name": checkpoints.public(script_args.dataset_name),
                 "revision": data_args.dataset_revision,
                 "split": script_args.dataset_test_split,
                 "counts": examples.counts.record(),
@@ -144,38 +290,121 @@ def main() -> None:
                 "system_prompt": data_args.system_prompt,
                 "template_sha256": template,
             },
-            "engine": {
-                "name": "transformers",
-                "generation": config.to_diff_dict(),
-                "max_batch_tokens": eval_args.max_batch_tokens,
-                "seed": eval_args.seed,
-            },
+            "engine": engine
+            | {"seed": eval_args.seed, "num_candidates": eval_args.num_candidates, "resumed": resumed},
             "versions": checkpoints.versions(),
             "git_revision": checkpoints.git_revision(),
             "hardware": checkpoints.hardware(),
             "seconds": round(seconds, 2),
         }
-        folder = Path(eval_args.output_dir) / f"eval-{system}"
         checkpoints.write_jsonl(folder / "predictions.jsonl", predictions)
-        checkpoints.write_json(folder / "metrics.json", results[system])
+        checkpoints.write_json(folder / "metrics.json", results[name])
+        partial.remove()
 
-    # 4. Tell
-    console = Console(width=min(console.width, 100))
-    for i, row in enumerate(rows[: eval_args.num_examples]):
-        console.print(Panel(side_by_side(row, {name: texts[i] for name, texts in summaries.items()}), title=row["id"]))
-    console.print(score_table(results))
-    for system in systems:
-        console.print(f"{Path(eval_args.output_dir) / f'eval-{system}'}: predictions.jsonl, metrics.json")
+    if not state.is_main_process:
+        return
+
+    # 4. Note in the model card what was measured
+    trained = Path(eval_args.adapter_path or str(model_args.model_name_or_path))
+    measured = results.get(systems[-1])  # of candidates or an endpoint there is none: the card is of the model alone
+    if measured and eval_args.engine != "openai" and model_card.can_be_written(trained):
+        base = results.get("base") if eval_args.adapter_path is not None else None
+        try:
+            noted = model_card.write(trained, measured, base)
+            end = "scores noted" if noted else "keeps its scores of more dialogues"
+        except OSError as error:  # somebody else's folder
+            end = f"the scores could not be noted here ({error.strerror})"
+        console.print(f"{trained / 'README.md'}: {end}")
+
+    # 5. Tell
+    tell(console, eval_args, results, summarised)
 
 
-def parse_generation_kwargs(text: str | None) -> dict[str, Any]:
+def score_file(
+    console: Console,
+    script_args: ScriptArguments,
+    data_args: DataArguments,
+    eval_args: EvalArguments,
+    bert_scorer: BertScorer | None,
+) -> None:
+    """The same scores, records and tables for summaries from elsewhere."""
+    # 1. The file, and the dataset where it is named
+    path = Path(str(eval_args.predictions_file))
+    predictions = scoring.read_predictions(path)
+    data: dict[str, Any] = {}
+    if script_args.dataset_name is None:
+        rows = scoring.own_references(predictions, path)
+    else:
+        split = script_args.dataset_test_split
+        examples = load_examples(script_args, data_args, split)
+        console.print(*examples.notes, counts_table({split: examples.counts}), sep="\n")
+        rows = scoring.match(examples.rows.to_list(), predictions, path, f"{script_args.dataset_name} ({split})")
+        data = {
+            "dataset_name": script_args.dataset_name,
+            "revision": data_args.dataset_revision,
+            "split": split,
+            "counts": examples.counts.record(),
+            "fingerprint": examples.fingerprint(),
+        }
+    rows = rows[: data_args.max_eval_samples]
+    warn_of_tokenizer(console, rows, eval_args.rouge_tokenizer)
+
+    # 2. Score and save
+    result = {
+        "format": checkpoints.FORMAT,
+        **scoring.score(rows, tokenizer=eval_args.rouge_tokenizer, seed=eval_args.seed, bert_scorer=bert_scorer),
+        "model": {"base": None, "predictions_file": path.name},
+        "data": data,
+        "engine": {"name": "predictions_file", "seed": eval_args.seed},
+        "versions": checkpoints.versions(),
+        "git_revision": checkpoints.git_revision(),
+    }
+    system = path.name.split(".")[0]
+    if system == "predictions":  # of a run, whose own record must not be lost
+        system = f"{path.resolve().parent.name.removeprefix('eval-')}-rescored"
+    folder = Path(eval_args.output_dir) / f"eval-{system}"
+    checkpoints.write_jsonl(folder / "predictions.jsonl", rows)
+    checkpoints.write_json(folder / "metrics.json", result)
+
+    # 3. Tell
+    tell(console, eval_args, {system: result}, {system: rows})
+
+
+def parse_json(option: str, text: str | None) -> dict[str, Any]:
     try:
         kwargs = json.loads(text or "{}")
     except json.JSONDecodeError as error:
-        raise InputError(f"--generation_kwargs is not JSON: {error}") from error
+        raise InputError(f"--{option} is not JSON: {error}") from error
     if not isinstance(kwargs, dict):
-        raise InputError('--generation_kwargs must be a JSON object such as {"num_beams": 4}')
+        raise InputError(f'--{option} must be a JSON object such as {{"num_beams": 4}}')
     return kwargs
+
+
+def check_engine(eval_args: EvalArguments, model_args: ModelConfig, generation_kwargs: dict[str, Any]) -> None:
+    """Raise InputError for options that do not go together."""
+    if eval_args.num_candidates < 1:
+        raise InputError(f"--num_candidates {eval_args.num_candidates}: give 1 or more")
+    if eval_args.num_candidates > 1 and not generation_kwargs.get("do_sample"):
+        raise InputError("--num_candidates chooses among samples: leave do_sample in --generation_kwargs true")
+    if "num_return_sequences" in generation_kwargs:
+        raise InputError("--generation_kwargs num_return_sequences: give --num_candidates instead")
+    if eval_args.engine != "transformers" and PartialState().num_processes > 1:
+        raise InputError(f"--engine {eval_args.engine} runs in one process: start it with python")
+    if eval_args.engine == "openai":
+        if not eval_args.base_url:
+            raise InputError("--engine openai needs --base_url, such as http://localhost:8000/v1")
+        if eval_args.adapter_path is not None:
+            raise InputError(
+                "--adapter_path: an endpoint evaluates what it serves; name the adapter there by --served_model_name"
+            )
+        if not (eval_args.served_model_name or model_args.model_name_or_path):
+            raise InputError("--engine openai needs --served_model_name: the model's name at the endpoint")
+        if eval_args.max_length and not model_args.model_name_or_path:
+            raise InputError("--max_length counts tokens: give --model_name_or_path, whose tokenizer counts them")
+    elif eval_args.base_url or eval_args.served_model_name:
+        raise InputError(f"--base_url and --served_model_name are for --engine openai, not {eval_args.engine}")
+    if eval_args.engine == "vllm" and (model_args.load_in_4bit or model_args.load_in_8bit):
+        raise InputError("--load_in_4bit with --engine vllm: give the quantisation by --vllm_kwargs instead")
 
 
 def trained_with(adapter_path: str) -> str | None:
@@ -187,8 +416,37 @@ def trained_with(adapter_path: str) -> str | None:
     return value
 
 
-def mean(values: list[int]) -> float:
-    return sum(values) / len(values)
+def warn_of_tokenizer(console: Console, rows: list[dict[str, Any]], tokenizer: str) -> None:
+    if tokenizer == "default" and suggest_tokenizer([ref for row in rows for ref in row["references"]]) == "unicode":
+        console.print(
+            "[yellow]warning: ROUGE's default tokenizer would throw much of these references away, as it knows only "
+            "a-z and 0-9: give --rouge_tokenizer unicode"
+        )
+
+
+def tell(
+    console: Console,
+    eval_args: EvalArguments,
+    results: dict[str, dict[str, Any]],
+    summarised: dict[str, list[dict[str, Any]]],
+) -> None:
+    """Some dialogues with the systems' summaries, the tables, and where the records are."""
+    console = Console(width=min(console.width, 100), highlight=False)
+    for same_dialogue in list(zip(*summarised.values(), strict=True))[: eval_args.num_examples]:
+        summaries = {name: row["prediction"] for name, row in zip(summarised, same_dialogue, strict=True)}
+        console.print(Panel(side_by_side(same_dialogue[0], summaries), title=Text(same_dialogue[0]["id"])))
+    console.print(score_table(results), diagnostics_table(results))
+    for system in results:
+        console.print(Text(f"{Path(eval_args.output_dir) / f'eval-{system}'}: predictions.jsonl, metrics.json"))
+    page = Path(eval_args.output_dir) / "report.html"
+    first = next(iter(results.values()))
+    report.write_report(
+        page,
+        {system_name(system): Path(eval_args.output_dir) / f"eval-{system}" for system in results},
+        training_log=Path(eval_args.adapter_path).parent / "training.jsonl" if eval_args.adapter_path else None,
+        title=f"{first['model']['base'] or next(iter(results))} on {first['data'].get('dataset_name', 'dialogues')}",
+    )
+    console.print(Text(f"{page}: scores, charts and every dialogue"))
 
 
 def side_by_side(row: dict[str, Any], summaries: dict[str, str]) -> Group:
@@ -197,35 +455,66 @@ def side_by_side(row: dict[str, Any], summaries: dict[str, str]) -> Group:
     table.add_column(overflow="fold")
     table.add_row("reference", Text(row["references"][0]))
     for system, text in summaries.items():
-        table.add_row(SYSTEM_NAMES[system], Text(text))
+        table.add_row(Text(system_name(system)), Text(text))
     return Group(Text(row["dialogue"], "dim"), "", table)
 
 
+def system_name(system: str) -> str:
+    return SYSTEM_NAMES.get(system, system)
+
+
 def score_table(results: dict[str, dict[str, Any]]) -> Table:
-    """ROUGE of every system with the interval of its ROUGE-1; the last row is the difference of tuned and base."""
+    """ROUGE of every system between the best baseline and the human ceiling; with two systems their difference."""
     first = next(iter(results.values()))
+    types = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
+    references = first["references"] / first["examples"]
+    each = f"{references:.0f} references each" if references % 1 == 0 else f"their {first['references']} references"
+    against = "against one reference" if references == 1 else f"mean over {each}"
     table = Table(
-        box=box.SIMPLE,
-        title=f"ROUGE F1 x 100: {first['examples']} dialogues, mean over {first['references']} references",
+        box=box.SIMPLE_HEAD, pad_edge=False, title=f"ROUGE F1 x 100: {first['examples']} dialogues, {against}"
     )
-    for column in ("", "ROUGE-1", "95% interval", "ROUGE-2", "ROUGE-L", "words", "cut off"):
+    for column in ("", "ROUGE-1", "95% interval", *list(types.values())[1:], "of human"):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
-    names = ("rouge1", "rouge2", "rougeL")
+
+    def row(name: str, means: list[float], interval: list[float] | None, share: float | None, style: str) -> None:
+        one, *others = (f"{value:.2f}" for value in means)
+        between = f"{interval[0]:.1f} to {interval[1]:.1f}" if interval else ""
+        table.add_row(Text(name), one, between, *others, f"{share:.0%}" if share else "", style=style)
+
+    human = first["human"]
+    best, baseline = max(first["baselines"].items(), key=lambda item: item[1]["rouge1"]["mean"])
+    share = baseline["rouge1"]["mean"] / human["rouge1"]["mean"] if human else None
+    row(f"baseline: {best}", [baseline[name]["mean"] for name in types], None, share, "dim")
     for system, result in results.items():
-        one, two, long = (f"{result[name]['mean']:.2f}" for name in names)
-        interval = result["rouge1"]["ci95"]
-        table.add_row(
-            SYSTEM_NAMES[system],
-            one,
-            f"{interval[0]:.1f} to {interval[1]:.1f}" if interval else "",
-            two,
-            long,
-            f"{result['lengths']['prediction_words']:.1f}",
-            f"{result['unfinished']} of {result['examples']}",
-        )
-    if len(results) == 2:
-        one, two, long = (f"{results['tuned'][n]['mean'] - results['base'][n]['mean']:+.2f}" for n in names)
-        table.add_row("difference", one, "", two, long, "", "", style="bold")
+        share = (result["share_of_human"] or {}).get("rouge1")
+        means = [result[name]["mean"] for name in types]
+        row(system_name(system), means, result["rouge1"]["ci95"], share, "bold")
+    if human:
+        row("human ceiling", [human[name]["mean"] for name in types], None, 1.0, "dim")
+        if "bertscore" in result:
+            model, layer = result["bertscore"]["model"], result["bertscore"]["layer"]
+            table.caption = f"BERTScore F1 x 100 of {model}, layer {layer}: " + ", ".join(
+                f"{system_name(name)} {scored['bertscore']['mean']:.2f}" for name, scored in results.items()
+            )
+    if list(results) == ["base", "tuned"]:
+        gains = [f"{results['tuned'][name]['mean'] - results['base'][name]['mean']:+.2f}" for name in types]
+        table.add_section()
+        table.add_row("difference", gains[0], "", *gains[1:], "")
+    return table
+
+
+def diagnostics_table(results: dict[str, dict[str, Any]]) -> Table:
+    """What ROUGE does not see, of every system and of the references."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="What ROUGE does not see")
+    table.add_column("")
+    found = {system_name(system): result["diagnostics"] for system, result in results.items()}
+    found["references"] = next(iter(results.values()))["diagnostics_of_references"]
+    for name in found:
+        table.add_column(Text(name), justify="right", style="dim" if name == "references" else "")
+    for label, name, form in DIAGNOSTICS:
+        values = [record[name] for record in found.values()]
+        if any(value is not None for value in values):
+            table.add_row(label, *("" if value is None else f"{value:{form}}" for value in values))
     return table
 
 

@@ -3,31 +3,41 @@
     python recipes/sft.py --config recipes/configs/quickstart.yaml
     accelerate launch --config_file accelerate_configs/ddp.yaml recipes/sft.py --config FILE.yaml
 
-Leaves `output_dir`/adapter (model/ with full fine-tuning): weights, tokenizer, chat template and run.json.
+Leaves `output_dir`/adapter (model/ with full fine-tuning): weights, tokenizer, chat template, run.json and a model
+card. Started again after a stop (exit status 75), a crash or a kill, it goes on from the newest whole checkpoint.
 """
 
-import atexit
+import functools
+import itertools
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from dialogsum_sft import InputError, checkpoints, prompts
+from dialogsum_sft import InputError, checkpoints, hub, manifest, model_card, prompts
 from dialogsum_sft.arguments import DataArguments, TrainArguments, parse, run
+from dialogsum_sft.batches import accumulation_steps
+from dialogsum_sft.callbacks import EarlyStopping, GenerationEvaluation, TrainingLog, check_evaluation, check_trackers
+from dialogsum_sft.checks import check_training
 from dialogsum_sft.collator import CompletionOnlyCollator
 from dialogsum_sft.data import counts_table, load_examples
 from dialogsum_sft.encoding import training_rows
 from dialogsum_sft.modeling import load_generation_config, load_model, load_tokenizer, public_name
+from dialogsum_sft.processes import together
+from dialogsum_sft.resumable import ResumableSFTTrainer
+from dialogsum_sft.stopping import AlreadyTrained, StopRequest, StopTogether
 from dialogsum_sft.trainer import SupervisedLogitsSFTTrainer, without_triton
 
 import torch
-from accelerate import DistributedType, PartialState
+from accelerate import PartialState
 from datasets import Dataset, IterableDataset
 from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
 from rich.text import Text
+from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
-from trl import ModelConfig, ScriptArguments, SFTConfig, SFTTrainer, get_peft_config
+from trl import ModelConfig, ScriptArguments, SFTConfig, get_peft_config
 
 
 def main() -> None:
@@ -38,6 +48,11 @@ def main() -> None:
     script_args, training_args, model_args, data_args, train_args = parse(
         (ScriptArguments, SFTConfig, ModelConfig, DataArguments, TrainArguments)
     )
+    check_training(training_args, model_args, world_size)
+    if train_args.global_batch_size is not None:
+        training_args.gradient_accumulation_steps = accumulation_steps(
+            train_args.global_batch_size, training_args, world_size
+        )
     arguments: dict[str, Any] = training_args.to_dict()  # as resolved, before this recipe changes any
     for others in (script_args, model_args, data_args, train_args):
         arguments |= vars(others)
@@ -46,10 +61,15 @@ def main() -> None:
         raise InputError(f"{world_size} processes were started but {state.num_processes} found each other")
     console = Console(quiet=not state.is_main_process, soft_wrap=True)
     output_dir = Path(training_args.output_dir)
-    if not model_args.use_peft and (model_args.load_in_4bit or model_args.load_in_8bit):
-        raise InputError("a quantised base cannot be trained itself: add use_peft: true")
     if script_args.dataset_streaming and training_args.max_steps <= 0:
         raise InputError("with --dataset_streaming the number of rows is not known: give --max_steps")
+    check_trackers(training_args.report_to)
+    check_evaluation(training_args, train_args)
+    push_to_hub, training_args.push_to_hub = training_args.push_to_hub, False  # TRL's own uploads training_args.bin
+    if push_to_hub and state.is_main_process:
+        training_args.hub_model_id = hub.create_repo(
+            training_args.hub_model_id or output_dir.resolve().name, training_args.hub_private_repo
+        )
 
     # 1. Data: dialogues to chat messages to token ids, and a look at what is supervised
     tokenizer = load_tokenizer(
@@ -84,72 +104,114 @@ def main() -> None:
             *dict.fromkeys(train.notes + (validation.notes if validation else [])), counts_table(counts), sep="\n"
         )
 
-    # 2. Model: quantised or not, in its dtype
+    # 2. Model: quantised or not, in its dtype; unless checkpoints of another run are in the way
+    data_fingerprint = None if script_args.dataset_streaming else train.fingerprint()
+    prompt = {
+        "instruction": data_args.instruction,
+        "system_prompt": data_args.system_prompt,
+        "template_sha256": prompts.template_hash(tokenizer, data_args.instruction, data_args.system_prompt),
+    }
+    this_run = manifest.describe_run(
+        arguments,
+        base_model=public_name(str(model_args.model_name_or_path)),
+        data_fingerprint=data_fingerprint,
+        rows_fingerprint=manifest.rows_fingerprint(train_rows),
+        template_sha256=prompt["template_sha256"],
+        processes=state.num_processes,
+    )
+    resume = training_args.resume_from_checkpoint
+    finished = together(lambda: manifest.check_start(output_dir, this_run, resume, train_args.force_resume))
+    if finished:
+        console.print(finished)
+        return
     model = load_model(model_args, trust_remote_code=training_args.trust_remote_code)
 
     # 3. Trainer: TRL's own, or on a machine without Triton the one that spares the LM head
     training_args.chat_template_path = None  # is in the tokenizer already
     training_args.remove_unused_columns = False  # the collator names rows by their id
-    training_args.max_length = None  # nothing is left to cut
-    trainer_class = SupervisedLogitsSFTTrainer if without_triton() else SFTTrainer
+    if not training_args.packing:
+        training_args.max_length = None  # nothing is left to cut
+    if script_args.dataset_streaming:
+        training_args.train_sampling_strategy = "random"  # what comes in a stream cannot be sorted by length
+    training_args.use_cache = True  # goes into the saved config: false would slow down all who generate with the model
+    training_args.logging_nan_inf_filter = False  # it would hide a loss that is not finite and train on
+    trainer_class = SupervisedLogitsSFTTrainer if without_triton() else ResumableSFTTrainer
     trainer = trainer_class(
         model=model,
         args=training_args,
-        data_collator=collator,
+        # Rows are packed and flattened by TRL's own collator; their labels were checked as they were made.
+        data_collator=None if training_args.packing or training_args.padding_free else collator,
         train_dataset=train_rows,
         eval_dataset=validation_rows,
         processing_class=tokenizer,
         peft_config=get_peft_config(model_args),
     )
+    trainer.add_callback(TrainingLog(output_dir))
+    if validation is not None and train_args.eval_generate_samples:
+        rows = list(itertools.islice(validation.rows, train_args.eval_generate_samples))
+        options = {"stop_ids": stop_ids, "max_length": max_length, "show": functools.partial(show_samples, console)}
+        trainer.add_callback(GenerationEvaluation(trainer, rows, tokenizer, data_args, train_args, **options))
+    if train_args.early_stopping_patience is not None:  # behind the callback that measures what it looks at
+        trainer.add_callback(EarlyStopping(train_args.early_stopping_patience))
 
-    # 4. Train
-    metrics: dict[str, Any] = dict(trainer.train().metrics)
+    # 4. Train, from the newest whole checkpoint of this run if there is one
+    request = StopRequest()
+    stop = StopTogether(trainer, request)
+    trainer.add_callback(stop)
+    checkpoint, notes = together(lambda: manifest.open_run(output_dir, this_run, resume, trainer.weight_shapes))
+    for note in notes + ([f"going on from {checkpoint}"] if checkpoint else []):
+        console.print(note)
+    request.listen()
+    try:
+        metrics: dict[str, Any] = dict(trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint)).metrics)
+    except AlreadyTrained:  # it was stopped between its last step and the end
+        metrics = {"train_runtime": 0.0}
+    if stop.stopping:
+        raise stop.stopped()
     logged = trainer.state.log_history
-    counters = ("num_tokens", "eval_num_tokens")  # the same counter, logged while training or evaluating
-    metrics["num_tokens"] = int(next(log[name] for log in reversed(logged) for name in counters if name in log))
+    metrics["num_tokens"] = int(trainer._total_train_tokens)
     if validation_rows is not None:
-        last: dict[str, Any] = next((log for log in reversed(logged) if "eval_loss" in log), {})
-        metrics |= last if last.get("step") == trainer.state.global_step else trainer.evaluate()
+        best = trainer.state.best_model_checkpoint if training_args.load_best_model_at_end else None
+        step = int(best.rpartition("-")[2]) if best else trainer.state.global_step  # of the weights that are saved
+        events = [log for log in logged if log["step"] == step]
+        measured = {name: log[name] for log in events for name in log if name.startswith("eval_")}
+        metrics |= {"step": step} | (measured or trainer.evaluate())
 
     # 5. Save what is needed to use it, and what is needed to know how it came about
     final = output_dir / ("adapter" if model_args.use_peft else "model")
     partial = output_dir / f".{final.name}.partial"
-    trainer.save_model(str(partial))
+    trainer.save_verified(partial)
     if state.is_main_process:
-        for leftover in ("training_args.bin", "README.md"):  # a pickle that can hold a token; a card without scores
+        for leftover in ("training_args.bin", "README.md"):  # a pickle that can hold a token; a card of TRL's
             (partial / leftover).unlink(missing_ok=True)
         record = {
             "format": checkpoints.FORMAT,
             "base_model": public_name(str(model_args.model_name_or_path)),
-            "arguments": arguments,
+            "arguments": checkpoints.public(arguments | {"hub_model_id": training_args.hub_model_id}),
             "data": {name.replace(" ", "_"): split.record() for name, split in counts.items()},
-            "data_fingerprint": None if script_args.dataset_streaming else train.fingerprint(),
-            "prompt": {
-                "instruction": data_args.instruction,
-                "system_prompt": data_args.system_prompt,
-                "template_sha256": prompts.template_hash(tokenizer, data_args.instruction, data_args.system_prompt),
-            },
+            "data_fingerprint": data_fingerprint,
+            "prompt": prompt,
+            "resumed_from_step": checkpoints.step_of(checkpoint) if checkpoint else None,
             "metrics": metrics,
+            "evaluations": [log for log in logged if "samples" in log],
             "versions": checkpoints.versions(),
             "git_revision": checkpoints.git_revision(),
             "hardware": checkpoints.hardware(),
             "seconds": round(time.time() - started, 1),
         }
         checkpoints.write_json(partial / "run.json", record)
+        model_card.write(partial)
         checkpoints.replace_folder(partial, final)
+        manifest.mark_finished(output_dir, trainer.state.global_step)
     console.print(
         f"trained on {metrics['num_tokens']} tokens in {metrics['train_runtime']:.0f} s, evaluations included"
         + (f"; eval loss {metrics['eval_loss']:.3f}" if "eval_loss" in metrics else "")
         + f"; saved to {final}"
     )
+    if push_to_hub and state.is_main_process:
+        what = f"{final.name} of {record['base_model']}, trained on {record['arguments']['dataset_name']}"
+        console.print("pushed: " + hub.upload(final, training_args.hub_model_id, what, training_args.hub_revision))
     trainer.end()
-    if state.distributed_type == DistributedType.MULTI_CPU:
-        # gloo's destructor waits, holding the interpreter's lock, for a thread that may be waiting for that lock: a
-        # finished process would hang there now and then (seen with torch 2.13). All is saved, so leave without it.
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
 
 
 def show(rows: Dataset | IterableDataset, tokenizer: PreTrainedTokenizerBase, console: Console) -> None:
@@ -163,6 +225,16 @@ def show(rows: Dataset | IterableDataset, tokenizer: PreTrainedTokenizerBase, co
         Text(tokenizer.decode(row["input_ids"][:n]), "dim")
         + Text(f"⟦{tokenizer.decode(row['input_ids'][n:])}⟧", "bold green")
     )
+
+
+def show_samples(console: Console, step: int, samples: list[dict[str, Any]]) -> None:
+    """What the model makes of a few validation dialogues by now, between the lines of the progress bar."""
+    with tqdm.external_write_mode():
+        for sample in samples:
+            table = Table.grid(padding=(0, 2))
+            table.add_row(Text("reference", "bold"), Text(sample["references"][0]))
+            table.add_row(Text("summary", "bold"), Text(sample["prediction"] or "(empty)"))
+            console.print(Panel(table, title=f"step {step}: {sample['id']}", title_align="left"))
 
 
 if __name__ == "__main__":

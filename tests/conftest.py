@@ -1,16 +1,23 @@
-"""Small tokenizers made here, from the bundled sample: no test needs the network for one."""
+"""Small tokenizers and models made here, from the bundled sample, so that no test needs the network; the recipes."""
 
+import importlib.util
 import json
 import re
+import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import dialogsum_sft
+from dialogsum_sft.arguments import run
 
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+ROOT = Path(__file__).parent.parent
+Recipe = Callable[..., None]
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -98,3 +105,66 @@ def tiny_folder(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pyt
     tiny_model(chatml_tokenizer).save_pretrained(folder)
     chatml_tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def recipe(monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    return recipe_caller(monkeypatch)
+
+
+def recipe_caller(monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """Run a recipe's main in this process, with its arguments; a start of its own would cost seconds each."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def call(name: str, *args: str) -> None:
+        spec = importlib.util.spec_from_file_location(f"recipe_{name}", ROOT / "recipes" / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, args)])
+        run(module.main)
+
+    return call
+
+
+def training_args(model: Path | str, output_dir: Path, *more: str) -> list[str]:
+    flags = {
+        "model_name_or_path": model,
+        "dataset_name": "sample",
+        "dataset_test_split": "validation",
+        "output_dir": output_dir,
+        "use_peft": "true",
+        "lora_target_modules": "all-linear",
+        "max_steps": 2,
+        "per_device_train_batch_size": 2,
+        "bf16": "false",
+        "activation_checkpointing": "false",
+        "save_strategy": "no",
+    }
+    return [f"--{name}={value}" for name, value in flags.items()] + list(more)
+
+
+def evaluation_args(model: Path | str, output_dir: Path, *more: str) -> list[str]:
+    flags = {
+        "model_name_or_path": model,
+        "dataset_name": "sample",
+        "output_dir": output_dir,
+        "max_eval_samples": 3,
+        "max_new_tokens": 8,
+    }
+    return [f"--{name}={value}" for name, value in flags.items()] + list(more)
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def fails(recipe: Recipe, capsys: pytest.CaptureFixture[str], name: str, *args: str) -> str:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_info:
+        recipe(name, *args)
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert exit_info.value.code == 2
+    assert len(errors) == 1
+    return errors[0]

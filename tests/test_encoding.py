@@ -15,7 +15,7 @@ from dialogsum_sft.prompts import encode, render, to_messages
 
 import pytest
 from conftest import tiny_model
-from datasets import Dataset
+from datasets import Dataset, disable_caching, enable_caching
 from transformers import PreTrainedTokenizerFast
 from trl import ScriptArguments, SFTConfig, SFTTrainer
 
@@ -155,13 +155,18 @@ def test_preparation_is_at_least_twice_as_fast_as_trls(
             for n in range(3000)
         ]
     )
-    start = time.perf_counter()
-    rows, _ = prepared(chatml_tokenizer, tmp_path, sample.to_list(), 1024)
-    ours = time.perf_counter() - start
     messages = sample.map(lambda r: to_messages(r["dialogue"], r["summary"]), remove_columns=sample.column_names)
     args = SFTConfig(output_dir=str(tmp_path), bf16=False, use_cpu=True, max_length=1024, report_to="none")
-    start = time.perf_counter()
-    theirs = SFTTrainer(tiny_model(chatml_tokenizer), args, train_dataset=messages, processing_class=chatml_tokenizer)
-    seconds = time.perf_counter() - start
-    assert len(theirs.train_dataset) == len(rows) == 3000
-    assert seconds > 2 * ours, f"ours {ours:.1f} s, TRL's {seconds:.1f} s"
+    model = tiny_model(chatml_tokenizer)
+    ours, theirs = [], []
+    for _ in range(2):  # by turns, the better of two: a busy machine disturbs both alike
+        start = time.process_time()
+        rows, _ = prepared(chatml_tokenizer, tmp_path, sample.to_list(), 1024)
+        ours.append(time.process_time() - start)
+        disable_caching()
+        start = time.process_time()
+        trainer = SFTTrainer(model, args, train_dataset=messages, processing_class=chatml_tokenizer)
+        theirs.append(time.process_time() - start)
+        enable_caching()
+        assert len(trainer.train_dataset) == len(rows) == 3000
+    assert min(theirs) > 2 * min(ours), f"ours {ours} s, TRL's {theirs} s"

@@ -1,5 +1,7 @@
 """Batched greedy generation gives what one prompt at a time gives, in the order asked for, and leaves no trace."""
 
+from collections.abc import Callable
+
 from dialogsum_sft import InputError
 from dialogsum_sft.generation import Completion, batches, generate, generation_config
 
@@ -7,7 +9,7 @@ import pytest
 import torch
 from conftest import tiny_model
 from peft import LoraConfig, get_peft_model
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +111,113 @@ def test_an_unfinished_summary_says_length(
 ) -> None:
     completion = run(model, chatml_tokenizer, prompts[:1], tokens=3)[0]
     assert (completion.completion_tokens, completion.finish_reason) == (3, "length")
+
+
+def sliding_model(tokenizer: PreTrainedTokenizerFast) -> MistralForCausalLM:
+    """Its layers remember the last eight tokens only."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return MistralForCausalLM(
+        MistralConfig(vocab_size=len(tokenizer), sliding_window=8, num_key_value_heads=2, **shape)
+    )
+
+
+@pytest.mark.parametrize("make", [tiny_model, sliding_model])
+def test_rows_that_end_leave_the_batch_and_change_nothing(
+    chatml_tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]], make: Callable[..., PreTrainedModel]
+) -> None:
+    """One token in ten ends a summary here, so that rows end one after the other."""
+    model = make(chatml_tokenizer)
+    stop_ids = frozenset(range(0, len(chatml_tokenizer), 10))
+    config = generation_config(chatml_tokenizer, stop_ids, 30)
+    many = [prompt[n:] for prompt in prompts for n in range(len(prompt))]
+    widths = []
+    hook = model.register_forward_pre_hook(
+        lambda _, args, kwargs: widths.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    together = dict(generate(model, chatml_tokenizer, many, config, max_batch_tokens=100_000))
+    hook.remove()
+    alone = [dict(generate(model, chatml_tokenizer, [prompt], config))[0] for prompt in many]
+    assert [together[i] for i in range(len(many))] == alone
+    assert len({completion.completion_tokens for completion in alone}) > 5
+    assert widths[0] == (len(many), max(map(len, many)))
+    assert {length for _, length in widths[1:]} == {1}  # the cache was kept
+    assert widths[-1][0] < len(many) / 3
+
+
+def out_of_memory_above(rows: int, error: Exception) -> Callable[..., None]:
+    def hook(module: torch.nn.Module, args: tuple[object, ...], kwargs: dict[str, torch.Tensor]) -> None:
+        if kwargs["input_ids"].shape[0] > rows:
+            raise error
+
+    return hook
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("could not create a memory object: not enough memory"),
+    ],
+)
+def test_a_batch_that_runs_out_of_memory_is_halved_and_nothing_done_twice(
+    model: LlamaForCausalLM, chatml_tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]], error: Exception
+) -> None:
+    expected = run(model, chatml_tokenizer, prompts, tokens=4)
+    hook = model.register_forward_pre_hook(out_of_memory_above(2, error), with_kwargs=True)
+    config = generation_config(chatml_tokenizer, frozenset([chatml_tokenizer.eos_token_id]), 4)
+    done = list(generate(model, chatml_tokenizer, prompts, config, max_batch_tokens=10_000))
+    hook.remove()
+    assert sorted(i for i, _ in done) == list(range(len(prompts)))
+    assert [dict(done)[i] for i in range(len(prompts))] == expected
+
+
+def test_no_memory_for_a_single_dialogue_is_one_line(
+    model: LlamaForCausalLM, chatml_tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]]
+) -> None:
+    hook = model.register_forward_pre_hook(out_of_memory_above(0, torch.OutOfMemoryError("CUDA")), with_kwargs=True)
+    with pytest.raises(InputError, match="out of memory at a single dialogue: .* --max_length"):
+        run(model, chatml_tokenizer, prompts)
+    hook.remove()
+
+
+def test_another_runtime_error_is_not_taken_for_memory(
+    model: LlamaForCausalLM, chatml_tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]]
+) -> None:
+    hook = model.register_forward_pre_hook(out_of_memory_above(0, RuntimeError("shape mismatch")), with_kwargs=True)
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        run(model, chatml_tokenizer, prompts)
+    hook.remove()
+
+
+def test_sampling_is_decided_by_its_seed_and_leaves_the_random_state(
+    model: LlamaForCausalLM, chatml_tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]]
+) -> None:
+    config = generation_config(chatml_tokenizer, frozenset([chatml_tokenizer.eos_token_id]), 8, do_sample=True)
+    assert (config.temperature, config.top_k, config.top_p) == (1.0, 0, 1.0)
+
+    def texts(*seeds: int) -> list[str]:
+        """Of one prompt several times, in batches of two."""
+        done = generate(model, chatml_tokenizer, [prompts[0]] * 4, config, seeds=seeds, max_batch_tokens=30)
+        return [completion.text for _, completion in sorted(done, key=lambda item: item[0])]
+
+    before = torch.get_rng_state()
+    drawn = texts(1, 2, 3, 4)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)
+    assert texts(1, 2, 3, 4) == drawn
+    assert len(set(drawn)) == 4
+    assert set(texts(5, 6, 7, 8)).isdisjoint(drawn)
+
+
+def test_beams_give_what_single_prompts_give(
+    model: LlamaForCausalLM, chatml_tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]]
+) -> None:
+    config = generation_config(chatml_tokenizer, frozenset(range(0, 1000, 10)), 12, num_beams=3)
+    together = dict(generate(model, chatml_tokenizer, prompts, config))
+    alone = [dict(generate(model, chatml_tokenizer, [prompt], config))[0] for prompt in prompts]
+    assert [together[i] for i in range(len(prompts))] == alone
 
 
 @pytest.mark.parametrize("task_type", ["CAUSAL_LM", None])

@@ -13,6 +13,7 @@ from dialogsum_sft.modeling import (
     load_adapter,
     load_model,
     load_tokenizer,
+    public_name,
     resolve_dtype,
 )
 
@@ -89,6 +90,28 @@ def test_bfloat16_becomes_float32_on_a_cpu_without_it(monkeypatch: pytest.Monkey
     assert resolve_dtype("bfloat16") == resolve_dtype("auto") == (torch.bfloat16 if has_bf16 else torch.float32)
 
 
+def test_4_bit_layers_train_after_an_evaluation_as_before(
+    chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """On a CPU with AVX512-BF16 bitsandbytes would repack the weights into a layout that has no backward."""
+    config = tiny_model(chatml_tokenizer).config
+    config.update({"hidden_size": 64, "num_key_value_heads": 4})  # the layout needs multiples of 32
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    model = load_model(ModelConfig(model_name_or_path=str(tmp_path), dtype="bfloat16", load_in_4bit=True))
+    ids = torch.tensor([[5, 6, 7]])
+
+    def gradient() -> torch.Tensor:
+        embedded = model.get_input_embeddings()(ids).detach().requires_grad_()
+        model.train()(inputs_embeds=embedded).logits.sum().backward()
+        assert embedded.grad is not None
+        return embedded.grad
+
+    before = gradient()
+    with torch.no_grad():
+        model.eval()(input_ids=ids)
+    assert torch.equal(gradient(), before)
+
+
 def test_no_model_named() -> None:
     with pytest.raises(InputError, match="give --model_name_or_path"):
         load_tokenizer(ModelConfig())
@@ -121,6 +144,28 @@ def test_a_chat_template_file_is_used(tiny_folder: Path, tmp_path: Path) -> None
     assert load_tokenizer(model_args, chat_template_path=str(tmp_path / "t.jinja")).chat_template == "from a file"
     with pytest.raises(InputError, match="no such file"):
         load_tokenizer(model_args, chat_template_path=str(tmp_path / "other.jinja"))
+
+
+@pytest.mark.parametrize(
+    ("name", "public"),
+    [
+        ("embedded", EMBEDDED_HUB_ID),
+        ("Qwen/Qwen3-8B", "Qwen/Qwen3-8B"),
+        ("/home/ana/tiny", "tiny"),
+        ("m/tiny", "m/tiny"),
+    ],
+)
+def test_a_model_is_known_by_a_name_that_others_can_use(name: str, public: str) -> None:
+    assert public_name(name) == public
+
+
+def test_a_model_that_is_stored_quantised_loads(tiny_folder: Path, tmp_path: Path) -> None:
+    quantised = load_model(ModelConfig(model_name_or_path=str(tiny_folder), load_in_4bit=True))
+    quantised.save_pretrained(tmp_path)
+    loaded = load_model(ModelConfig(model_name_or_path=str(tmp_path)))
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        assert torch.equal(loaded(input_ids=ids).logits, quantised(input_ids=ids).logits)
 
 
 def save_adapter(folder: Path, base: str, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -84,6 +84,8 @@ def test_a_row_begins_with_the_prompt_of_use_and_ends_with_a_stop(name: str, sys
     prompt = render(tokenizer, messages, add_generation_prompt=True)
     n = row["prompt_tokens"]
     assert row["input_ids"][:n] == prompt
+    conversation = messages + to_messages(DIALOGUE, SUMMARY)["completion"]
+    assert row["input_ids"][:-1] == render(tokenizer, conversation)[: len(row["input_ids"]) - 1]  # an end may be added
     assert row["labels"][:n] == [-100] * n
     assert row["labels"][n:] == row["input_ids"][n:]
     assert SUMMARY in tokenizer.decode(row["labels"][n:])

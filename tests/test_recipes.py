@@ -1,7 +1,6 @@
 """The recipes as one runs them: what they leave, and what they say of bad input."""
 
 import csv
-import importlib.util
 import json
 import os
 import subprocess
@@ -10,66 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dialogsum_sft.arguments import run
-
 import pytest
+from conftest import Recipe, evaluation_args, fails, files, training_args
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data" / "dialogsum"
-Recipe = Callable[..., None]
-
-
-@pytest.fixture
-def recipe(monkeypatch: pytest.MonkeyPatch) -> Recipe:
-    """Run a recipe's main in this process, with its arguments; a start of its own would cost seconds each."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-
-    def call(name: str, *args: str) -> None:
-        spec = importlib.util.spec_from_file_location(f"recipe_{name}", ROOT / "recipes" / f"{name}.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, args)])
-        run(module.main)
-
-    return call
-
-
-def training_args(model: Path | str, output_dir: Path, *more: str) -> list[str]:
-    flags = {
-        "model_name_or_path": model,
-        "dataset_name": "sample",
-        "dataset_test_split": "validation",
-        "output_dir": output_dir,
-        "use_peft": "true",
-        "lora_target_modules": "all-linear",
-        "max_steps": 2,
-        "per_device_train_batch_size": 2,
-        "bf16": "false",
-        "activation_checkpointing": "false",
-        "save_strategy": "no",
-    }
-    return [f"--{name}={value}" for name, value in flags.items()] + list(more)
-
-
-def evaluation_args(model: Path | str, output_dir: Path, *more: str) -> list[str]:
-    flags = {
-        "model_name_or_path": model,
-        "dataset_name": "sample",
-        "output_dir": output_dir,
-        "max_eval_samples": 3,
-        "max_new_tokens": 8,
-    }
-    return [f"--{name}={value}" for name, value in flags.items()] + list(more)
-
-
-def files(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 ADAPTER_FILES = {
+    "README.md",
     "adapter_config.json",
     "adapter_model.safetensors",
     "chat_template.jinja",
@@ -79,11 +28,16 @@ ADAPTER_FILES = {
 }
 
 
+TRAINED_FILES = {"manifest.json", "training.jsonl"} | {f"adapter/{name}" for name in ADAPTER_FILES}
+
+
 def test_train_and_evaluate_leave_exactly_these_files(
     recipe: Recipe, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe("sft", *training_args(tiny_folder, tmp_path, "--eval_strategy=steps", "--eval_steps=2"))
-    assert files(tmp_path) == {f"adapter/{name}" for name in ADAPTER_FILES}
+    recipe(
+        "sft", *training_args(tiny_folder, tmp_path, "--eval_strategy=steps", "--eval_steps=2", "--logging_steps=1")
+    )
+    assert files(tmp_path) == TRAINED_FILES
     shown = capsys.readouterr().out
     assert "supervised between ⟦ and ⟧" in shown
     assert "because the brown would not arrive before Saturday.<|im_end|>⟧" in shown
@@ -92,8 +46,10 @@ def test_train_and_evaluate_leave_exactly_these_files(
     outputs = {
         f"eval-{system}/{name}" for system in ("base", "tuned") for name in ("predictions.jsonl", "metrics.json")
     }
-    assert files(tmp_path) == {f"adapter/{name}" for name in ADAPTER_FILES} | outputs
+    assert files(tmp_path) == TRAINED_FILES | outputs | {"report.html"}
     shown = capsys.readouterr().out
+    assert " ".join(shown.split()).endswith("report.html: scores, charts and every dialogue")
+    assert 'aria-label="Loss' in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert all(word in shown for word in ("ROUGE-1", "ROUGE-2", "ROUGE-L", "zero-shot", "tuned", "difference"))
 
     record = json.loads((tmp_path / "adapter" / "run.json").read_text(encoding="utf-8"))
@@ -105,7 +61,7 @@ def test_train_and_evaluate_leave_exactly_these_files(
 
     predictions = [json.loads(line) for line in (tmp_path / "eval-tuned/predictions.jsonl").open(encoding="utf-8")]
     assert [list(row) for row in predictions] == 3 * [
-        ["id", "dialogue", "references", "prediction", "prompt_tokens", "completion_tokens", "finish_reason"]
+        ["id", "dialogue", "references", "prediction", "prompt_tokens", "completion_tokens", "finish_reason", "topic"]
     ]
     assert [row["id"] for row in predictions] == ["test_0", "test_1", "test_2"]
     assert {len(row["references"]) for row in predictions} == {3}
@@ -113,14 +69,14 @@ def test_train_and_evaluate_leave_exactly_these_files(
     metrics = json.loads((tmp_path / "eval-tuned/metrics.json").read_text(encoding="utf-8"))
     assert (metrics["examples"], metrics["references"]) == (3, 9)
     for name in ("rouge1", "rouge2", "rougeL", "rougeLsum"):
-        assert list(metrics[name]) == ["mean", "max", "per_reference", "ci95"]
+        assert list(metrics[name]) == ["mean", "max", "max_leave_one_out", "per_reference", "ci95"]
     assert metrics["prompt"] == record["prompt"]
-    assert metrics["model"]["adapter"] == str(tmp_path / "adapter")
+    assert metrics["model"]["adapter"] == "adapter"  # no folder of this machine
 
 
 def test_the_base_alone_is_evaluated_without_an_adapter(recipe: Recipe, tiny_folder: Path, tmp_path: Path) -> None:
     recipe("eval", *evaluation_args(tiny_folder, tmp_path))
-    assert files(tmp_path) == {"eval-base/predictions.jsonl", "eval-base/metrics.json"}
+    assert files(tmp_path) == {"eval-base/predictions.jsonl", "eval-base/metrics.json", "report.html"}
 
 
 def test_the_base_need_not_be_evaluated(recipe: Recipe, tiny_folder: Path, tmp_path: Path) -> None:
@@ -131,7 +87,7 @@ def test_the_base_need_not_be_evaluated(recipe: Recipe, tiny_folder: Path, tmp_p
             tiny_folder, tmp_path / "out", f"--adapter_path={tmp_path / 'adapter'}", "--evaluate_base=no"
         ),
     )
-    assert files(tmp_path / "out") == {"eval-tuned/predictions.jsonl", "eval-tuned/metrics.json"}
+    assert files(tmp_path / "out") == {"eval-tuned/predictions.jsonl", "eval-tuned/metrics.json", "report.html"}
 
 
 def test_another_prompt_than_in_training_is_warned_of(
@@ -292,16 +248,6 @@ def test_long_dialogues_are_shortened_in_training_and_evaluation(
 # Bad input: one line on standard error, exit status 2, and nothing left behind.
 
 
-def fails(recipe: Recipe, capsys: pytest.CaptureFixture[str], name: str, *args: str) -> str:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as exit_info:
-        recipe(name, *args)
-    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert exit_info.value.code == 2
-    assert len(errors) == 1
-    return errors[0]
-
-
 def write_rows(path: Path, *rows: dict[str, Any]) -> str:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
@@ -415,10 +361,7 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
         sys.executable, "recipes/sft.py", "--model_name_or_path=embedded", f"--output_dir={tmp_path}", "--bf16=no"
     )
     assert done.returncode == 2
-    assert (
-        done.stderr
-        == "error: no dataset: give --dataset_name (a hub id, a .jsonl/.json/.csv/.parquet file, or 'sample')\n"
-    )
+    assert done.stderr == "error: no dataset: give --dataset_name (a hub id, a file, a folder, a glob, or 'sample')\n"
     assert done.stdout == ""
 
 
@@ -430,7 +373,7 @@ def test_two_processes_train_together_and_save_one_adapter(tiny_folder: Path, tm
         *training_args(tiny_folder, tmp_path, "--eval_strategy=steps", "--eval_steps=2"),
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert files(tmp_path) == {f"adapter/{name}" for name in ADAPTER_FILES}
+    assert files(tmp_path) == TRAINED_FILES
     record = json.loads((tmp_path / "adapter" / "run.json").read_text())
     assert record["hardware"]["processes"] == 2
     assert record["metrics"]["epoch"] == pytest.approx(2 * 2 * 2 / 156, abs=1e-3)  # two steps of two rows on two ranks
@@ -446,7 +389,8 @@ def test_processes_that_do_not_find_each_other_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "one process" in fails(recipe, capsys, "eval", *evaluation_args(tiny_folder, tmp_path / "out"))
+    message = fails(recipe, capsys, "eval", *evaluation_args(tiny_folder, tmp_path / "out"))
+    assert "one process by itself" in message
 
 
 @pytest.mark.slow

@@ -1,0 +1,49 @@
+"""Pushing a finished folder to the hub: the token from the environment alone, and only what others may have."""
+
+from pathlib import Path
+
+from dialogsum_sft import InputError
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of httpx, or of what replaces it
+
+# Pickles (training_args.bin holds the token of the run, optimizer.pt is of no use to others) and unfinished files.
+NEVER_PUSHED = ["*.bin", "*.pt", "*.pth", "*.pkl", "checkpoint-*", ".*", "*/.*"]
+
+
+def create_repo(name: str, private: bool | None = None) -> str:
+    """Full name of the model repository `name` on the hub, made if it is not there; before the work, to fail early.
+
+    The token is the one of `hf auth login` or HF_TOKEN. Raises InputError when the hub or the right to write to it is
+    missing.
+    """
+    try:
+        repo: str = HfApi().create_repo(name, private=private, exist_ok=True).repo_id
+    except (OSError, ValueError, HTTPError) as error:
+        raise InputError(
+            f"cannot push to the hub as {name!r}: {_reason(error)}; log in by `hf auth login` (or set HF_TOKEN), or "
+            "leave out push_to_hub"
+        ) from error
+    return repo
+
+
+def upload(folder: Path, repo: str, message: str, revision: str | None = None) -> str:
+    """Push the files of `folder` as one commit; its address. Raises InputError when that fails; the folder stays."""
+    try:
+        commit = HfApi().upload_folder(
+            repo_id=repo,
+            folder_path=folder,
+            commit_message=message,
+            revision=revision,
+            ignore_patterns=NEVER_PUSHED,
+        )
+    except (OSError, ValueError, HTTPError) as error:
+        raise InputError(
+            f"cannot push to {repo}: {_reason(error)}; all is saved in {folder}: push it by `hf upload {repo} "
+            f"{folder}`"
+        ) from error
+    return str(commit.commit_url)
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().split("\n")[0] or type(error).__name__).rstrip(".")

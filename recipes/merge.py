@@ -1,0 +1,193 @@
+"""Merge an adapter into its base model: one ordinary model folder for transformers, vLLM, llama.cpp.
+
+    python recipes/merge.py --model_name_or_path embedded --adapter_path runs/quickstart/adapter
+
+Leaves `output_dir` (by default merged/ beside the adapter): weights in safetensors, tokenizer, chat template,
+generation config, run.json and a model card. However the adapter was trained, the base is loaded afresh, unquantised
+and in float32, on the CPU (4 bytes of memory a parameter). That the logits stay the same is checked before anything is
+called done, on what is on disk too.
+"""
+
+import contextlib
+import json
+import shutil
+import time
+from pathlib import Path
+
+from dialogsum_sft import InputError, checkpoints, hub, model_card, prompts
+from dialogsum_sft.arguments import DataArguments, MergeArguments, parse, run
+from dialogsum_sft.data import load_examples
+from dialogsum_sft.modeling import (
+    check_adapter,
+    load_adapter,
+    load_generation_config,
+    load_model,
+    load_tokenizer,
+    public_name,
+)
+
+import torch
+from peft import PeftModel
+from rich.console import Console
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers.utils import cached_file
+from trl import ModelConfig, ScriptArguments
+
+
+def main() -> None:
+    started = time.time()
+    (args,) = parse((MergeArguments,))
+    console = Console(soft_wrap=True)
+    if args.adapter_path is None:
+        raise InputError("no adapter: give --adapter_path (what recipes/sft.py left in adapter/)")
+    model_args = ModelConfig(
+        model_name_or_path=args.model_name_or_path, model_revision=args.model_revision, dtype="float32"
+    )
+    adapter_path, dtype = Path(args.adapter_path), getattr(torch, args.dtype)
+    output_dir = Path(args.output_dir) if args.output_dir else adapter_path.parent / "merged"
+    check_output(output_dir)
+    check_adapter(args.adapter_path, str(args.model_name_or_path))
+    repo = (
+        hub.create_repo(args.hub_model_id or output_dir.resolve().name, args.hub_private_repo)
+        if args.push_to_hub
+        else None
+    )
+
+    # 1. The base in float32, the adapter on it, and the logits of both on real rows
+    tokenizer = load_tokenizer(model_args, adapter_path=args.adapter_path, trust_remote_code=args.trust_remote_code)
+    stop_ids = prompts.stop_token_ids(tokenizer, load_generation_config(model_args))
+    base = load_model(model_args, trust_remote_code=args.trust_remote_code)
+    if getattr(base.config, "quantization_config", None) is not None:
+        raise InputError(
+            f"{args.model_name_or_path} is quantised itself, and merging would round the adapter away: name the "
+            "unquantised model that it was made from"
+        )
+    run_json = adapter_path / "run.json"
+    record = json.loads(run_json.read_text(encoding="utf-8")) if run_json.is_file() else {}
+    prompt = record.get("prompt") or {"instruction": prompts.INSTRUCTION, "system_prompt": None}
+    examples = load_examples(ScriptArguments(dataset_name="sample"), DataArguments(), "test", args.num_prompts)
+    rows = [
+        prompts.encode(
+            tokenizer,
+            example["dialogue"],
+            example["references"][0],
+            stop_ids,
+            instruction=prompt["instruction"],
+            system_prompt=prompt["system_prompt"],
+        )["input_ids"]
+        for example in examples.rows
+    ]
+    checkpoints.verify_adapter(adapter_path)
+    model = load_adapter(base, args.adapter_path)
+    checkpoints.verify_adapter(adapter_path, model)
+    check_keys(adapter_path, model)
+    of_adapter = logits(model, rows)
+
+    # 2. Merge, and compare: float32 itself is good for about 1e-6 of the largest logit
+    merged: PreTrainedModel = model.merge_and_unload()
+    largest = max(float(row.abs().max()) for row in of_adapter)
+    allowed = args.max_difference * largest
+    merged_difference = difference(of_adapter, logits(merged, rows))
+    if not merged_difference <= allowed:
+        raise InputError(
+            f"the logits of the merged model differ from the adapter's by {merged_difference:.1e}, and {allowed:.1e} "
+            f"is allowed ({args.max_difference:.0e} of the largest, --max_difference): nothing is written"
+        )
+
+    # 3. Write beside, load what was written, compare again
+    partial = output_dir.with_name(f".{output_dir.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    for parameter in merged.parameters():  # not buffers: rotary frequencies stay in float32
+        parameter.data = parameter.data.to(dtype)
+    merged.config.use_cache = True
+    # Greedy, as it is evaluated; a chat model's own config may sample, or stop at fewer tokens than were learned.
+    merged.generation_config = GenerationConfig(
+        do_sample=False,
+        eos_token_id=sorted(stop_ids),
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+    merged.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    if hasattr(merged.config, "vision_config"):  # Gemma 3's: vLLM wants these files for text too
+        for name in ("preprocessor_config.json", "processor_config.json"):
+            with contextlib.suppress(OSError):  # one of them is not there
+                shutil.copy(cached_file(args.model_name_or_path, name, revision=args.model_revision), partial)
+    for parameter in merged.parameters():
+        parameter.data = parameter.data.float()
+    rounded = logits(merged, rows)
+    del base, model, merged  # the next line needs their memory
+    written = AutoModelForCausalLM.from_pretrained(
+        partial, dtype=torch.float32, trust_remote_code=args.trust_remote_code
+    )
+    of_written = logits(written, rows)
+    reload_difference, saved_difference = difference(rounded, of_written), difference(of_adapter, of_written)
+    if not reload_difference <= allowed:
+        shutil.rmtree(partial)
+        raise InputError(
+            f"the model as written gives other logits than in memory, by {reload_difference:.1e}: nothing is kept"
+        )
+    same = sum(int((a.argmax(-1) == b.argmax(-1)).sum()) for a, b in zip(of_adapter, of_written, strict=True))
+    positions = sum(map(len, rows))
+    merge = {
+        "adapter": checkpoints.public(args.adapter_path),
+        "dtype": args.dtype,
+        "prompts": len(rows),
+        "largest_logit": largest,
+        "merged_difference": merged_difference,
+        "saved_difference": saved_difference,
+        "same_next_token": same / positions,
+        "versions": checkpoints.versions(),
+        "seconds": round(time.time() - started, 1),
+    }
+    base_model = public_name(str(args.model_name_or_path))
+    checkpoints.write_json(
+        partial / "run.json", {"format": checkpoints.FORMAT, "base_model": base_model} | record | {"merge": merge}
+    )
+    if model_card.can_be_written(partial):
+        model_card.write(partial, scores_of=adapter_path)
+    checkpoints.replace_folder(partial, output_dir)
+    console.print(
+        f"{len(rows)} prompts, {positions} positions, logits up to {largest:.1f}: merged and adapter differ by at "
+        f"most {merged_difference:.1e} in float32; saved in {args.dtype} and loaded again by {saved_difference:.1e}, "
+        f"with {same / positions:.1%} of the likeliest next tokens the same"
+    )
+    console.print(f"{output_dir}: {base_model} with {args.adapter_path} merged in")
+    if repo is not None:
+        console.print("pushed: " + hub.upload(output_dir, repo, f"{output_dir.resolve().name}, merged"))
+
+
+def check_output(output_dir: Path) -> None:
+    """An earlier merged model is replaced, any other folder is not."""
+    record = output_dir / "run.json"
+    merged = record.is_file() and "merge" in json.loads(record.read_text(encoding="utf-8"))
+    if output_dir.exists() and not merged and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        raise InputError(f"{output_dir} holds something else than a merged model: give another --output_dir")
+
+
+def check_keys(path: Path, model: PeftModel) -> None:
+    """PEFT leaves out, silently, what has no place in the base model, such as the layers of a deeper one."""
+    with safe_open(path / "adapter_model.safetensors", framework="pt") as tensors:
+        names = set(tensors.keys())
+    unknown = sorted(name for name in names - (checkpoints.weight_shapes(model) or {}).keys() if ".lora_" in name)
+    if unknown:
+        raise InputError(
+            f"the adapter in {path} does not fit the base model: {len(unknown)} of its {len(names)} weights have no "
+            f"place there, such as {unknown[0]}"
+        )
+
+
+def logits(model: PreTrainedModel | PeftModel, rows: list[list[int]]) -> list[torch.Tensor]:
+    """Logits of each row of token ids, (positions, vocabulary) in float32; a row at a time, so without padding."""
+    model.eval()
+    with torch.inference_mode():
+        return [model(input_ids=torch.tensor([row])).logits[0].float() for row in rows]
+
+
+def difference(one: list[torch.Tensor], other: list[torch.Tensor]) -> float:
+    return max(float((a - b).abs().max()) for a, b in zip(one, other, strict=True))
+
+
+if __name__ == "__main__":
+    run(main)
