@@ -123,7 +123,7 @@ def test_two_processes_summarise_nine_dialogues_once_each_in_their_order(
         *arguments(tiny_folder, tmp_path / "two"),
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("ROUGE-1") == 1
+    assert done.stdout.count("ROUGE F1 x 100") == 1
     evaluate(*arguments(tiny_folder, tmp_path / "one"))
     assert [row["id"] for row in predictions(tmp_path / "two" / "eval-base")] == [f"test_{n}" for n in range(9)]
     assert predictions(tmp_path / "two" / "eval-base") == predictions(tmp_path / "one" / "eval-base")
