@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -12,6 +13,7 @@ from dialogsum_sft.checkpoints import expected_size, find_checkpoints, free_spac
 from dialogsum_sft.processes import maximum, together
 from dialogsum_sft.resumable import ResumableSFTTrainer, mib, way_back
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -59,9 +61,10 @@ class StopTogether(TrainerCallback, ExportableState):
     the seed and the epoch, not from the state of the global generator; the count of tokens goes on.
     """
 
-    def __init__(self, trainer: ResumableSFTTrainer, request: StopRequest) -> None:
+    def __init__(self, trainer: ResumableSFTTrainer, request: StopRequest, rows: Iterable[dict[str, Any]]) -> None:
         self.trainer = trainer
         self.request = request
+        self.rows = rows  # with `id` and `input_ids`, as they were before any packing
         self.stopping: signal.Signals | None = None  # what any process was sent; all agree on it
 
     def state(self) -> dict[str, Any]:
@@ -131,11 +134,14 @@ class StopTogether(TrainerCallback, ExportableState):
         )
 
     def _rows_of_step(self) -> list[str]:
-        """The ids of the rows whose token ids were in this process's batches, in dataset order."""
-        pad = self.trainer.processing_class.pad_token_id
-        wanted = {_without_padding(row, pad) for batch in self.trainer.step_batches for row in batch.tolist()}
-        rows = self.trainer.train_dataset
-        return [str(row["id"]) for row in rows if _without_padding(row["input_ids"], pad) in wanted]
+        """The ids of the rows whose token ids stand in this process's batches, padded or packed, in dataset order."""
+        batches = [row.tobytes() for batch in self.trainer.step_batches for row in batch.cpu().numpy()]
+        found = []
+        for row in self.rows:
+            ids = np.asarray(row["input_ids"], dtype=np.int64).tobytes()
+            if any(_at_item(batch, ids) for batch in batches):
+                found.append(str(row["id"]))
+        return found
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -171,8 +177,9 @@ class StopTogether(TrainerCallback, ExportableState):
         )
 
 
-def _without_padding(row: list[int] | tuple[int, ...], pad: int) -> tuple[int, ...]:
-    end = len(row)
-    while end and row[end - 1] == pad:
-        end -= 1
-    return tuple(row[:end])
+def _at_item(batch: bytes, ids: bytes) -> bool:
+    """Whether `ids` stand in `batch`, both of 8 bytes an id."""
+    at = batch.find(ids)
+    while at >= 0 and at % 8:
+        at = batch.find(ids, at + 1)
+    return at >= 0

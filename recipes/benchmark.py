@@ -5,8 +5,9 @@
 
 Training, each run in a process of its own: recipes/sft.py, and `trl sft` with bf16 and the config's model, rows, LoRA
 shape, batch size, learning rate and schedule, else its defaults (float32 weights under autocast, LoRA dropout,
-activation checkpointing). Tokens are real ones, padding not counted; seconds are those of the steps. Start-up is from
-the command to the first step. With a GPU, sft.py is also run with the options of --variants.
+activation checkpointing). Tokens are real ones, padding not counted; the first step, which allocates and warms up, is
+not measured. Start-up is from the command to the first step. With a GPU, sft.py is also run with the options that
+--variants names.
 
 Generation with the base model, greedy: `generate` of this package; `pipeline("text-generation", batch_size=16)` in the
 same dtype over the same prompts; and the tutorial's loop: float32, a row at a time, a row for each reference, as the
@@ -84,6 +85,8 @@ def main() -> None:
     script_args, training_args, model_args, data_args, train_args = parse(
         (ScriptArguments, SFTConfig, ModelConfig, DataArguments, TrainArguments), ["--config", args.recipe_config]
     )
+    if args.max_steps < 2:
+        raise InputError(f"--max_steps {args.max_steps}: the first step is not measured, so give 2 or more")
     if args.quick:
         args.rounds, args.max_steps, args.dialogues, args.tutorial_dialogues = 1, 2, 8, 1
     gpu = torch.cuda.is_available()
@@ -121,10 +124,9 @@ def main() -> None:
         for turn in range(args.rounds):
             for system, command in commands.items():
                 console.print(f"round {turn + 1}: training with {system} ...")
-                profile = Path(folder) / "profile.txt" if args.profile and (system, turn) == ("ours", 0) else None
                 output_dir = Path(folder) / system.replace(" ", "-").replace(",", "")
                 try:
-                    figures = train_once([*command, f"--output_dir={output_dir}"], Path(folder), profile)
+                    figures = train_once([*command, f"--output_dir={output_dir}"], Path(folder))
                 except InputError as error:
                     if system == "ours":
                         raise
@@ -134,8 +136,12 @@ def main() -> None:
                     adapter = output_dir if system == TRL_SFT else output_dir / "adapter"
                     figures["eval_loss"] = eval_loss(model_args, data_args, validation, str(adapter))
                 training[system].append(figures)
-                if profile is not None:
-                    console.print(profile.read_text(encoding="utf-8"), highlight=False, soft_wrap=True)
+
+        if args.profile:
+            console.print("profiling a training step of ours ...")
+            profile = Path(folder) / "profile.txt"
+            train_once([*ours, "--max_steps=2", f"--output_dir={Path(folder) / 'profiled'}"], Path(folder), profile)
+            console.print(profile.read_text(encoding="utf-8"), highlight=False, soft_wrap=True)
 
     # 3. The floor: the matrix multiplications of a step, of rows of like length as they are batched
     tokenizer, model = load_tokenizer(model_args), load_model(model_args)
@@ -199,7 +205,7 @@ def trl_sft(training_args: SFTConfig, model_args: ModelConfig, rows: Path) -> li
     return command + ["--lora_target_modules", *([targets] if isinstance(targets, str) else targets or [])]
 
 
-def train_once(command: list[str], folder: Path, profile: Path | None) -> Figures:
+def train_once(command: list[str], folder: Path, profile: Path | None = None) -> Figures:
     """Run a training script in a process of its own, with `watch` looking on."""
     result = folder / "figures.json"
     result.unlink(missing_ok=True)
@@ -216,11 +222,13 @@ def watch() -> None:
     """In the process of a training: run its script, note the first step, the logged figures and the peak memory."""
     result, profile, started, *sys.argv = sys.argv[2:]
     seen: dict[str, Any] = {}
+    done: list[tuple[float, float]] = []  # when a step was over, and the tokens until then
     steps = 0
     log, training_step = Trainer.log, Trainer.training_step
 
     def watched_log(self: Trainer, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        seen.update(logs)
+        if "loss" in logs:
+            done.append((time.perf_counter(), logs["num_tokens"]))
         log(self, logs, *args, **kwargs)
 
     def watched_step(self: Trainer, *args: Any, **kwargs: Any) -> Any:
@@ -238,7 +246,8 @@ def watch() -> None:
 
     Trainer.log, Trainer.training_step = watched_log, watched_step
     runpy.run_path(sys.argv[0], run_name="__main__")
-    tokens, seconds = float(seen["num_tokens"]), float(seen["train_runtime"])
+    (start, before), (end, after) = done[0], done[-1]  # the first step allocates, compiles and warms up
+    tokens, seconds = after - before, end - start
     figures = {"tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds}
     figures |= {"start_up_seconds": seen["start_up_seconds"], "memory_gib": peak_memory()}
     checkpoints.write_json(Path(result), figures)

@@ -156,7 +156,7 @@ def main() -> None:
 
     # 4. Train, from the newest whole checkpoint of this run if there is one
     request = StopRequest()
-    stop = StopTogether(trainer, request)
+    stop = StopTogether(trainer, request, train_rows)
     trainer.add_callback(stop)
     checkpoint, notes = together(lambda: manifest.open_run(output_dir, this_run, resume, trainer.weight_shapes))
     for note in notes + ([f"going on from {checkpoint}"] if checkpoint else []):

@@ -198,7 +198,8 @@ def test_requests_under_way_are_waited_for_when_another_fails(server: Server) ->
     done: dict[int, Completion] = {}
     with pytest.raises(InputError, match="HTTP 400: too long"):
         ask(server, done, concurrency=3)
-    assert done == {1: ALL[1], 2: ALL[2]}
+    assert done.items() >= {1: ALL[1], 2: ALL[2]}.items()
+    assert 0 not in done
 
 
 def test_a_long_wait_of_another_request_is_not_waited_for(server: Server) -> None:

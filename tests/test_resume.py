@@ -401,6 +401,21 @@ def test_a_loss_that_is_not_finite_names_step_and_rows(
     assert names(tmp_path) == ["checkpoint-1"]
 
 
+def test_packed_rows_are_named_too(
+    sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_weights(self: StopTogether, *_: Any, **__: Any) -> None:
+        next(p for p in self.trainer.model.parameters() if p.requires_grad).data.fill_(float("nan"))
+
+    monkeypatch.setattr(StopTogether, "on_step_begin", break_weights)
+    options = {"packing": "true", "max_length": 1024, "max_train_samples": 2, "per_device_train_batch_size": 1}
+    assert sft(tiny_folder, tmp_path, **options) == 1
+    assert (
+        "the loss is nan at step 1, in which these rows were trained on: train_0, train_1. "
+        in (capsys.readouterr().err.splitlines()[-1])
+    )
+
+
 def test_a_gradient_that_is_not_finite_ends_the_run_before_the_weights_take_it(
     sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
