@@ -31,7 +31,6 @@ logger = logging.getLogger(__name__)
 
 _CACHE = "cache" if Version(transformers.__version__) >= Version("5.24") else "past_key_values"  # as where vLLM is
 
-_ROOM = 64  # tokens
 # Options under which a batch may be cut short and go on with fewer rows: none of them counts from where it began.
 _ROW_BY_ROW = {"max_new_tokens", "eos_token_id", "pad_token_id", "bos_token_id", "use_cache", "num_beams"}
 _ROW_BY_ROW |= {"do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram_size"}
@@ -204,33 +203,6 @@ class _QuarterFinished(StoppingCriteria):
         return ended | (ended.sum() * 4 >= len(ended))
 
 
-class _RoomyLayer(DynamicLayer):
-    """Writes new keys and values into room behind the old ones, where `DynamicLayer` copies all for each token."""
-
-    keys: torch.Tensor
-    values: torch.Tensor
-    room: tuple[torch.Tensor, ...] | None = None
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        length = self.get_seq_length()
-        end = length + key_states.shape[-2]
-        new = (key_states, value_states)
-        # Rows that left took other tensors with them: then, and when it is full, the room is made again.
-        if self.room is None or self.room[0].data_ptr() != self.keys.data_ptr() or end > self.room[0].shape[-2]:
-            self.room = tuple(states.new_empty(*states.shape[:-2], end + _ROOM, states.shape[-1]) for states in new)
-            if length:
-                self.room[0][..., :length, :] = self.keys
-                self.room[1][..., :length, :] = self.values
-        for room, states in zip(self.room, new, strict=True):
-            room[..., length:end, :] = states
-        self.keys, self.values = (room[..., :end, :] for room in self.room)
-        return self.keys, self.values
-
-
 def _drops_rows(model: PreTrainedModel, config: GenerationConfig) -> bool:
     """Whether rows can leave a batch: no beams, no option that counts from its beginning, a cache of whole rows."""
     if config.num_beams > 1 or config.to_diff_dict().keys() - _ROW_BY_ROW or not config.use_cache:
@@ -255,7 +227,6 @@ def _complete(model: PreTrainedModel, prompts: list[list[int]], config: Generati
     done: dict[int, list[int]] = {}
     going = torch.arange(len(prompts), device=ids.device)  # the prompts that the rows of the batch belong to
     cache = DynamicCache(config=model.config.get_text_config(decoder=True))
-    cache.layers = [_RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     while len(going):
         start = ids.shape[1]
         ids = model.generate(

@@ -123,7 +123,7 @@ def test_two_processes_summarise_nine_dialogues_once_each_in_their_order(
         *arguments(tiny_folder, tmp_path / "two"),
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("ROUGE-1") == 1
+    assert done.stdout.count("ROUGE F1 x 100") == 1
     evaluate(*arguments(tiny_folder, tmp_path / "one"))
     assert [row["id"] for row in predictions(tmp_path / "two" / "eval-base")] == [f"test_{n}" for n in range(9)]
     assert predictions(tmp_path / "two" / "eval-base") == predictions(tmp_path / "one" / "eval-base")
@@ -141,7 +141,7 @@ def test_another_model_does_not_go_on_with_what_one_left(
 
     with monkeypatch.context() as patch:
         patch.setattr(generation, "generate_batches", interrupted)
-        with pytest.raises(SystemExit):
+        with pytest.raises(SystemExit):  # 130, of Ctrl-C
             evaluate(*arguments(tiny_folder, tmp_path))
     evaluate(*arguments(tiny_folder, tmp_path, "--max_new_tokens=5"))
     assert {path.name for path in (tmp_path / "eval-base").iterdir()} == {
