@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import platform
@@ -25,13 +26,18 @@ def git(folder, *command):
     return subprocess.run(["git", "-C", folder, *config, *command], capture_output=True, text=True, check=True).stdout
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def full_disk():
-    """Files cannot grow beyond 4 KiB, as on a disk that is full: a longer write fails halfway."""
+    """Files cannot grow beyond 4 KiB, as on a disk that is full: a longer write fails halfway.
+
+    Not a fixture: pytest itself writes while one is in force, and its output may be a file.
+    """
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_text_is_written_as_it_is_into_a_new_folder(tmp_path):
@@ -56,19 +62,17 @@ def test_text_replaces_what_was_there(tmp_path):
         (checkpoints.write_jsonl, [{"key": "x" * 1000}] * 100),
     ],
 )
-@pytest.mark.usefixtures("full_disk")
 def test_a_write_that_fails_halfway_leaves_the_old_file_whole(tmp_path, write, content):
     path = tmp_path / "file"
     path.write_text("old")
-    with pytest.raises(OSError, match="File too large"):
+    with pytest.raises(OSError, match="File too large"), full_disk():
         write(path, content)
     assert path.read_text() == "old"
 
 
-@pytest.mark.usefixtures("full_disk")
 def test_a_write_that_fails_halfway_leaves_nothing_under_a_new_name(tmp_path):
     path = tmp_path / "file"
-    with pytest.raises(OSError, match="File too large"):
+    with pytest.raises(OSError, match="File too large"), full_disk():
         checkpoints.write_text(path, "x" * 100_000)
     assert not path.exists()
 
