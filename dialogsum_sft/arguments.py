@@ -85,7 +85,7 @@ class TrainArguments:
     )
     eval_max_new_tokens: int = field(default=128, metadata={"help": "Longest of these summaries, in tokens."})
     eval_max_batch_tokens: int = field(
-        default=8192,
+        default=16384,
         metadata={"help": "Size of their batches in tokens: rows times (longest prompt + eval_max_new_tokens)."},
     )
     eval_rouge_tokenizer: str = field(
@@ -142,7 +142,7 @@ class EvalArguments:
         },
     )
     max_batch_tokens: int = field(
-        default=8192,
+        default=16384,
         metadata={"help": "Size of a generation batch in tokens: rows times (longest prompt + max_new_tokens)."},
     )
     generation_kwargs: str | None = field(

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from dialogsum_sft import InputError
+from dialogsum_sft.unpadded import CACHE, can_unpad, prefill
 
 import torch
-import transformers
 from accelerate.utils.memory import should_reduce_batch_size
-from packaging.version import Version
 from peft import PeftModel
 from transformers import (
     DynamicCache,
@@ -28,8 +27,6 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 
 logger = logging.getLogger(__name__)
-
-_CACHE = "cache" if Version(transformers.__version__) >= Version("5.24") else "past_key_values"  # as where vLLM is
 
 # Options under which a batch may be cut short and go on with fewer rows: none of them counts from where it began.
 _ROW_BY_ROW = {"max_new_tokens", "eos_token_id", "pad_token_id", "bos_token_id", "use_cache", "num_beams"}
@@ -226,7 +223,11 @@ def _complete(model: PreTrainedModel, prompts: list[list[int]], config: Generati
     stop_ids = torch.tensor(sorted(config.eos_token_id), device=ids.device)
     done: dict[int, list[int]] = {}
     going = torch.arange(len(prompts), device=ids.device)  # the prompts that the rows of the batch belong to
-    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    if can_unpad(base) and min(map(len, prompts)) > 1:
+        cache = prefill(base, prompts)
+    else:
+        cache = DynamicCache(config=model.config.get_text_config(decoder=True))
     while len(going):
         start = ids.shape[1]
         ids = model.generate(
@@ -234,7 +235,7 @@ def _complete(model: PreTrainedModel, prompts: list[list[int]], config: Generati
             attention_mask=mask,
             max_new_tokens=config.max_new_tokens - (start - width),
             stopping_criteria=StoppingCriteriaList([_QuarterFinished(start, config.eos_token_id, ids.device)]),
-            **{_CACHE: cache},  # holds all but the last token of each row
+            **{CACHE: cache},  # holds all but the last token of each row
         )
         full = ids.shape[1] - width >= config.max_new_tokens
         ended = torch.isin(ids[:, width:], stop_ids).any(dim=1) | full

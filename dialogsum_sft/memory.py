@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dialogsum_sft.modeling import resolve_dtype
+from dialogsum_sft.unpadded import ATTENTION, fuse_lora, only_causal
 
 import torch
 from peft import get_peft_model
@@ -85,20 +86,27 @@ def estimate(
     rows: int,
     length: int,
     supervised: float,
+    shared: int = 0,
     device: str = "cuda",
 ) -> MemoryEstimate:
     """Peak memory of one step on `rows` rows padded to `length` tokens, of which `supervised` a row carry a label.
+
+    The `shared` tokens that all rows begin with are computed once where a CPU trains without padding (`unpadded`).
 
     `model` is a `meta_model` for the same `device`. Paged optimizer states are counted, though they can be put out of
     the GPU's memory.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     adapter = sum(parameter.nbytes for parameter in trained) if model_args.use_peft else 0
-    activations, layer = _activations(model, model_args, training_args, rows, length)
+    base = model.get_base_model() if model_args.use_peft else model
+    padded = device != "cpu" or not only_causal(base.config) or _autocast(training_args)
+    padded = padded or bool(training_args.activation_checkpointing)
+    activations, layer = _activations(model, model_args, training_args, rows, length, shared, padded)
     # On a CPU glibc's malloc cannot use again the holes that temporaries leave between the activations: two thirds of
     # those after a few steps (more and more in a long run), but at least six layers'. Measured with glibc 2.36, where
-    # MALLOC_MMAP_THRESHOLD_=65536 in the environment avoids them at twice the time.
-    holes = max(2 * activations // 3, 6 * layer) if device == "cpu" else 0
+    # MALLOC_MMAP_THRESHOLD_=65536 in the environment avoids them at twice the time. Without padding there are none in
+    # the first steps.
+    holes = max(2 * activations // 3, 6 * layer) if device == "cpu" and padded else 0
     return MemoryEstimate(
         weights=_weights(model, model_args) - adapter,
         adapter=adapter,
@@ -136,8 +144,18 @@ def _optimizer(trained: list[nn.Parameter], name: str) -> int:
     return round(states * sum(p.numel() * size for p, size in zip(trained, each, strict=True)))
 
 
+def _autocast(training_args: SFTConfig) -> bool:
+    return bool(training_args.bf16 or training_args.fp16)
+
+
 def _activations(
-    model: nn.Module, model_args: ModelConfig, training_args: SFTConfig, rows: int, length: int
+    model: nn.Module,
+    model_args: ModelConfig,
+    training_args: SFTConfig,
+    rows: int,
+    length: int,
+    shared: int,
+    padded: bool,
 ) -> tuple[int, int]:
     """Bytes that autograd keeps of a forward pass without the head; and the most that one layer keeps among them."""
     kept: dict[int, tuple[torch.UntypedStorage, int]] = {}  # by storage: views and common inputs count once
@@ -170,14 +188,24 @@ def _activations(
             for name, tensor in [*backbone.named_parameters(), *backbone.named_buffers()]
         }
         own = {tensor.untyped_storage()._cdata for tensor in state.values()}
-        ids = torch.zeros(rows, length, dtype=torch.long)
         # Rows of unlike length are masked for SDPA; a row alone and flash attention are not, and keep a little less.
-        mask = torch.ones(rows, 1, length, length, dtype=torch.bool)
+        batch: dict[str, Any] = {
+            "input_ids": torch.zeros(rows, length, dtype=torch.long),
+            "attention_mask": torch.ones(rows, 1, length, length, dtype=torch.bool),
+        }
+        if not padded:  # as `trainer` gives it to the model
+            segments = (shared, *(length - shared for _ in range(rows)))
+            batch = {name: torch.zeros(1, sum(segments), dtype=torch.long) for name in ("input_ids", "position_ids")}
+            batch["segments"] = segments
+            fuse_lora(model)
+            backbone.config._attn_implementation = ATTENTION
         with (
             torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-            torch.autocast("cpu", half, enabled=bool(training_args.bf16 or training_args.fp16)),
+            torch.autocast("cpu", half, enabled=_autocast(training_args)),
         ):
-            functional_call(backbone, state, kwargs={"input_ids": ids, "attention_mask": mask, "use_cache": False})
+            functional_call(backbone, state, kwargs=batch | {"use_cache": False})
+    if not padded:
+        backbone.config._attn_implementation = "sdpa"
     for hook in hooks:
         hook.remove()
     sizes = [0] * len(inputs)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dialogsum_sft import InputError
 from dialogsum_sft.checkpoints import public
+from dialogsum_sft.unpadded import fuse_lora
 
 import torch
 from peft import PeftConfig, PeftModel
@@ -201,7 +202,10 @@ def check_adapter(path: str, model_name: str) -> None:
 def load_adapter(model: PreTrainedModel, path: str) -> PeftModel:
     """`model` with the adapter from `path` in the model's dtype, for generation."""
     try:
-        return PeftModel.from_pretrained(model, path, autocast_adapter_dtype=False)
+        adapted = PeftModel.from_pretrained(model, path, autocast_adapter_dtype=False)
     except (RuntimeError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"the adapter in {path} does not fit the base model: {reason}") from error
+    if model.device.type == "cpu":
+        fuse_lora(adapted)
+    return adapted

@@ -1,4 +1,4 @@
-"""A training step on a CPU that computes no padding, the rows' common beginning once, and LoRA in few passes.
+"""Training and prompts on a CPU without padding, the rows' common beginning computed once, and LoRA in few passes.
 
 There torch's kernels leave half of a step's time to other things than matrix products: scaled_dot_product_attention's
 flash kernels reach a third of the speed of plain products (their backward pass above all), PEFT's LoRA layer goes
@@ -7,21 +7,24 @@ the padded batch, up to rounding.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
+from packaging.version import Version
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedConfig, PreTrainedModel
 
 # Models whose tokens meet in causal attention and nowhere else, and whose attention goes through transformers'
 # AttentionInterface. Others (sliding windows, sinks, soft caps, state spaces, convolutions) keep their padded batch.
 MODEL_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 ATTENTION = "unpadded"
+CACHE = "cache" if Version(transformers.__version__) >= Version("5.24") else "past_key_values"  # as where vLLM is
 _BLOCK = 128  # queries at a time: keys behind the block are not looked at, and its scores stay in the cache
 
 
@@ -39,16 +42,23 @@ class Unpadded:
     index: Tensor
 
 
-def can_unpad(model: PreTrainedModel) -> bool:
-    """Whether `model`, on its device and as it is set up, can be given an unpadded batch."""
-    config = model.config
+def only_causal(config: PreTrainedConfig) -> bool:
+    """Whether the tokens of such a model meet in plain causal attention alone."""
     return (
-        model.device.type == "cpu"
-        and config.model_type in MODEL_TYPES
+        config.model_type in MODEL_TYPES
         and config._attn_implementation == "sdpa"
         and not getattr(config, "sliding_window", None)
         and not getattr(config, "attention_dropout", 0.0)
-        and not model.is_activation_checkpointing  # which would compute the layers again when this step is over
+    )
+
+
+def can_unpad(model: PreTrainedModel) -> bool:
+    """Whether `model`, on its device and as it is set up, can be given an unpadded batch."""
+    return (
+        model.device.type == "cpu"
+        and only_causal(model.config)
+        # Which would compute the layers again when this step is over.
+        and not getattr(model, "is_activation_checkpointing", False)
         and not torch.is_autocast_enabled("cpu")
     )
 
@@ -72,6 +82,45 @@ def unpad(input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Unpadded
     return Unpadded(torch.cat(ids)[None], torch.cat(positions)[None], segments, index)
 
 
+def prefill(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> DynamicCache:
+    """Keys and values of all but the last token of each prompt, padded on the left, for `generate` to go on from.
+
+    `model` is one that `can_unpad`, without gradients.
+    """
+    lengths = [len(prompt) - 1 for prompt in prompts]
+    shared = 0
+    if len(prompts) > 1:
+        shared = next((n for n, ids in enumerate(zip(*prompts, strict=False)) if len(set(ids)) > 1), min(lengths))
+        shared = min(shared, *lengths)
+    ids, positions = list(prompts[0][:shared]), list(range(shared))
+    width = max(lengths)
+    index = torch.zeros(len(prompts), width, dtype=torch.long)  # where each token is; padding is masked
+    for row, (prompt, length) in enumerate(zip(prompts, lengths, strict=True)):
+        start = width - length
+        index[row, start : start + shared] = torch.arange(shared)
+        index[row, start + shared :] = torch.arange(len(ids), len(ids) + length - shared)
+        ids += prompt[shared:length]
+        positions += range(shared, length)
+    cache = DynamicCache(config=model.config)
+    own_attention = model.config._attn_implementation
+    model.config._attn_implementation = ATTENTION
+    try:
+        model.base_model(
+            input_ids=torch.tensor([ids]),
+            position_ids=torch.tensor([positions]),
+            segments=(shared, *(length - shared for length in lengths)),
+            use_cache=True,
+            **{CACHE: cache},
+        )
+    finally:
+        model.config._attn_implementation = own_attention
+    for layer in cache.layers:
+        layer.keys, layer.values = (
+            states[0][:, index].transpose(0, 1).contiguous() for states in (layer.keys, layer.values)
+        )
+    return cache
+
+
 def _blocks(segments: tuple[int, ...]) -> Iterator[tuple[int, int, int, int]]:
     """(first query, end, shared keys, first own key) of each block of queries; its own keys end where it ends."""
     shared, *rests = segments
@@ -88,7 +137,6 @@ def _keys(of: Tensor, end: int, shared: int, start: int) -> Tensor:
     return torch.cat((of[:, :shared], of[:, start:end]), 1) if shared else of[:, start:end]
 
 
-@functools.lru_cache(maxsize=8)
 def _future(size: int, dtype: torch.dtype) -> Tensor:
     return torch.full((size, size), float("-inf"), dtype=dtype).triu_(1)
 

@@ -65,7 +65,7 @@ class BenchmarkArguments:
         default=4, metadata={"help": "Of these, so many evenly spread ones for the tutorial's slow loop."}
     )
     max_new_tokens: int = field(default=80, metadata={"help": "Longest summary, in tokens."})
-    max_batch_tokens: int = field(default=8192, metadata={"help": "Size of this package's generation batch."})
+    max_batch_tokens: int = field(default=16384, metadata={"help": "Size of this package's generation batch."})
     quick: bool = field(
         default=False, metadata={"help": "One round, 2 steps, 8 dialogues, 1 for the tutorial's loop, no eval loss."}
     )

@@ -280,8 +280,10 @@ def step_memory(
 
     def of(device: str, rows: int, length: int) -> memory.MemoryEstimate:
         supervised = float(summary[:rows].mean())
-        options: dict[str, Any] = {"rows": rows, "length": length, "supervised": supervised, "device": device}
-        return memory.estimate(models[device], model_args, training_args, **options)
+        beginnings = zip(*(training.rows[int(i)]["input_ids"] for i in longest_first[:rows]), strict=False)
+        shared = sum(1 for _ in itertools.takewhile(lambda ids: len(set(ids)) == 1, beginnings)) if rows > 1 else 0
+        options: dict[str, Any] = {"rows": rows, "length": length, "supervised": supervised, "shared": shared}
+        return memory.estimate(models[device], model_args, training_args, device=device, **options)
 
     longest, configured, batch_size = int(training.total.max()), training_args.per_device_train_batch_size, 0
     for rows in (2**power for power in range(7) if 2**power <= len(training.total)):

@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 from dialogsum_sft import memory
 from dialogsum_sft.modeling import embedded_model
+from dialogsum_sft.unpadded import ATTENTION, fuse_lora
 
 import pytest
 import torch
@@ -42,10 +44,13 @@ def training_args(**options) -> SFTConfig:
     return SFTConfig(output_dir="unused", **(defaults | options))
 
 
-def estimate(config, args, training=None, *, rows=ROWS, length=LENGTH, supervised=10, device="cpu"):
+def estimate(
+    config, args, training=None, *, rows=ROWS, length=LENGTH, supervised=10, shared=0, device="cpu", padded=True
+):
     model = memory.meta_model(config, args, device=device)
-    shape = {"rows": rows, "length": length, "supervised": supervised}
-    return memory.estimate(model, args, training or training_args(), device=device, **shape)
+    shape = {"rows": rows, "length": length, "supervised": supervised, "shared": shared}
+    with patch.object(memory, "only_causal", lambda config: not padded):
+        return memory.estimate(model, args, training or training_args(), device=device, **shape)
 
 
 def test_a_layer_of_llama_by_the_formula():
@@ -108,6 +113,32 @@ def test_activations_are_those_of_a_real_model(options, device):
     args = model_args(**options)
     adapter_dtype = torch.float32 if device == "cuda" else getattr(torch, args.dtype)
     assert estimate(llama(), args, device=device).activations == kept_by_autograd(llama(), args, adapter_dtype)
+
+
+def test_activations_without_padding_are_those_of_a_real_step():
+    model = get_peft_model(
+        AutoModelForCausalLM.from_config(llama(), dtype=torch.bfloat16), get_peft_config(model_args())
+    )
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16()
+    fuse_lora(model)
+    own = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
+    kept = {}
+
+    def keep(tensor):
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    segments = (10, *[LENGTH - 10] * ROWS)
+    batch = {name: torch.zeros(1, sum(segments), dtype=torch.long) for name in ("input_ids", "position_ids")}
+    backbone = model.get_base_model().base_model.train()
+    backbone.config._attn_implementation = ATTENTION
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = backbone(**batch, segments=segments, use_cache=False)
+    del output
+    found = estimate(llama(), model_args(), shared=10, padded=False)
+    assert found.activations == sum(storage.nbytes() for storage in kept.values())
 
 
 def test_activations_grow_with_the_rows():
@@ -239,7 +270,8 @@ def test_the_peak_of_the_quickstart(tmp_path: Path):
     assert done.returncode == 0, done.stderr[-3000:]
     before, peak = json.loads(done.stdout.splitlines()[-1])
     args = model_args(lora_r=16)
-    # The eight longest rows: the first has 462 tokens, and of all eight 303 are supervised.
-    found = estimate(AutoConfig.from_pretrained(embedded_model()), args, rows=8, length=462, supervised=303 / 8)
+    # The four longest rows begin with the same 51 tokens, the first has 462.
+    shape = {"rows": 4, "length": 462, "supervised": 38, "shared": 51}
+    found = estimate(AutoConfig.from_pretrained(embedded_model()), args, padded=False, **shape)
     assert before * 1024 == pytest.approx(memory.PROCESS["cpu"], rel=0.15)
     assert found.total - memory.PROCESS["cpu"] == pytest.approx((peak - before) * 1024, rel=0.15)

@@ -7,6 +7,7 @@ from dialogsum_sft import InputError, Stopped, stopping
 from dialogsum_sft.arguments import run
 from dialogsum_sft.stopping import StopRequest
 
+import numpy as np
 import pytest
 
 
@@ -85,6 +86,8 @@ def test_other_errors_are_not_hidden() -> None:
         run(main)
 
 
-def test_padding_is_not_part_of_a_row() -> None:
-    assert stopping._without_padding([1, 0, 2, 0, 0], 0) == (1, 0, 2)
-    assert stopping._without_padding([0, 0], 0) == ()
+def test_a_row_is_found_where_its_ids_begin_an_id() -> None:
+    batch = np.array([0, 7, 1, 2, 3, 0, 0]).tobytes()
+    assert stopping._at_item(batch, np.array([1, 2, 3]).tobytes())
+    assert not stopping._at_item(batch, np.array([1, 3]).tobytes())
+    assert not stopping._at_item(np.array([256 * 5, 0]).tobytes(), np.array([5]).tobytes())  # a byte further on

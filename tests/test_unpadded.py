@@ -3,7 +3,7 @@
 from typing import Any
 
 from dialogsum_sft import unpadded
-from dialogsum_sft.unpadded import ATTENTION, can_unpad, fuse_lora, unpad
+from dialogsum_sft.unpadded import ATTENTION, can_unpad, fuse_lora, prefill, unpad
 
 import pytest
 import torch
@@ -119,3 +119,21 @@ def test_fused_lora_equals_pefts(bias: bool) -> None:
 def test_other_lora_layers_are_left_alone(options: dict[str, Any]) -> None:
     model = tiny("llama", attention_bias=True, mlp_bias=True)
     assert fuse_lora(get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", **options))) == 0
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("prompts", [[[5, 6, 7, 8, 9], [5, 6, 1], [5, 6, 7, 2]], [[5, 6], [5, 6]], [[4, 3, 2]]])
+def test_a_prefilled_cache_is_that_of_left_padded_prompts(model_type: str, prompts: list[list[int]]) -> None:
+    model = tiny(model_type).eval()
+    width = max(map(len, prompts)) - 1
+    ids = torch.tensor([[0] * (width - len(prompt) + 1) + prompt[:-1] for prompt in prompts])
+    mask = torch.tensor([[0] * (width - len(prompt) + 1) + [1] * (len(prompt) - 1) for prompt in prompts])
+    with torch.inference_mode():
+        cache = prefill(model, prompts)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        expected = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True).past_key_values
+    assert model.config._attn_implementation == "sdpa"
+    for layer, wanted in zip(cache.layers, expected.layers, strict=True):
+        real = mask.bool()[:, None, :, None].expand_as(wanted.keys)
+        torch.testing.assert_close(layer.keys[real], wanted.keys[real], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(layer.values[real], wanted.values[real], atol=1e-5, rtol=1e-5)
