@@ -24,7 +24,7 @@ class Stopped(Exception):
 # On a CPU with bf16 it warns at import that an optional kernel from the hub is missing, whether 4-bit is used or not.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
-# On a CPU oneDNN keeps the last 1,024 matrix products by their shapes, each with memory of its own, and batches without
-# padding have shapes of their own: the quickstart's memory grew by 60%, for no speed.
+# On a CPU oneDNN keeps the last 1,024 matrix products by their shapes, each with memory of its own, and batches
+# without padding have shapes of their own: the quickstart's memory grew by 60%, for no speed.
 for _cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
     os.environ.setdefault(_cache, "64")
