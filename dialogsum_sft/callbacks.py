@@ -4,7 +4,6 @@ import contextlib
 import json
 import logging
 import math
-import os
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 
 from dialogsum_sft import InputError, checkpoints
 from dialogsum_sft.arguments import DataArguments, TrainArguments
+from dialogsum_sft.checks import sharded_by
 from dialogsum_sft.dialogue import restore_speakers
 from dialogsum_sft.encoding import prompts_for
 from dialogsum_sft.generation import Completion, generate, generation_config
@@ -113,10 +113,8 @@ def check_evaluation(training_args: SFTConfig, train_args: TrainArguments) -> No
 
 
 def _sharding(training_args: SFTConfig) -> str | None:
-    if training_args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
-        return "FSDP"
-    plugin = training_args.deepspeed_plugin
-    return "DeepSpeed ZeRO-3" if plugin is not None and plugin.zero_stage == 3 else None
+    by = "FSDP" if training_args.fsdp else sharded_by(training_args)
+    return "DeepSpeed ZeRO-3" if by == "ZeRO-3" else by
 
 
 class TrainingLog(TrainerCallback):

@@ -501,7 +501,8 @@ def test_generating_needs_whole_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: int, outcome: contextlib.AbstractContextManager[Any]
 ) -> None:
     args = SFTConfig(str(tmp_path), bf16=False, eval_strategy="epoch")
-    monkeypatch.setattr(args, "deepspeed_plugin", SimpleNamespace(zero_stage=stage))
+    plugin = SimpleNamespace(zero_stage=stage, deepspeed_config={"zero_optimization": {"stage": stage}})
+    monkeypatch.setattr(args, "deepspeed_plugin", plugin)
     with outcome:
         check_evaluation(args, TrainArguments(eval_generate_samples=4))
 
