@@ -46,7 +46,7 @@ class DataArguments:
     )
     allow_dropped_rows: bool = field(
         default=False,
-        metadata={"help": "Go on when more than 1% of the rows cannot be used; they are counted."},
+        metadata={"help": "Go on when more than 1%% of the rows cannot be used; they are counted."},
     )
     rename_speakers: bool = field(
         default=False,
