@@ -15,7 +15,7 @@ test: lint
 
 # vLLM pins transformers and torch: it has an environment of its own, here with its build for the CPU.
 test-vllm: $(VLLM)/.ready
-	$(VLLM)/bin/python -m pytest tests/test_vllm.py tests/test_vllm_engine.py
+	$(VLLM)/bin/python -m pytest tests/recipes/test_vllm.py tests/generation/test_vllm_engine.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

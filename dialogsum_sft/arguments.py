@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dialogsum_sft import InputError, Stopped
-from dialogsum_sft.processes import leave
-from dialogsum_sft.prompts import INSTRUCTION
+from dialogsum_sft.data.prompts import INSTRUCTION
+from dialogsum_sft.distributed import leave
 
 import yaml
 from trl import ModelConfig, SFTConfig, TrlParser

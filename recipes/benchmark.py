@@ -31,12 +31,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dialogsum_sft import InputError, checkpoints, prompts
+from dialogsum_sft import InputError
 from dialogsum_sft.arguments import DataArguments, TrainArguments, parse, run
-from dialogsum_sft.collator import CompletionOnlyCollator
-from dialogsum_sft.data import Examples, load_examples
-from dialogsum_sft.generation import generate, generation_config
+from dialogsum_sft.data.examples import Examples, load_examples, prompts
+from dialogsum_sft.generation.transformers_engine import generate, generation_config
 from dialogsum_sft.modeling import EMBEDDED, embedded_model, load_adapter, load_model, load_tokenizer
+from dialogsum_sft.training import checkpoints
+from dialogsum_sft.training.collator import CompletionOnlyCollator
 
 import torch
 from peft import PeftModel, get_peft_model

@@ -25,15 +25,23 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from dialogsum_sft import InputError, checkpoints, model_card, openai_engine, prompts, report, scoring, vllm_engine
+from dialogsum_sft import InputError
 from dialogsum_sft.arguments import DataArguments, EvalArguments, parse, run
-from dialogsum_sft.bertscore import BertScorer
 from dialogsum_sft.checks import check_generation
-from dialogsum_sft.data import counts_table, load_examples
-from dialogsum_sft.dialogue import restore_speakers
-from dialogsum_sft.encoding import prompt_options, prompts_for
-from dialogsum_sft.generation import Completion, generate_batches, generation_config
-from dialogsum_sft.metrics import suggest_tokenizer
+from dialogsum_sft.data.dialogue import restore_speakers
+from dialogsum_sft.data.encoding import prompt_options, prompts_for
+from dialogsum_sft.data.examples import counts_table, load_examples, prompts
+from dialogsum_sft.evaluation import scoring
+from dialogsum_sft.evaluation.bertscore import BertScorer
+from dialogsum_sft.evaluation.rouge import suggest_tokenizer
+from dialogsum_sft.generation.journal import PartialPredictions, consensus, share, weights_digest
+from dialogsum_sft.generation.transformers_engine import (
+    Completion,
+    generate_batches,
+    generation_config,
+    openai_engine,
+    vllm_engine,
+)
 from dialogsum_sft.modeling import (
     check_adapter,
     load_adapter,
@@ -42,7 +50,9 @@ from dialogsum_sft.modeling import (
     load_tokenizer,
     public_name,
 )
-from dialogsum_sft.predictions import PartialPredictions, consensus, share, weights_digest
+from dialogsum_sft.publish import model_card
+from dialogsum_sft.report.report import report
+from dialogsum_sft.training import checkpoints
 
 import torch
 from accelerate import PartialState

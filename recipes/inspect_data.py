@@ -14,14 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dialogsum_sft import InputError, checkpoints, memory, prompts
+from dialogsum_sft import InputError
 from dialogsum_sft.arguments import DataArguments, TrainArguments, parse, run
-from dialogsum_sft.collator import CompletionOnlyCollator
-from dialogsum_sft.data import DUPLICATE, Counts, Examples, counts_table, load_examples
-from dialogsum_sft.dialogue import split_turns
-from dialogsum_sft.encoding import training_rows
-from dialogsum_sft.metrics import lost_share, suggest_tokenizer
+from dialogsum_sft.data.dialogue import split_turns
+from dialogsum_sft.data.encoding import training_rows
+from dialogsum_sft.data.examples import DUPLICATE, Counts, Examples, counts_table, load_examples, prompts
+from dialogsum_sft.evaluation.rouge import lost_share, suggest_tokenizer
 from dialogsum_sft.modeling import EMBEDDED, embedded_model, load_generation_config, load_tokenizer, public_name
+from dialogsum_sft.training import checkpoints, memory
+from dialogsum_sft.training.collator import CompletionOnlyCollator
 
 import numpy as np
 import torch

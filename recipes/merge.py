@@ -14,9 +14,9 @@ import shutil
 import time
 from pathlib import Path
 
-from dialogsum_sft import InputError, checkpoints, hub, model_card, prompts
+from dialogsum_sft import InputError
 from dialogsum_sft.arguments import DataArguments, MergeArguments, parse, run
-from dialogsum_sft.data import load_examples
+from dialogsum_sft.data.examples import load_examples, prompts
 from dialogsum_sft.modeling import (
     check_adapter,
     load_adapter,
@@ -25,6 +25,8 @@ from dialogsum_sft.modeling import (
     load_tokenizer,
     public_name,
 )
+from dialogsum_sft.publish import hub, model_card
+from dialogsum_sft.training import checkpoints
 
 import torch
 from peft import PeftModel

@@ -14,19 +14,27 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dialogsum_sft import InputError, checkpoints, hub, manifest, model_card, prompts
+from dialogsum_sft import InputError
 from dialogsum_sft.arguments import DataArguments, TrainArguments, parse, run
-from dialogsum_sft.batches import accumulation_steps
-from dialogsum_sft.callbacks import EarlyStopping, GenerationEvaluation, TrainingLog, check_evaluation, check_trackers
 from dialogsum_sft.checks import check_training
-from dialogsum_sft.collator import CompletionOnlyCollator
-from dialogsum_sft.data import counts_table, load_examples
-from dialogsum_sft.encoding import training_rows
+from dialogsum_sft.data.encoding import training_rows
+from dialogsum_sft.data.examples import counts_table, load_examples, prompts
+from dialogsum_sft.distributed import together
+from dialogsum_sft.kernels.supervised_logits import SupervisedLogitsSFTTrainer, without_triton
 from dialogsum_sft.modeling import load_generation_config, load_model, load_tokenizer, public_name
-from dialogsum_sft.processes import together
-from dialogsum_sft.resumable import ResumableSFTTrainer
-from dialogsum_sft.stopping import AlreadyTrained, StopRequest, StopTogether
-from dialogsum_sft.trainer import SupervisedLogitsSFTTrainer, without_triton
+from dialogsum_sft.publish import hub, model_card
+from dialogsum_sft.training import checkpoints, manifest
+from dialogsum_sft.training.callbacks import (
+    EarlyStopping,
+    GenerationEvaluation,
+    TrainingLog,
+    check_evaluation,
+    check_trackers,
+)
+from dialogsum_sft.training.collator import CompletionOnlyCollator
+from dialogsum_sft.training.sampler import accumulation_steps
+from dialogsum_sft.training.stopping import AlreadyTrained, StopRequest, StopTogether
+from dialogsum_sft.training.trainer import ResumableSFTTrainer
 
 import torch
 from accelerate import PartialState

@@ -38,7 +38,7 @@ END_OF_ANSWER = (
 @cache
 def trained_bpe() -> str:
     """A byte-level BPE of 1,000 tokens over the sample's training split, as JSON."""
-    sample = Path(dialogsum_sft.__file__).parent / "sample" / "train.jsonl"
+    sample = Path(dialogsum_sft.__file__).parent / "data" / "sample" / "train.jsonl"
     rows = [json.loads(line) for line in sample.open(encoding="utf-8")]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

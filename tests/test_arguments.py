@@ -1,6 +1,6 @@
 from dialogsum_sft import InputError
 from dialogsum_sft.arguments import DataArguments, EvalArguments, TrainArguments, parse, run
-from dialogsum_sft.prompts import INSTRUCTION
+from dialogsum_sft.data.prompts import INSTRUCTION
 
 import pytest
 from trl import ModelConfig, ScriptArguments, SFTConfig

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from conftest import tiny_model
 from dialogsum_sft import InputError, modeling
 from dialogsum_sft.modeling import (
     EMBEDDED_HUB_ID,
@@ -19,7 +20,6 @@ from dialogsum_sft.modeling import (
 
 import pytest
 import torch
-from conftest import tiny_model
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from trl import ModelConfig

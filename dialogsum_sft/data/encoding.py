@@ -1,0 +1,202 @@
+"""Examples become token ids that fit: speakers renamed, whole turns dropped where there are too many, all counted."""
+
+import itertools
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dialogsum_sft import InputError
+from dialogsum_sft.arguments import DataArguments
+from dialogsum_sft.data.dialogue import Shortened, rename_speakers, shorten, swap_speakers
+from dialogsum_sft.data.examples import Counts, Examples, on_disk
+from dialogsum_sft.data.prompts import encode_batch, render_batch, to_messages
+from dialogsum_sft.training.collator import CompletionOnlyCollator
+
+from datasets import Dataset, Features, IterableDataset, List, Value
+from transformers import PreTrainedTokenizerBase
+
+FEATURES = Features(
+    {
+        "id": Value("string"),
+        "input_ids": List(Value("int32")),
+        "labels": List(Value("int32")),
+        "prompt_tokens": Value("int32"),
+        "length": Value("int32"),
+        "dropped_turns": Value("int32"),
+    }
+)
+TOO_LONG = "too long even when shortened to one turn"
+_BATCH = 256
+
+
+def training_rows(
+    examples: Examples,
+    tokenizer: PreTrainedTokenizerBase,
+    collator: CompletionOnlyCollator,
+    data_args: DataArguments,
+    max_length: int | None,
+    *,
+    swap: bool = False,
+) -> tuple[Dataset | IterableDataset, Counts]:
+    """One row for each reference (and once more with its speakers exchanged, if `swap`), at most `max_length` tokens.
+
+    A dialogue that is too long loses whole turns from its middle (`dialogue.shorten`), never its summary; a row that
+    does not fit with one turn is dropped and counted. Every row passes the collator's check of its labels. Rows lie on
+    disk; with streaming they are made while training, and so are the counts.
+
+    Raises InputError when more than 1% of the rows are lost unless `allow_dropped_rows`.
+    """
+    counts = Counts()
+    stop_ids = collator.stop_token_ids
+    longest = (0, "")
+
+    def pairs() -> Iterator[tuple[str, str, str]]:
+        for example in examples.rows:
+            for number, summary in enumerate(example["references"], 1):
+                name = example["id"] if len(example["references"]) == 1 else f"{example['id']}_{number}"
+                dialogue = example["dialogue"]
+                if data_args.rename_speakers:
+                    renamed = rename_speakers(dialogue, summary)
+                    dialogue, summary = renamed.text, renamed.summary or summary
+                yield name, dialogue, summary
+                swapped = swap_speakers(dialogue, summary) if swap else (dialogue, summary)
+                if swapped != (dialogue, summary):
+                    yield f"{name}_swapped", *swapped
+
+    def encoded() -> Iterator[dict[str, Any]]:
+        nonlocal longest
+        stream = pairs()
+        while batch := list(itertools.islice(stream, _BATCH)):
+            faults: dict[int, str] = {}
+            texts = [(dialogue, summary) for _, dialogue, summary in batch]
+            rows = encode_batch(tokenizer, texts, stop_ids, **prompt_options(data_args), faults=faults)
+            for i, ((name, dialogue, summary), row) in enumerate(zip(batch, rows, strict=True)):
+                counts.read += 1
+                dropped_turns = 0
+                if i in faults:
+                    counts.drop(name, faults[i])
+                    continue
+                longest = max(longest, (len(row["input_ids"]), name))
+                if max_length is not None and len(row["input_ids"]) > max_length:
+                    fitting = _fitting_row(tokenizer, dialogue, summary, stop_ids, data_args, max_length)
+                    if fitting is None:
+                        counts.drop(name, TOO_LONG)
+                        continue
+                    row, dropped_turns = fitting
+                    counts.shortened += 1
+                fault = collator.fault(row)
+                if fault:
+                    raise InputError(f"training row {name}: {fault}")
+                counts.kept += 1
+                yield {"id": name, **row, "length": len(row["input_ids"]), "dropped_turns": dropped_turns}
+
+    if isinstance(examples.rows, IterableDataset):
+        return IterableDataset.from_generator(encoded, features=FEATURES), counts
+    rows = on_disk(encoded(), FEATURES, "tokenizing")
+    lost = counts.read - counts.kept
+    if counts.kept == 0 or (lost > counts.read / 100 and not data_args.allow_dropped_rows):
+        hint = ""
+        if counts.dropped[TOO_LONG]:
+            hint = f" (max_length {max_length}; the longest, {longest[1]}, has {longest[0]} tokens: give more)"
+        raise InputError(
+            f"{lost} of {counts.read} training rows cannot be used: {'; '.join(counts.named)}{hint}"
+            + ("" if counts.kept == 0 else ". Mend them, or go on without them by --allow_dropped_rows")
+        )
+    return rows, counts
+
+
+@dataclass
+class Prompt:
+    """A dialogue as the model sees it: token ids, its text, the turns left out, the names behind renamed speakers."""
+
+    ids: list[int]
+    text: str
+    dropped_turns: int = 0
+    names: dict[str, str] = field(default_factory=dict)
+
+
+def prompts_for(
+    dialogues: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase | None,
+    data_args: DataArguments,
+    max_tokens: int | None,
+) -> list[Prompt]:
+    """The prompts of dialogues, at most `max_tokens` long each; the very ids that training puts before a summary.
+
+    Without a tokenizer (a hosted model's is not public) there are no ids, and nothing is shortened.
+
+    Raises InputError for a dialogue that does not fit even when shortened to one turn.
+    """
+    renamed = [rename_speakers(dialogue) if data_args.rename_speakers else None for dialogue in dialogues]
+    shown = [new.text if new else dialogue for new, dialogue in zip(renamed, dialogues, strict=True)]
+    names = [new.names if new else {} for new in renamed]
+    if tokenizer is None:
+        return [Prompt([], text, names=names[i]) for i, text in enumerate(shown)]
+    result = []
+    for i, ids in enumerate(_render(tokenizer, shown, data_args)):
+        prompt = Prompt(ids, shown[i], names=names[i])
+        if max_tokens is not None and len(ids) > max_tokens:
+            seen: dict[str, list[int]] = {}
+
+            def length_of(text: str, seen: dict[str, list[int]] = seen) -> int:
+                (seen[text],) = _render(tokenizer, [text], data_args)
+                return len(seen[text])
+
+            fitted = shorten_to_fit(tokenizer, shown[i], length_of, max_tokens)
+            if fitted is None:
+                raise InputError(f"dialogue {i + 1} is {TOO_LONG}: {len(ids)} tokens, and {max_tokens} are allowed")
+            prompt.ids, prompt.text, prompt.dropped_turns = seen[fitted.text], fitted.text, fitted.dropped_turns
+        result.append(prompt)
+    return result
+
+
+def shorten_to_fit(
+    tokenizer: PreTrainedTokenizerBase, dialogue: str, length_of: Callable[[str], int], limit: int
+) -> Shortened | None:
+    """The dialogue with as few whole turns dropped as make `length_of(dialogue) <= limit`; None if none do.
+
+    `length_of` is the token count of all that is built around the dialogue; the surplus decides the dialogue's budget,
+    and a few rounds settle what tokens merge at its ends.
+    """
+
+    def count(texts: list[str]) -> list[int]:
+        return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+    budget = count([dialogue])[0] - (length_of(dialogue) - limit)
+    for _ in range(4):
+        try:
+            shortened = shorten(dialogue, budget, count)
+        except ValueError:
+            return None
+        surplus = length_of(shortened.text) - limit
+        if surplus <= 0:
+            return shortened
+        budget -= surplus
+    return None
+
+
+def prompt_options(data_args: DataArguments) -> dict[str, Any]:
+    return {"instruction": data_args.instruction, "system_prompt": data_args.system_prompt}
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, dialogues: list[str], data_args: DataArguments) -> list[list[int]]:
+    chats = [to_messages(dialogue, **prompt_options(data_args))["prompt"] for dialogue in dialogues]
+    return render_batch(tokenizer, chats, add_generation_prompt=True)
+
+
+def _fitting_row(
+    tokenizer: PreTrainedTokenizerBase,
+    dialogue: str,
+    summary: str,
+    stop_ids: Collection[int],
+    data_args: DataArguments,
+    max_length: int,
+) -> tuple[dict[str, Any], int] | None:
+    rows: dict[str, dict[str, Any]] = {}
+
+    def length_of(text: str) -> int:
+        (rows[text],) = encode_batch(tokenizer, [(text, summary)], stop_ids, **prompt_options(data_args))
+        return len(rows[text]["input_ids"])
+
+    fitted = shorten_to_fit(tokenizer, dialogue, length_of, max_length)
+    return None if fitted is None else (rows[fitted.text], fitted.dropped_turns)

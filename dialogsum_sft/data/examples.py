@@ -1,0 +1,349 @@
+"""Any source of dialogues becomes rows {id, dialogue, references}, one row a dialogue; every row is accounted for."""
+
+import hashlib
+import itertools
+import os
+import re
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from dialogsum_sft import InputError
+from dialogsum_sft.arguments import DataArguments
+from dialogsum_sft.data.dialogue import join_messages
+from dialogsum_sft.data.sources import BadRow, Place, Row, one_line, open_source, reason_of
+
+import pyarrow as pa
+from datasets import Dataset, Features, IterableDataset, List, Value
+from datasets.exceptions import DatasetsError
+from rich import box
+from rich.table import Column, Table
+from tqdm import tqdm
+from trl import ScriptArguments
+
+FEATURES = Features(
+    {"id": Value("string"), "dialogue": Value("string"), "references": List(Value("string")), "topic": Value("string")}
+)
+DUPLICATE = "same dialogue and summary as an earlier row"
+IN_OTHER_SPLIT = "dialogue is in the evaluation split too"
+# Names by which a column is known when no flag names it.
+_DIALOGUE_NAMES = ("dialogue", "dialog", "conversation", "conversations", "messages", "turns", "transcript", "chat")
+_SUMMARY_NAMES = ("summary", "summaries", "abstract", "highlights", "reference", "references")
+_ID_NAMES = ("id", "fname", "dialogue_id", "conversation_id")
+
+
+@dataclass
+class Counts:
+    """What became of the rows of a split: `read == kept + sum(dropped.values())`, always."""
+
+    read: int = 0
+    kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    named: list[str] = field(default_factory=list)  # the first rows that cannot be used, each with its reason
+    dialogues: int = 0
+    references: int = 0
+    empty_references: int = 0  # of rows that have others
+    shortened: int = 0  # rows whose dialogue lost turns to fit; of training rows only
+
+    def clear(self) -> None:
+        self.__dict__.update(vars(Counts()))
+
+    def drop(self, row: str, reason: str) -> None:
+        self.dropped[reason] += 1
+        if len(self.named) < 5:
+            self.named.append(f"{row}: {reason}")
+
+    def record(self) -> dict[str, Any]:
+        """As stored in run.json and metrics.json."""
+        return {
+            "rows_read": self.read,
+            "rows_kept": self.kept,
+            "rows_dropped": dict(self.dropped),
+            "dialogues": self.dialogues,
+            "references": self.references,
+            "empty_references": self.empty_references,
+            "shortened": self.shortened,
+        }
+
+
+@dataclass
+class Examples:
+    """A split: `rows` with columns id, dialogue, references (list of str), topic (or null); counts; what was guessed.
+
+    With streaming, `rows` is an IterableDataset and `counts` grow while it is read.
+    """
+
+    rows: Dataset | IterableDataset
+    counts: Counts
+    notes: list[str] = field(default_factory=list)
+
+    def fingerprint(self) -> str:
+        """Hash of all ids, dialogues and references, as 16 hex digits."""
+        digest = hashlib.sha256()
+        for row in self.rows:
+            digest.update("\0".join([row["id"], row["dialogue"], *row["references"], "\n"]).encode())
+        return digest.hexdigest()[:16]
+
+
+def load_examples(
+    script_args: ScriptArguments,
+    data_args: DataArguments,
+    split: str,
+    limit: int | None = None,
+    *,
+    other_split: Examples | None = None,
+) -> Examples:
+    """Load a split of `dataset_name`: `sample`, a file, a glob, a folder (a file or shards for each split, or one from
+    `save_to_disk`), or a dataset on the hub.
+
+    Rows with the same dialogue become one example with several references (the hub's DialogSum spreads its test set
+    over three rows a dialogue; the authors' files have summary1 to summary3). With streaming only neighbouring rows
+    do, and losses (repeats are kept) only counted. Dialogues of `other_split` are left out. `limit` counts dialogues.
+
+    A row that cannot be used is dropped, counted and its reason kept. Raises InputError when more than 1% are lost so
+    (repeated rows lose nothing) unless `allow_dropped_rows`, when none is left, and for a source, split or column that
+    is not there, naming those that are.
+    """
+    name = script_args.dataset_name
+    if not name:
+        raise InputError("no dataset: give --dataset_name (a hub id, a file, a folder, a glob, or 'sample')")
+    if limit is not None and limit < 1:
+        raise InputError(f"a limit of {limit} dialogues leaves none; give 1 or more")
+
+    def source() -> Iterator[tuple[Place, Row]]:
+        streaming = script_args.dataset_streaming
+        return open_source(name, split, script_args.dataset_config, data_args.dataset_revision, streaming)
+
+    try:
+        first = list(itertools.islice(source(), 100))
+    except (OSError, ValueError, DatasetsError) as error:
+        raise InputError(f"cannot read dataset {name!r}: {reason_of(error)}") from error
+    if not first:
+        raise InputError(f"{name} ({split}) has no rows")
+    bad = [f"row {place}: {row.reason}" for place, row in first if isinstance(row, BadRow)]
+    if len(bad) == len(first):
+        raise InputError(f"{name} ({split}): none of the first {len(bad)} rows can be read: {'; '.join(bad[:5])}")
+    columns, notes = _columns([row for _, row in first if not isinstance(row, BadRow)], name, data_args)
+    counts = Counts()
+    excluded = {_hash(row["dialogue"]) for row in other_split.rows} if other_split is not None else set()
+    if script_args.dataset_streaming:
+
+        def stream() -> Iterator[dict[str, Any]]:
+            counts.clear()  # of the pass before
+            return _neighbours(_kept(source(), columns, counts, excluded), counts)
+
+        rows = IterableDataset.from_generator(stream, features=FEATURES)
+        return Examples(rows if limit is None else rows.take(limit), counts, notes)
+    rows = _group(_kept(source(), columns, counts, excluded), counts)
+    lost = counts.read - counts.kept - counts.dropped[DUPLICATE]
+    if counts.kept == 0 or (lost > counts.read / 100 and not data_args.allow_dropped_rows):
+        more = f"; and {lost - len(counts.named)} more" if lost > len(counts.named) else ""
+        raise InputError(
+            f"{name} ({split}): {lost} of {counts.read} rows cannot be used: {'; '.join(counts.named)}{more}"
+            + ("" if counts.kept == 0 else ". Mend them, or go on without them by --allow_dropped_rows")
+        )
+    return Examples(rows.select(range(len(rows))[:limit]), counts, notes)
+
+
+def counts_table(columns: dict[str, Counts]) -> Table:
+    """Rows read, kept and dropped by reason, a column for each of the given counts."""
+    table = Table("rows", *(Column(name, justify="right") for name in columns), box=box.SIMPLE)
+    lines = {"read": [counts.read for counts in columns.values()]}
+    for reason in dict.fromkeys(reason for counts in columns.values() for reason in counts.dropped):
+        lines[f"dropped: {reason}"] = [counts.dropped[reason] for counts in columns.values()]
+    for name in ("kept", "dialogues", "references", "empty_references", "shortened"):
+        lines[name.replace("_", " ")] = [getattr(counts, name) for counts in columns.values()]
+    for line, values in lines.items():
+        if any(values) or line == "kept":
+            table.add_row(line, *(str(value) if value else "" for value in values))
+    return table
+
+
+@dataclass(frozen=True)
+class _Columns:
+    dialogue: str
+    summaries: tuple[str, ...]
+    id: str | None
+    topic: str | None
+
+
+def _columns(rows: list[dict[str, Any]], source: str, data_args: DataArguments) -> tuple[_Columns, list[str]]:
+    """The columns to read: as named by flags, else known by their names when only one way is possible."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    notes = []
+    dialogue, summaries = data_args.dialogue_column, data_args.summary_columns
+    if dialogue is None:
+        found = [name for name in names if name.lower() in _DIALOGUE_NAMES]
+        dialogue = "dialogue" if "dialogue" in found or len(found) != 1 else found[0]
+        if dialogue != "dialogue":
+            notes.append(f"{source}: dialogues taken from {dialogue}")
+    if summaries is None:
+        numbered = sorted((n for n in names if re.fullmatch(r"summary_?\d+", n)), key=lambda n: int(n[7:].strip("_")))
+        found = [name for name in names if name.lower() in _SUMMARY_NAMES]
+        summaries = ["summary"] if "summary" in found else numbered or (found if len(found) == 1 else ["summary"])
+        if summaries != ["summary"]:
+            notes.append(f"{source}: summaries taken from {', '.join(summaries)}")
+    wanted = [dialogue, *summaries] + [name for name in (data_args.id_column, data_args.topic_column) if name]
+    missing = [column for column in wanted if column not in names]
+    if missing:
+        raise InputError(
+            f"{source} has no column {', '.join(missing)}: there are {', '.join(map(one_line, names)) or 'none'}; "
+            "name yours with --dialogue_column, --summary_columns, --id_column"
+        )
+    identity = data_args.id_column or next((name for name in names if name in _ID_NAMES), None)
+    topic = data_args.topic_column or next((name for name in names if re.fullmatch("topic1?", name)), None)
+    return _Columns(dialogue, tuple(summaries), identity, topic), notes
+
+
+def _kept(
+    source: Iterable[tuple[Place, Row]], columns: _Columns, counts: Counts, excluded: set[int]
+) -> Iterator[dict[str, Any]]:
+    """The usable rows, normalised; the others are counted."""
+    for place, row in source:
+        counts.read += 1
+        if isinstance(row, BadRow):
+            counts.drop(f"row {place}", row.reason)
+            continue
+        identity = _name(row.get(columns.id)) if columns.id else None
+        label = f"row {place}" if identity is None else f"row {place} ({one_line(identity)})"
+        values = [(column, value) for column in columns.summaries for value in _listed(row.get(column))]
+        present = [(column, value) for column, value in values if not _empty(value)]
+        try:
+            dialogue = _text(row.get(columns.dialogue), columns.dialogue, turns=True)
+            references = [_text(value, column) for column, value in present or values[:1]]
+        except ValueError as error:
+            counts.drop(label, str(error))
+            continue
+        if _hash(dialogue) in excluded:
+            counts.drop(label, IN_OTHER_SPLIT)
+            continue
+        counts.empty_references += len(values) - len(present)
+        counts.kept += 1
+        yield {
+            "id": str(place) if identity is None else identity,
+            "dialogue": dialogue,
+            "references": references,
+            "topic": _name(row.get(columns.topic)) if columns.topic else None,
+        }
+
+
+def _listed(value: Any) -> list[Any]:
+    return (value or [""]) if isinstance(value, list) else [value]
+
+
+def _empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.removeprefix("\ufeff").strip())
+
+
+def _name(value: Any) -> str | None:
+    """An id or a topic as text, if it is there and is neither a list nor an object."""
+    return None if _empty(value) or isinstance(value, (list, dict)) else str(value).encode(errors="replace").decode()
+
+
+def _text(value: Any, column: str, turns: bool = False) -> str:
+    """A value as text with \\n line ends, and a list of `turns` too; ValueError says what is wrong with it."""
+    if value is None:
+        raise ValueError(f"{column} is null")
+    if turns and isinstance(value, list):
+        try:
+            value = join_messages(value)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{column} is not a list of turns") from error
+    if not isinstance(value, str):
+        raise ValueError(f"{column} is not text")
+    text = value.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").strip()
+    if not text:
+        raise ValueError(f"{column} is empty")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # lone surrogates, such as half an emoji
+        raise ValueError(f"{column} is not UTF-8 text") from error
+    return text
+
+
+def _hash(*texts: str) -> int:
+    return int.from_bytes(hashlib.blake2b(repr(texts).encode(), digest_size=8).digest(), "big")
+
+
+def _group(kept: Iterator[dict[str, Any]], counts: Counts) -> Dataset:
+    """All rows on disk (memory holds a hash a row), rows of one dialogue joined, ids made unique."""
+    place: dict[int, int] = {}
+    others: dict[int, list[int]] = defaultdict(list)
+    pairs: set[int] = set()
+
+    def distinct() -> Iterator[dict[str, Any]]:
+        written = 0
+        for row in kept:
+            pair = _hash(row["dialogue"], *row["references"])
+            if pair in pairs:
+                counts.kept -= 1
+                counts.dropped[DUPLICATE] += 1
+                continue
+            pairs.add(pair)
+            at = place.setdefault(_hash(row["dialogue"]), written)
+            if at != written:
+                others[at].append(written)
+            counts.references += len(row["references"])
+            written += 1
+            yield row
+
+    def joined() -> Iterator[dict[str, Any]]:
+        later = {at for group in others.values() for at in group}
+        ids: dict[str, int] = {}
+        for at, row in enumerate(rows):
+            if at not in later:
+                group = [row, *(rows[other] for other in others.get(at, ()))]
+                references = [reference for member in group for reference in member["references"]]
+                identity = _unique(_shared_id([member["id"] for member in group]), ids)
+                yield row | {"id": identity, "references": references}
+
+    rows = on_disk(distinct(), FEATURES, "reading")
+    counts.dialogues = len(place)
+    if others or len(set(rows["id"])) < len(rows):
+        rows = on_disk(joined(), FEATURES, "grouping")
+    return rows
+
+
+def _shared_id(ids: list[str]) -> str:
+    """Of test_0_1, test_0_2, test_0_3 it is test_0, of other rows the first one's id."""
+    stems = {match[1] if (match := re.fullmatch(r"(.*\d)[_.-]\d+", name)) else name for name in ids}
+    return stems.pop() if len(ids) > 1 and len(stems) == 1 else ids[0]
+
+
+def _unique(name: str, taken: dict[str, int]) -> str:
+    unique = name
+    while unique in taken:
+        taken[name] += 1
+        unique = f"{name}-{taken[name]}"
+    taken[unique] = 1
+    return unique
+
+
+def _neighbours(kept: Iterator[dict[str, Any]], counts: Counts) -> Iterator[dict[str, Any]]:
+    """Neighbouring rows of one dialogue joined, which needs no memory of the rest."""
+    for dialogue, group in itertools.groupby(kept, key=lambda row: row["dialogue"]):
+        rows = list(group)
+        references = [reference for row in rows for reference in row["references"]]
+        counts.dialogues += 1
+        counts.references += len(references)
+        yield rows[0] | {"id": _shared_id([row["id"] for row in rows]), "dialogue": dialogue, "references": references}
+
+
+# Rows lie in Arrow files there, memory-mapped; it goes with the process.
+_SCRATCH = tempfile.TemporaryDirectory(prefix="dialogsum_sft-", ignore_cleanup_errors=True)
+
+
+def on_disk(rows: Iterator[dict[str, Any]], features: Features, what: str) -> Dataset:
+    """A dataset of generated rows that lies on disk for as long as this process runs, not in memory.
+
+    (`Dataset.from_generator` takes each row on its own, in about three times as long.) A progress bar, named `what`,
+    comes after some seconds.
+    """
+    handle, path = tempfile.mkstemp(suffix=".arrow", dir=_SCRATCH.name)
+    rows = iter(tqdm(rows, desc=what, unit=" rows", delay=5))
+    with os.fdopen(handle, "wb") as file, pa.ipc.new_stream(file, features.arrow_schema) as writer:
+        while batch := list(itertools.islice(rows, 1000)):
+            writer.write_table(pa.Table.from_pylist(batch, schema=features.arrow_schema))
+    return Dataset.from_file(path)

@@ -1,0 +1,288 @@
+"""Beside the training steps: a log that survives, and validation dialogues summarised and scored."""
+
+import contextlib
+import json
+import logging
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from dialogsum_sft import InputError
+from dialogsum_sft.arguments import DataArguments, TrainArguments
+from dialogsum_sft.checks import sharded_by
+from dialogsum_sft.data.dialogue import restore_speakers
+from dialogsum_sft.data.encoding import prompts_for
+from dialogsum_sft.evaluation.rouge import rouge_scores, suggest_tokenizer
+from dialogsum_sft.generation.transformers_engine import Completion, generate, generation_config
+from dialogsum_sft.training import checkpoints
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.integrations import (
+    TensorBoardCallback,
+    TrackioCallback,
+    WandbCallback,
+    get_reporting_integration_callbacks,
+)
+from trl import SFTConfig, SFTTrainer
+
+logger = logging.getLogger(__name__)
+
+LOG_NAME = "training.jsonl"
+SAMPLES = 3  # dialogues of an evaluation whose summaries are shown and kept
+_ROUGE = ("rouge1", "rouge2", "rougeL")
+
+# What an evaluation measures, and whether more of it is better; the second only where summaries are generated.
+_OF_THE_LOSS = {"loss": False, "aux_loss": False, "entropy": False, "mean_token_accuracy": True}
+_OF_SUMMARIES = {f"{name}_mean": True for name in _ROUGE} | {"unfinished": False}
+
+
+def check_trackers(report_to: Sequence[str]) -> None:
+    """Raises InputError for a tracker of `--report_to` that is unknown, not installed, or (wandb) not logged in to."""
+    problems = []
+    for name in report_to:
+        try:
+            # Each looks for its package; the trainer would have it do so after the model is loaded.
+            (tracker,) = (kind() for kind in get_reporting_integration_callbacks([name]))
+        except ValueError as error:
+            problems.append(f"--report_to {name}: {error}")
+        except (RuntimeError, ImportError):
+            problems.append(f"--report_to {name}: the package is not installed here: pip install {name}, or leave it")
+        else:
+            if isinstance(tracker, WandbCallback) and PartialState().is_main_process:
+                problems += _wandb_login(tracker._wandb)
+    if problems:
+        raise InputError("; ".join(problems))
+
+
+def _wandb_login(wandb: Any) -> list[str]:
+    """Without a login `wandb.init` would ask for one, or fail, when the model is loaded."""
+    try:
+        if wandb.setup().settings.mode != "online" or wandb.login(prompt=False):
+            return []
+        fault = "nobody is logged in"
+    except wandb.Error as error:  # a wrong key, or no way to the server
+        fault = str(error).rstrip(".")
+    return [f"--report_to wandb: {fault}: run wandb login, or set WANDB_API_KEY, or WANDB_MODE=offline"]
+
+
+def check_evaluation(training_args: SFTConfig, train_args: TrainArguments) -> None:
+    """Raises InputError for evaluation, best model or early stopping options that would fail hours into a run."""
+    problems = []
+    evaluates, generates = training_args.eval_strategy != "no", train_args.eval_generate_samples > 0
+    if train_args.eval_generate_samples < 0:
+        problems.append(f"--eval_generate_samples {train_args.eval_generate_samples}: give 0 (off) or more")
+    if train_args.eval_max_new_tokens < 1:
+        problems.append(f"--eval_max_new_tokens {train_args.eval_max_new_tokens}: give 1 or more")
+    if generates and not evaluates:
+        problems.append("--eval_generate_samples without evaluations: add --eval_strategy epoch (or steps)")
+    if generates and (sharding := _sharding(training_args)):
+        problems.append(
+            f"--eval_generate_samples with {sharding}: each process holds a part of every weight there, and "
+            "generating needs them whole; leave it out and summarise with recipes/eval.py"
+        )
+    name = (training_args.metric_for_best_model or "").removeprefix("eval_")
+    known = _OF_THE_LOSS | (_OF_SUMMARIES if generates else {})
+    if name and name not in known:
+        hint = " (give --eval_generate_samples for it)" if name in _OF_SUMMARIES else f"; use {', '.join(known)}"
+        problems.append(f"--metric_for_best_model {name}: no evaluation measures it{hint}")
+    elif name and training_args.greater_is_better != known[name]:
+        wanted = str(known[name]).lower()
+        problems.append(f"--metric_for_best_model {name}: the worst would be kept, give --greater_is_better {wanted}")
+    if train_args.early_stopping_patience is not None:
+        if train_args.early_stopping_patience < 1:
+            problems.append(f"--early_stopping_patience {train_args.early_stopping_patience}: give 1 or more")
+        if not evaluates:
+            problems.append("--early_stopping_patience without evaluations: add --eval_strategy epoch (or steps)")
+        if not name:
+            problems.append("--early_stopping_patience: say what must improve: add --metric_for_best_model loss")
+    if problems:
+        raise InputError("; ".join(problems))
+
+
+def _sharding(training_args: SFTConfig) -> str | None:
+    by = "FSDP" if training_args.fsdp else sharded_by(training_args)
+    return "DeepSpeed ZeRO-3" if by == "ZeRO-3" else by
+
+
+class TrainingLog(TrainerCallback):
+    """`training.jsonl`: {"format": 1}, then a line for every event that the trainer logs, as it happens; rank 0 only.
+
+    A line has `step`, `epoch`, `time` (seconds since 1970) and what was logged: `loss`, `learning_rate`, `grad_norm`,
+    `num_tokens`, ..., or `eval_loss`, ...; a number that is not finite is null. Lines are flushed one by one, so a
+    killed process loses none. Whoever resumes from a checkpoint begins with that checkpoint's history: what the lost
+    attempt logged after it, a half-written line too, is gone, and no step is told twice.
+    """
+
+    def __init__(self, output_dir: str | Path) -> None:
+        self.path = Path(output_dir) / LOG_NAME
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            checkpoints.write_jsonl(self.path, [{"format": checkpoints.FORMAT}, *map(_line, state.log_history)])
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            # Kept with the event, so that it comes back with the checkpoint.
+            state.log_history[-1]["time"] = round(time.time(), 3)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(_line(state.log_history[-1]), allow_nan=False) + "\n")
+
+
+class EarlyStopping(EarlyStoppingCallback):
+    """transformers' early stopping, whose count of evaluations without a better one comes back with a checkpoint.
+
+    `restore_callback_states_from_checkpoint` would do so too, but would also restore that the run was to stop.
+    """
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        saved = state.stateful_callbacks.get(type(self).__name__)
+        if isinstance(saved, dict):
+            self.early_stopping_patience_counter = saved["attributes"]["early_stopping_patience_counter"]
+
+
+def _line(event: dict[str, Any]) -> dict[str, Any]:
+    first = {name: event[name] for name in ("step", "epoch", "time") if name in event}
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in (first | event).items()
+        if name != "samples"
+    }
+
+
+class GenerationEvaluation(TrainerCallback):
+    """Summarises the same validation dialogues at every evaluation, as recipes/eval.py would, and scores them.
+
+    `rows` have id, dialogue and references. Adds to the evaluation's metrics, so that `metric_for_best_model` and
+    early stopping see them, and logs: `eval_rouge1_mean`, `eval_rouge2_mean`, `eval_rougeL_mean` (F1 x 100, mean over
+    references, then dialogues), `eval_unfinished` (share of the summaries cut off at `eval_max_new_tokens`, 0 to 1)
+    and `eval_generate_runtime` (seconds). The first summaries go to the trackers, to `show(step, samples)`, and into
+    the trainer's `log_history` as `samples`; a sample has id, dialogue, references, prediction and finish_reason.
+
+    A prompt is at most as long as a training row, and leaves room for the summary in what the model can hold. Ranks
+    share the dialogues and all get the same metrics. Training goes on as if nothing had been generated: the random
+    state, the model's mode and its own generation config are put back.
+
+    Add it behind the trackers and before `EarlyStoppingCallback`, that is by `trainer.add_callback`. Raises InputError
+    when a dialogue does not fit even when shortened to one turn.
+    """
+
+    def __init__(
+        self,
+        trainer: SFTTrainer,
+        rows: Sequence[dict[str, Any]],
+        tokenizer: PreTrainedTokenizerBase,
+        data_args: DataArguments,
+        train_args: TrainArguments,
+        *,
+        stop_ids: frozenset[int],
+        max_length: int | None,
+        show: Callable[[int, list[dict[str, Any]]], None] = lambda step, samples: None,
+    ) -> None:
+        self.trainer, self.tokenizer, self.show = trainer, tokenizer, show
+        self.rows = list(rows)
+        self.references = [row["references"] for row in self.rows]
+        self.rouge_tokenizer = train_args.eval_rouge_tokenizer
+        self.max_batch_tokens = train_args.eval_max_batch_tokens
+        self.config = generation_config(tokenizer, stop_ids, train_args.eval_max_new_tokens)
+        room = trainer.model.config.get_text_config().max_position_embeddings - train_args.eval_max_new_tokens
+        try:
+            self.prompts = prompts_for(
+                [row["dialogue"] for row in self.rows], tokenizer, data_args, min(room, max_length or room)
+            )
+        except InputError as error:
+            raise InputError(f"--eval_generate_samples: validation {error}") from error
+        if self.rouge_tokenizer == "default" and suggest_tokenizer(sum(self.references, [])) == "unicode":
+            logger.warning("ROUGE's default tokenizer knows only a-z and 0-9: give --eval_rouge_tokenizer unicode")
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float],
+        **kwargs: Any,
+    ) -> None:
+        started = time.time()
+        completions = self._completions()
+        summaries = [restore_speakers(completions[i].text, prompt.names) for i, prompt in enumerate(self.prompts)]
+        scores = rouge_scores(summaries, self.references, self.rouge_tokenizer)
+        measured = {
+            f"eval_{name}_mean": float(np.mean([sum(values) / len(values) for values in scores[name]]))
+            for name in _ROUGE
+        }
+        cut_off = sum(completion.finish_reason == "length" for completion in completions.values())
+        measured["eval_unfinished"] = cut_off / len(self.rows)
+        measured["eval_generate_runtime"] = round(time.time() - started, 2)
+        metrics.update(measured)
+        self.trainer.log(measured)
+        samples = [
+            {name: row[name] for name in ("id", "dialogue", "references")}
+            | {"prediction": summaries[i], "finish_reason": completions[i].finish_reason}
+            for i, row in enumerate(self.rows[:SAMPLES])
+        ]
+        state.log_history[-1]["samples"] = samples
+        if state.is_world_process_zero:
+            self._to_trackers(state.global_step, samples)
+        self.show(state.global_step, samples)
+
+    def _completions(self) -> dict[int, Completion]:
+        ranks = PartialState()
+        mine = range(ranks.process_index, len(self.rows), ranks.num_processes)
+        prompts = [self.prompts[i].ids for i in mine]
+        model = self.trainer.model
+        with _random_state_kept(model.device):
+            generated = generate(model, self.tokenizer, prompts, self.config, max_batch_tokens=self.max_batch_tokens)
+            done = [(mine[at], completion) for at, completion in generated]
+        return dict(gather_object(done))
+
+    def _to_trackers(self, step: int, samples: list[dict[str, Any]]) -> None:
+        """As text to TensorBoard, as a table to Weights & Biases and Trackio; to others there is no common way."""
+        columns = ["id", "dialogue", "reference", "prediction"]
+        table = [[s["id"], s["dialogue"], s["references"][0], s["prediction"]] for s in samples]
+        for tracker in self.trainer.callback_handler.callbacks:
+            if isinstance(tracker, TensorBoardCallback) and tracker.tb_writer is not None:
+                # Indented by four, Markdown leaves <names>, # and line ends alone.
+                text = "\n\n".join(
+                    f"**{column}**\n\n" + "\n".join(f"    {line}" for line in value.splitlines())
+                    for row in table
+                    for column, value in zip(columns, row, strict=True)
+                )
+                tracker.tb_writer.add_text("eval/samples", text, step)
+                tracker.tb_writer.flush()
+            elif isinstance(tracker, WandbCallback):
+                wandb = tracker._wandb
+                wandb.log({"eval/samples": wandb.Table(columns=columns, data=table), "train/global_step": step})
+            elif isinstance(tracker, TrackioCallback):
+                trackio = tracker._trackio
+                trackio.log({"eval/samples": trackio.Table(columns=columns, data=table), "train/global_step": step})
+
+
+@contextlib.contextmanager
+def _random_state_kept(device: torch.device) -> Iterator[None]:
+    """Dropout and shuffling of the steps that follow must not depend on whether something was drawn in here."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

@@ -1,0 +1,227 @@
+"""Peak memory of a training step, estimated from a model's config: no weights are loaded.
+
+The model and its adapter are built on torch's meta device and run over one batch as fake tensors (shapes and dtypes,
+no storage), with the attention mask, autocast and LoRA branches of the training to come. What autograd keeps for the
+backward pass is counted as it keeps it, so that the figures follow any architecture. For a token in a layer of Llama
+(d hidden, h = H heads x their size, f intermediate; 2 bytes a number, LoRA of rank r on all seven linear layers, rows
+padded to n tokens) they come to, in bytes,
+
+    two norms 8d + 8 and their outputs 4d; SDPA's query, repeated key and value, and output 8h, its log-sum-exp 4H,
+    its mask 2n; gated MLP 8f; LoRA 14r
+
+With activation checkpointing a layer keeps only its input, 2d, and one layer at a time the rest.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from dialogsum_sft.kernels.unpadded import ATTENTION, fuse_lora, only_causal
+from dialogsum_sft.modeling import resolve_dtype
+
+import torch
+from peft import get_peft_model
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.training_args import OptimizerNames
+from trl import ModelConfig, SFTConfig, get_peft_config
+
+# Bytes of a process that has loaded all libraries and the rows of a small dataset, but no model: resident on a CPU as
+# measured before `load_model`, and on a GPU the CUDA context with its kernels and workspaces.
+PROCESS = {"cpu": 575 * 2**20, "cuda": 700 * 2**20}
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes at the peak of a training step, by what they hold.
+
+    `overhead` is PROCESS, the gradients of one layer's activations, and on a CPU what malloc cannot use again.
+    """
+
+    weights: int
+    adapter: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+    overhead: int
+
+    @property
+    def total(self) -> int:
+        return sum(vars(self).values())
+
+    def fits(self, total_bytes: int) -> bool:
+        return self.total <= total_bytes
+
+
+def meta_model(
+    config: PreTrainedConfig, model_args: ModelConfig, *, device: str = "cuda", trust_remote_code: bool = False
+) -> nn.Module:
+    """The model with its adapter as trained on `device` ("cuda" or "cpu"), on torch's meta device; not quantised."""
+    on_gpu = device == "cuda" and model_args.dtype in ("auto", "bfloat16")  # whatever this machine has
+    dtype = torch.bfloat16 if on_gpu else resolve_dtype(model_args.dtype)
+    attention = "eager" if model_args.attn_implementation == "eager" else None  # SDPA where the model has it
+    with torch.device("meta"):
+        options = {"dtype": dtype, "attn_implementation": attention, "trust_remote_code": trust_remote_code}
+        model = AutoModelForCausalLM.from_config(config, **options)
+        peft_config = get_peft_config(model_args)
+        if peft_config is not None:
+            model = get_peft_model(model, peft_config)
+            # PEFT's are float32 on a half precision base, TRL's bfloat16 on a quantised one, ours on a CPU like it.
+            quantised = model_args.load_in_4bit or model_args.load_in_8bit
+            adapter_dtype = torch.bfloat16 if quantised else torch.float32 if device == "cuda" else dtype
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.data = parameter.data.to(adapter_dtype)
+    return model.train()
+
+
+def estimate(
+    model: nn.Module,
+    model_args: ModelConfig,
+    training_args: SFTConfig,
+    *,
+    rows: int,
+    length: int,
+    supervised: float,
+    shared: int = 0,
+    device: str = "cuda",
+) -> MemoryEstimate:
+    """Peak memory of one step on `rows` rows padded to `length` tokens, of which `supervised` a row carry a label.
+
+    The `shared` tokens that all rows begin with are computed once where a CPU trains without padding (`unpadded`).
+
+    `model` is a `meta_model` for the same `device`. Paged optimizer states are counted, though they can be put out of
+    the GPU's memory.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    adapter = sum(parameter.nbytes for parameter in trained) if model_args.use_peft else 0
+    base = model.get_base_model() if model_args.use_peft else model
+    padded = device != "cpu" or not only_causal(base.config) or _autocast(training_args)
+    padded = padded or bool(training_args.activation_checkpointing)
+    activations, layer = _activations(model, model_args, training_args, rows, length, shared, padded)
+    # On a CPU glibc's malloc cannot use again the holes that temporaries leave between the activations: two thirds of
+    # those after a few steps (more and more in a long run), but at least six layers'. Measured with glibc 2.36, where
+    # MALLOC_MMAP_THRESHOLD_=65536 in the environment avoids them at twice the time. Without padding there are none in
+    # the first steps.
+    holes = max(2 * activations // 3, 6 * layer) if device == "cpu" and padded else 0
+    return MemoryEstimate(
+        weights=_weights(model, model_args) - adapter,
+        adapter=adapter,
+        gradients=sum(parameter.nbytes for parameter in trained),
+        optimizer=_optimizer(trained, OptimizerNames(training_args.optim).value),
+        activations=activations,
+        logits=_logits(model, round(rows * supervised), device),
+        overhead=PROCESS[device] + layer + holes,
+    )
+
+
+def _weights(model: nn.Module, model_args: ModelConfig) -> int:
+    """Bytes of all parameters and buffers, with the linear layers but the head as bitsandbytes packs them."""
+    size = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
+    if not (model_args.load_in_4bit or model_args.load_in_8bit):
+        return size
+    for module in (module for module in model.modules() if isinstance(module, nn.Linear)):
+        if not module.weight.requires_grad and module is not model.get_output_embeddings():
+            n = module.weight.numel()
+            blocks = n // 64  # each with a float32 scale, or one of 8 bits with a float32 for every 256 of them
+            scales = blocks + blocks // 64 if model_args.use_bnb_nested_quant else 4 * blocks
+            packed = n + 4 * module.out_features if model_args.load_in_8bit else n // 2 + scales
+            size += packed - module.weight.nbytes
+    return size
+
+
+def _optimizer(trained: list[nn.Parameter], name: str) -> int:
+    """Bytes of the states that an optimizer keeps of each trained number: two for Adam and those not known better."""
+    moments = {"ademamix": 3, "lion": 1, "rmsprop": 1, "adagrad": 1, "sgd": 0, "adafactor": 0, "lomo": 0}
+    states = next((n for key, n in moments.items() if key in name), 2)
+    # The 8-bit ones have a float32 scale for every 256 numbers, and keep small tensors in 32 bits.
+    each = (
+        1 + 4 / 256 if "8bit" in name and p.numel() >= 4096 else 4 if "bit" in name else p.itemsize for p in trained
+    )
+    return round(states * sum(p.numel() * size for p, size in zip(trained, each, strict=True)))
+
+
+def _autocast(training_args: SFTConfig) -> bool:
+    return bool(training_args.bf16 or training_args.fp16)
+
+
+def _activations(
+    model: nn.Module,
+    model_args: ModelConfig,
+    training_args: SFTConfig,
+    rows: int,
+    length: int,
+    shared: int,
+    padded: bool,
+) -> tuple[int, int]:
+    """Bytes that autograd keeps of a forward pass without the head; and the most that one layer keeps among them."""
+    kept: dict[int, tuple[torch.UntypedStorage, int]] = {}  # by storage: views and common inputs count once
+    inputs = [0]  # bytes of the input of each layer; the first is for what lies outside the layers
+    place = 0
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept.setdefault(storage._cdata, (storage, place))
+        return tensor
+
+    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        nonlocal place
+        place = len(inputs)
+        inputs.append(next(value.nbytes for value in [*args, *kwargs.values()] if isinstance(value, torch.Tensor)))
+
+    def leave(*_: Any) -> None:
+        nonlocal place
+        place = 0
+
+    hooks = []
+    for layer in (module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)):
+        hooks += [layer.register_forward_pre_hook(enter, with_kwargs=True), layer.register_forward_hook(leave)]
+    half = torch.bfloat16 if training_args.bf16 else torch.float16
+    backbone = (model.get_base_model() if model_args.use_peft else model).base_model
+    with FakeTensorMode():
+        state = {
+            name: torch.empty(tensor.shape, dtype=tensor.dtype).requires_grad_(tensor.requires_grad)
+            for name, tensor in [*backbone.named_parameters(), *backbone.named_buffers()]
+        }
+        own = {tensor.untyped_storage()._cdata for tensor in state.values()}
+        # Rows of unlike length are masked for SDPA; a row alone and flash attention are not, and keep a little less.
+        batch: dict[str, Any] = {
+            "input_ids": torch.zeros(rows, length, dtype=torch.long),
+            "attention_mask": torch.ones(rows, 1, length, length, dtype=torch.bool),
+        }
+        if not padded:  # as `trainer` gives it to the model
+            segments = (shared, *(length - shared for _ in range(rows)))
+            batch = {name: torch.zeros(1, sum(segments), dtype=torch.long) for name in ("input_ids", "position_ids")}
+            batch["segments"] = segments
+            fuse_lora(model)
+            backbone.config._attn_implementation = ATTENTION
+        with (
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            torch.autocast("cpu", half, enabled=_autocast(training_args)),
+        ):
+            functional_call(backbone, state, kwargs=batch | {"use_cache": False})
+    if not padded:
+        backbone.config._attn_implementation = "sdpa"
+    for hook in hooks:
+        hook.remove()
+    sizes = [0] * len(inputs)
+    for storage, at in kept.values():
+        sizes[at] += storage.nbytes()
+    widest = max(sizes[1:], default=0)
+    return (sizes[0] + sum(inputs) + widest if training_args.activation_checkpointing else sum(sizes)), widest
+
+
+def _logits(model: nn.Module, positions: int, device: str) -> int:
+    """Bytes of the head over the supervised positions: TRL's fused one on a GPU, `trainer`'s elsewhere."""
+    weight = model.get_output_embeddings().weight
+    vocabulary, hidden = weight.shape
+    if device == "cuda":
+        # A tile of up to 4,096 positions x 32,768 tokens; float32 gradients of the positions, and of a trained head.
+        tile = min(positions, 4096) * 32768 * weight.element_size()
+        return tile + 4 * hidden * (positions + (vocabulary if weight.requires_grad else 0))
+    # The logits, again in float32 if they are not, their log-softmax, and for the entropy its exponential and product.
+    return positions * vocabulary * (16 + (weight.element_size() if weight.element_size() < 4 else 0))

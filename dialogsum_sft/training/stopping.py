@@ -1,0 +1,185 @@
+"""Ending a run before its end: by a signal, by a loss that is not finite; on all processes at the same step."""
+
+import os
+import signal
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from dialogsum_sft import InputError, Stopped
+from dialogsum_sft.distributed import maximum, together
+from dialogsum_sft.training.checkpoints import expected_size, find_checkpoints, free_space
+from dialogsum_sft.training.trainer import ResumableSFTTrainer, mib, way_back
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+RESUMABLE = 75  # sysexits' EX_TEMPFAIL: the run goes on when it is started again
+
+
+class AlreadyTrained(Exception):
+    """The checkpoint that training was to go on from is that of its last step."""
+
+
+class StopRequest:
+    """SIGTERM or Ctrl-C, remembered until the running step is done; a second Ctrl-C leaves at once with status 130.
+
+    A terminal and the launcher may both pass one Ctrl-C on: what follows within a second is still the first.
+    """
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self._since = 0.0
+
+    def listen(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, _: FrameType | None) -> None:
+        if self.signal is None:
+            self.signal, self._since = signal.Signals(number), time.monotonic()
+            if os.environ.get("RANK", "0") == "0":
+                # print() may not be called from here: it could interrupt itself.
+                os.write(2, f"\n{self.signal.name}: stopping after this step; Ctrl-C leaves at once\n".encode())
+        elif number == signal.SIGINT and time.monotonic() - self._since > 1:
+            os._exit(130)  # a checkpoint that is being written stays without its marker, older ones are whole
+
+
+class StopTogether(TrainerCallback, ExportableState):
+    """Ends training between two steps, on every process at the same one: saved when asked to stop, else at once.
+
+    - After SIGTERM or Ctrl-C on any process all save a checkpoint; the recipe then leaves with status 75.
+    - A loss or gradient that is not finite raises `Stopped` before the optimizer's step, naming step and rows.
+    - Too little disk space for the checkpoints to come raises `InputError` before the first step.
+
+    It also makes a resumed run the same as an uninterrupted one: the order of length-grouped batches is drawn from
+    the seed and the epoch, not from the state of the global generator; the count of tokens goes on.
+    """
+
+    def __init__(self, trainer: ResumableSFTTrainer, request: StopRequest, rows: Iterable[dict[str, Any]]) -> None:
+        self.trainer = trainer
+        self.request = request
+        self.rows = rows  # with `id` and `input_ids`, as they were before any packing
+        self.stopping: signal.Signals | None = None  # what any process was sent; all agree on it
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {}, "attributes": {"num_tokens": self.trainer._total_train_tokens}}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        saved = state.stateful_callbacks.get(type(self).__name__)
+        if isinstance(saved, dict):
+            self.trainer._total_train_tokens = saved["attributes"].get("num_tokens", 0)
+        if state.global_step >= state.max_steps:
+            self.trainer.is_in_train = False
+            raise AlreadyTrained
+        together(lambda: self._check_space(args, state))
+
+    def _check_space(self, args: TrainingArguments, state: TrainerState) -> None:
+        size = expected_size(self.trainer.model)
+        left = state.max_steps - state.global_step
+        count = 0
+        if args.save_strategy == "steps":
+            count = -(-left // int(state.save_steps))
+        elif args.save_strategy != "no":
+            count = max(1, round(args.num_train_epochs))
+        if self.trainer.save_total_limit:
+            kept = len(find_checkpoints(Path(args.output_dir)))
+            count = min(count, max(1, self.trainer.save_total_limit + 1 - kept))
+        needed, free = size * count + size // 3, free_space(Path(args.output_dir))
+        if free < needed:
+            raise InputError(
+                f"{args.output_dir} has {mib(free)} free, and this run takes about {mib(needed)} ({count} "
+                f"checkpoints of {mib(size)}, then the final weights): make room, or lower --save_total_limit"
+            )
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.trainer.step_batches.clear()
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        loss = self.trainer._tr_loss  # summed since it was last logged, and finite before this step
+        finite = loss.isfinite() & self._gradient_is_finite(loss.device)
+        received = torch.tensor(self.request.signal or 0, device=loss.device)
+        not_finite, number = maximum(torch.stack([(~finite).int(), received.int()])).tolist()
+        self.stopping = signal.Signals(number) if number else None
+        if not_finite:
+            raise self._not_finite(state.global_step + 1, loss)
+
+    def _gradient_is_finite(self, device: torch.device) -> torch.Tensor:
+        gradients = [p.grad for p in self.trainer.model.parameters() if p.grad is not None]
+        gradients = [getattr(g, "_local_tensor", g) for g in gradients]  # this process's part of a sharded one
+        if not gradients or self.trainer.accelerator.scaler is not None:  # fp16: the scaler skips such a step
+            return torch.tensor(True, device=device)
+        return torch.stack([norm.float() for norm in torch._foreach_norm(gradients)]).sum().isfinite().to(device)
+
+    def _not_finite(self, step: int, loss: torch.Tensor) -> Stopped:
+        what = "gradient is not finite" if loss.isfinite() else f"loss is {loss.item()}"
+        found = gather_object([(what, self._rows_of_step())])
+        what = next((what for what, _ in found if what.startswith("loss")), what)
+        rows = [row for _, rows in found for row in rows]
+        return Stopped(
+            f"the {what} at step {step}, in which these rows were trained on: {', '.join(rows)}. Look at them with "
+            "recipes/inspect_data.py; if they are sound, lower --learning_rate or --max_grad_norm. "
+            + way_back(Path(self.trainer.args.output_dir))
+        )
+
+    def _rows_of_step(self) -> list[str]:
+        """The ids of the rows whose token ids stand in this process's batches, padded or packed, in dataset order."""
+        batches = [row.tobytes() for batch in self.trainer.step_batches for row in batch.cpu().numpy()]
+        found = []
+        for row in self.rows:
+            ids = np.asarray(row["input_ids"], dtype=np.int64).tobytes()
+            if any(_at_item(batch, ids) for batch in batches):
+                found.append(str(row["id"]))
+        return found
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.stopping:
+            control.should_save = control.should_training_stop = True
+            control.should_evaluate = False
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.stopping:
+            control.should_evaluate = control.should_save = False
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """A long evaluation does not outlast the grace after a SIGTERM: what was trained before it is saved."""
+        number = int(maximum(torch.tensor(self.request.signal or 0, device=args.device)).item())
+        if number:
+            self.stopping = signal.Signals(number)
+            if state.global_step:
+                self.trainer.save_in_evaluation()
+            raise self.stopped()
+
+    def stopped(self) -> Stopped:
+        """What to say of a run that was asked to stop: where it stands, and the command that goes on."""
+        state, name = self.trainer.state, self.stopping.name if self.stopping else "request"
+        return Stopped(
+            f"stopped by {name} after step {state.global_step} of {state.max_steps}. "
+            + way_back(Path(self.trainer.args.output_dir)),
+            status=RESUMABLE,
+        )
+
+
+def _at_item(batch: bytes, ids: bytes) -> bool:
+    """Whether `ids` stand in `batch`, both of 8 bytes an id."""
+    at = batch.find(ids)
+    while at >= 0 and at % 8:
+        at = batch.find(ids, at + 1)
+    return at >= 0

@@ -1,0 +1,287 @@
+"""Prompts over the chat templates that TRL ships, which are those of the models that people fine-tune."""
+
+from collections import Counter
+from copy import deepcopy
+from datetime import datetime
+from pathlib import Path
+
+from conftest import tokenizer_for_template
+from dialogsum_sft import InputError
+from dialogsum_sft.data.prompts import (
+    INSTRUCTION,
+    TEMPLATE_KWARGS,
+    encode,
+    render,
+    stop_token_ids,
+    takes_role,
+    template_hash,
+    to_messages,
+)
+
+import pytest
+import trl
+from tokenizers.processors import TemplateProcessing
+from transformers import GenerationConfig, PreTrainedTokenizerFast
+
+DIALOGUE = "#Person1#: Is the printer broken again?\n#Person2#: Yes, I'll call someone."
+SUMMARY = "#Person2# will call someone about the printer."
+SYSTEM_PROMPT = "You write minutes in British English."
+
+FOLDER = Path(trl.__file__).parent / "chat_templates"
+
+# Templates whose rows cannot be trained on as they are used: a reasoning block opens every answer in use, whatever
+# `enable_thinking` says, and none does in training; or the text of a message must come as a list of parts.
+REFUSED = {
+    "deepseek_r1_distill.jinja": "<think> in the prompt alone",
+    "deepseek_r1_distill_training.jinja": "<think> in the prompt alone",
+    "deepseekv3.jinja": "<think> in the prompt alone",
+    "deepseekv3_training.jinja": "<think> in the prompt alone",
+    "idefics3.jinja": "drops content that is a string",
+    "idefics3_training.jinja": "drops content that is a string",
+    "llava_next.jinja": "fails on content that is a string",
+    "llava_next_training.jinja": "fails on content that is a string",
+    "smolvlm.jinja": "drops content that is a string",
+    "smolvlm_training.jinja": "drops content that is a string",
+}
+TEMPLATES = sorted(path.name for path in FOLDER.glob("*.jinja") if path.name not in REFUSED)
+
+
+def text_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
+def set_clock(monkeypatch: pytest.MonkeyPatch, now: datetime) -> None:
+    """Stop the clock that chat templates read through `strftime_now`."""
+
+    class StoppedClock(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> datetime:
+            return now
+
+    monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", StoppedClock)
+
+
+def test_a_chatml_row_supervises_the_summary_and_its_end_of_turn(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
+    start, end = chatml_tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+    user = text_ids(chatml_tokenizer, f"user\n{INSTRUCTION}\n\n{DIALOGUE}")
+    newline, assistant = text_ids(chatml_tokenizer, "\n"), text_ids(chatml_tokenizer, "assistant\n")
+    prompt = [start, *user, end, *newline, start, *assistant]
+    completion = [*text_ids(chatml_tokenizer, SUMMARY), end]
+    assert encode(chatml_tokenizer, DIALOGUE, SUMMARY, {end}) == {
+        "input_ids": prompt + completion,
+        "labels": [-100] * len(prompt) + completion,
+        "prompt_tokens": len(prompt),
+    }
+
+
+@pytest.mark.parametrize("system_prompt", [None, SYSTEM_PROMPT], ids=["plain", "system"])
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_row_begins_with_the_prompt_of_use_and_ends_with_a_stop(name: str, system_prompt: str | None) -> None:
+    tokenizer = tokenizer_for_template(FOLDER / name)
+    stop_ids = stop_token_ids(tokenizer, None)
+    row = encode(tokenizer, DIALOGUE, SUMMARY, stop_ids, system_prompt=system_prompt)
+    messages = to_messages(DIALOGUE, system_prompt=system_prompt)["prompt"]
+    prompt = render(tokenizer, messages, add_generation_prompt=True)
+    n = row["prompt_tokens"]
+    assert row["input_ids"][:n] == prompt
+    conversation = messages + to_messages(DIALOGUE, SUMMARY)["completion"]
+    assert row["input_ids"][:-1] == render(tokenizer, conversation)[: len(row["input_ids"]) - 1]  # an end may be added
+    assert row["labels"][:n] == [-100] * n
+    assert row["labels"][n:] == row["input_ids"][n:]
+    assert SUMMARY in tokenizer.decode(row["labels"][n:])
+    assert row["labels"][-1] in stop_ids
+    assert stop_ids.isdisjoint(row["labels"][n:-1])
+
+
+@pytest.mark.parametrize("system_prompt", [None, SYSTEM_PROMPT], ids=["plain", "system"])
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_prompt_holds_each_of_its_texts_once(name: str, system_prompt: str | None) -> None:
+    tokenizer = tokenizer_for_template(FOLDER / name)
+    messages = to_messages(DIALOGUE, system_prompt=system_prompt)["prompt"]
+    prompt = tokenizer.decode(render(tokenizer, messages, add_generation_prompt=True))
+    counts = {text: prompt.count(text) for text in (INSTRUCTION, DIALOGUE, SYSTEM_PROMPT)}
+    assert counts == {INSTRUCTION: 1, DIALOGUE: 1, SYSTEM_PROMPT: 1 if system_prompt else 0}
+
+
+@pytest.mark.parametrize("system_prompt", [None, SYSTEM_PROMPT], ids=["plain", "system"])
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_template_that_cannot_be_trained_as_it_is_used_is_refused(name: str, system_prompt: str | None) -> None:
+    tokenizer = tokenizer_for_template(FOLDER / name)
+    with pytest.raises(InputError, match=name):
+        encode(tokenizer, DIALOGUE, SUMMARY, stop_token_ids(tokenizer, None), system_prompt=system_prompt)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_control_tokens_in_the_texts_are_encoded_as_text(name: str) -> None:
+    tokenizer = tokenizer_for_template(FOLDER / name)
+    specials = {token.content for token in tokenizer.added_tokens_decoder.values()}
+    # Some templates cut a thinking block out of an answer, sanitised or not; the next test has those.
+    harmless = specials - {"<think>", "</think>", "<|channel>", "<channel|>"}
+    counts = []
+    for word in (None, "word"):
+        dialogue, system_prompt, summary = (
+            f"{text} They said {' '.join(word or token for token in sorted(tokens))}."
+            for text, tokens in ((DIALOGUE, specials), (SYSTEM_PROMPT, specials), (SUMMARY, harmless))
+        )
+        row = encode(tokenizer, dialogue, summary, stop_token_ids(tokenizer, None), system_prompt=system_prompt)
+        prompt, completion = row["input_ids"][: row["prompt_tokens"]], row["input_ids"][row["prompt_tokens"] :]
+        assert dialogue in tokenizer.decode(prompt)
+        assert summary in tokenizer.decode(completion)
+        counts.append([Counter(i for i in ids if i in tokenizer.added_tokens_decoder) for ids in (prompt, completion)])
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("name", ["glm4moe.jinja", "nemotron_3_nano.jinja", "qwen3.jinja", "qwen3_5_think.jinja"])
+def test_a_summary_that_the_template_would_take_for_reasoning_is_refused(name: str) -> None:
+    tokenizer = tokenizer_for_template(FOLDER / name)
+    with pytest.raises(InputError, match=name):
+        encode(tokenizer, DIALOGUE, f"Nobody wrote </think> here. {SUMMARY}", stop_token_ids(tokenizer, None))
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_clean_text_keeps_the_ids_that_it_has_without_sanitising(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_clock(monkeypatch, datetime.strptime(TEMPLATE_KWARGS["date_string"], "%d %b %Y"))
+    tokenizer = tokenizer_for_template(FOLDER / name)
+    row = to_messages(DIALOGUE, SUMMARY)
+    kwargs = {"enable_thinking": False, "date_string": TEMPLATE_KWARGS["date_string"], "return_dict": False}
+    assert render(tokenizer, row["prompt"], add_generation_prompt=True) == tokenizer.apply_chat_template(
+        row["prompt"], add_generation_prompt=True, **kwargs
+    )
+    conversation = row["prompt"] + row["completion"]
+    assert render(tokenizer, conversation) == tokenizer.apply_chat_template(conversation, **kwargs)
+
+
+def test_gemma_has_the_system_prompt_at_the_head_of_the_users_turn() -> None:
+    tokenizer = tokenizer_for_template(FOLDER / "gemma.jinja")
+    messages = to_messages(DIALOGUE, system_prompt=SYSTEM_PROMPT)["prompt"]
+    assert tokenizer.decode(render(tokenizer, messages, add_generation_prompt=True)) == (
+        f"<s><start_of_turn>user\n{SYSTEM_PROMPT}\n\n{INSTRUCTION}\n\n{DIALOGUE}<end_of_turn>\n<start_of_turn>model\n"
+    )
+
+
+def test_chatml_has_the_system_prompt_in_a_turn_of_its_own(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
+    messages = to_messages(DIALOGUE, system_prompt=SYSTEM_PROMPT)["prompt"]
+    assert chatml_tokenizer.decode(render(chatml_tokenizer, messages, add_generation_prompt=True)) == (
+        f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n<|im_start|>user\n{INSTRUCTION}\n\n{DIALOGUE}<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
+def test_a_system_role_is_known_by_what_the_template_writes(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
+    deaf = deepcopy(chatml_tokenizer)
+    deaf.chat_template = (
+        "{% for message in messages if message['role'] != 'system' %}{{ message['content'] }}{% endfor %}"
+    )
+    assert takes_role(chatml_tokenizer, chatml_tokenizer.chat_template, "system")
+    gemma = tokenizer_for_template(FOLDER / "gemma.jinja")
+    assert not takes_role(gemma, gemma.chat_template, "system")  # raises an error
+    assert not takes_role(deaf, deaf.chat_template, "system")
+
+
+@pytest.mark.parametrize("name", ["gptoss.jinja", "llama3_2.jinja", "muse_glimmer.jinja"])
+def test_the_date_in_a_prompt_is_pinned(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = tokenizer_for_template(FOLDER / name)
+    messages = to_messages(DIALOGUE)["prompt"]
+    pinned, unpinned = [], []
+    for now in (datetime(2026, 3, 1), datetime(2031, 12, 24)):
+        set_clock(monkeypatch, now)
+        pinned.append(render(tokenizer, messages, add_generation_prompt=True))
+        unpinned.append(tokenizer.apply_chat_template(messages, return_dict=False))
+    assert pinned[0] == pinned[1]
+    assert unpinned[0] != unpinned[1]  # the template does write the date
+
+
+def test_an_end_is_added_where_the_template_writes_none() -> None:
+    tokenizer = tokenizer_for_template(FOLDER / "glm4moe.jinja")
+    row = encode(tokenizer, DIALOGUE, SUMMARY, stop_token_ids(tokenizer, None))
+    assert row["labels"][row["prompt_tokens"] :] == [*text_ids(tokenizer, f"\n{SUMMARY}"), tokenizer.eos_token_id]
+
+
+def test_any_stop_token_of_the_generation_config_ends_a_row() -> None:
+    tokenizer = tokenizer_for_template(FOLDER / "glm4moe_training.jinja")  # ends an answer as GLM does, with <|user|>
+    stops = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|user|>", "<|observation|>"])
+    row = encode(tokenizer, DIALOGUE, SUMMARY, stop_token_ids(tokenizer, GenerationConfig(eos_token_id=stops)))
+    assert row["labels"][row["prompt_tokens"] :] == [*text_ids(tokenizer, f"\n{SUMMARY}"), stops[1]]
+
+
+def test_a_tokenizer_that_adds_a_beginning_of_sequence_gives_one() -> None:
+    tokenizer = tokenizer_for_template(FOLDER / "llama3.jinja")
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)]
+    )
+    assert tokenizer("text")["input_ids"][0] == tokenizer.bos_token_id
+    row = encode(tokenizer, DIALOGUE, SUMMARY, stop_token_ids(tokenizer, None))
+    assert row["input_ids"].count(tokenizer.bos_token_id) == 1
+
+
+def test_a_tokenizer_without_a_chat_template_is_refused(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer = deepcopy(chatml_tokenizer)
+    tokenizer.chat_template = None
+    with pytest.raises(InputError, match="no chat template"):
+        render(tokenizer, to_messages(DIALOGUE)["prompt"])
+
+
+def test_a_row_has_a_prompt_and_a_completion() -> None:
+    assert to_messages("A: Hi.", "A says hi.", instruction="Sum up.", system_prompt="Be brief.") == {
+        "prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Sum up.\n\nA: Hi."}],
+        "completion": [{"role": "assistant", "content": "A says hi."}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("instruction", "content"),
+    [
+        ("Sum up.", "Sum up.\n\nA: {x} {dialogue} {0}"),
+        ("Dialogue:\n{dialogue}\nSummary in {language}:", "Dialogue:\nA: {x} {dialogue} {0}\nSummary in {language}:"),
+        ("", "A: {x} {dialogue} {0}"),
+    ],
+    ids=["before", "around", "none"],
+)
+def test_an_instruction_stands_before_or_around_a_dialogue_with_braces(instruction: str, content: str) -> None:
+    assert to_messages("A: {x} {dialogue} {0}", instruction=instruction) == {
+        "prompt": [{"role": "user", "content": content}]
+    }
+
+
+def test_the_template_hash_is_of_what_decides_a_prompt(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
+    other_template, other_rest = deepcopy(chatml_tokenizer), deepcopy(chatml_tokenizer)
+    other_template.chat_template += " "
+    other_rest.name_or_path, other_rest.padding_side, other_rest.pad_token = "other", "left", "<|im_end|>"
+    hashes = [
+        template_hash(chatml_tokenizer, "Sum up.", "Be brief."),
+        template_hash(other_template, "Sum up.", "Be brief."),
+        template_hash(chatml_tokenizer, "Sum up!", "Be brief."),
+        template_hash(chatml_tokenizer, "Sum up.", "Be brief!"),
+        template_hash(chatml_tokenizer, "Sum up.", None),
+        template_hash(chatml_tokenizer, "Sum up.Be brief.", None),
+    ]
+    assert len(set(hashes)) == len(hashes)
+    assert template_hash(other_rest, "Sum up.", "Be brief.") == hashes[0]
+    assert template_hash(chatml_tokenizer, "Sum up.", "") == template_hash(chatml_tokenizer, "Sum up.", None)
+    assert all(len(text) == 16 and int(text, 16) >= 0 for text in hashes)
+
+
+def test_stop_tokens_are_the_tokenizers_and_the_generation_configs(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
+    eos = chatml_tokenizer.eos_token_id
+    assert stop_token_ids(chatml_tokenizer, None) == {eos}
+    assert stop_token_ids(chatml_tokenizer, GenerationConfig(eos_token_id=None)) == {eos}
+    assert stop_token_ids(chatml_tokenizer, GenerationConfig(eos_token_id=7)) == {eos, 7}
+    assert stop_token_ids(chatml_tokenizer, GenerationConfig(eos_token_id=[7, 0])) == {eos, 7, 0}
+
+
+def test_a_tokenizer_without_an_end_needs_one_in_the_generation_config(
+    chatml_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    tokenizer = deepcopy(chatml_tokenizer)
+    tokenizer.eos_token = None
+    assert stop_token_ids(tokenizer, GenerationConfig(eos_token_id=0)) == {0}
+    with pytest.raises(InputError, match="no end-of-sequence token"):
+        stop_token_ids(tokenizer, None)
+
+
+def test_a_summary_that_the_template_would_cut_is_refused() -> None:
+    """Gemma 4 takes what stands behind <|channel> in an answer for thinking, and leaves it out."""
+    tokenizer = tokenizer_for_template(FOLDER / "gemma4.jinja")
+    stops = stop_token_ids(tokenizer, None)
+    with pytest.raises(InputError, match="drops part of a text with control tokens"):
+        encode(tokenizer, DIALOGUE, "He wrote <|channel> in the chat and left.", stops)

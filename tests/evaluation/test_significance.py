@@ -1,0 +1,106 @@
+import time
+
+from dialogsum_sft.evaluation.rouge import confidence_interval, summarize_scores
+from dialogsum_sft.evaluation.significance import Comparison, compare, holm
+
+import numpy as np
+import pytest
+from scipy.stats import permutation_test
+
+
+def scores(seed: int, n: int, spread: float = 10.0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(30, spread, n)
+
+
+def test_differences_counted_by_hand():
+    found = compare([3, 5, 5, 9], [1, 5, 6, 2])
+    assert found.difference == 2
+    assert (found.wins, found.ties, found.losses) == (2, 1, 1)
+    assert found.ci95 == confidence_interval([2, 0, -1, 7])
+
+
+def test_the_p_of_six_equal_gains_is_known():
+    # Of 64 exchanges 2 give as large a mean: all, and none.
+    assert compare([1] * 6, [0] * 6, resamples=20_000).p == pytest.approx(2 / 64, abs=0.004)
+
+
+def test_the_p_agrees_with_scipys_permutation_test():
+    a, b = scores(1, 60), scores(2, 60) - 4.5
+    theirs = permutation_test(
+        (a, b),
+        lambda x, y, axis: np.mean(x - y, axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=20_000,
+        rng=np.random.default_rng(0),
+    )
+    assert 0.01 < theirs.pvalue < 0.6
+    assert compare(a, b, resamples=20_000).p == pytest.approx(theirs.pvalue, abs=0.015)
+
+
+def test_systems_that_are_the_same_do_not_differ():
+    values = scores(1, 50)
+    assert compare(values, values) == Comparison(difference=0, ci95=[0, 0], p=1, wins=0, ties=50, losses=0)
+
+
+def test_exchanging_the_systems_changes_the_sign_alone():
+    a, b = scores(1, 40), scores(2, 40)
+    one, other = compare(a, b), compare(b, a)
+    assert one.difference == -other.difference
+    assert one.p == other.p
+    assert (one.wins, one.losses) == (other.losses, other.wins)
+
+
+def test_a_planted_difference_is_found():
+    hard = scores(1, 250)  # dialogues differ far more than systems do: only a paired test can see 1.5 points
+    found = compare(hard + 1.5 + scores(2, 250, 5) - 30, hard + scores(3, 250, 5) - 30, resamples=2000)
+    assert found.p < 0.01
+    assert found.ci95 is not None
+    assert found.ci95[0] > 0
+
+
+def test_where_there_is_no_difference_one_in_twenty_is_found():
+    small = 0
+    for number in range(200):
+        rng = np.random.default_rng(number)
+        hard = rng.normal(30, 10, 40)
+        small += compare(hard + rng.normal(0, 5, 40), hard + rng.normal(0, 5, 40), resamples=400).p < 0.05
+    assert 3 <= small <= 18  # 10 expected; outside with a chance of 1% where the rate is 5%
+
+
+def test_p_is_never_zero():
+    assert compare(scores(1, 300) + 50, scores(2, 300), resamples=999).p == 1 / 1000
+
+
+def test_decided_by_the_seed_and_nothing_global():
+    a, b = scores(1, 30), scores(2, 30)
+    before = np.random.get_state()[1].copy()
+    assert compare(a, b, seed=1, resamples=500) == compare(a, b, seed=1, resamples=500)
+    assert compare(a, b, seed=1, resamples=500) != compare(a, b, seed=2, resamples=500)
+    np.testing.assert_array_equal(np.random.get_state()[1], before)
+
+
+def test_a_single_dialogue_has_no_interval():
+    assert compare([2.0], [1.0]) == Comparison(difference=1, ci95=None, p=1, wins=1, ties=0, losses=0)
+
+
+@pytest.mark.parametrize(("a", "b"), [([1.0], [1.0, 2.0]), ([], [])])
+def test_scores_must_be_paired(a, b):
+    with pytest.raises(ValueError, match=f"{len(a)} and {len(b)} scores"):
+        compare(a, b)
+
+
+def test_holm_counted_by_hand():
+    # Sorted 0.01, 0.02, 0.03, 0.4 times 4, 3, 2, 1, and never falling.
+    assert holm([0.03, 0.01, 0.4, 0.02]) == pytest.approx([0.06, 0.04, 0.4, 0.06])
+    assert holm([0.7, 0.6]) == [1, 1]
+    assert holm([]) == []
+
+
+def test_intervals_and_tests_of_500_dialogues_cost_under_3_seconds():
+    by_type = {name: [list(row) for row in scores(1, 1500).reshape(500, 3)] for name in ("rouge1", "rouge2", "rougeL")}
+    started = time.process_time()
+    summarize_scores(by_type)
+    for seed in range(3):
+        compare(scores(seed, 500), scores(9, 500))
+    assert time.process_time() - started < 3

@@ -1,0 +1,275 @@
+"""What an endpoint may do wrong, by a server in this process that does it."""
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from dialogsum_sft import InputError
+from dialogsum_sft.generation.openai_engine import generate_batches, request_fields
+from dialogsum_sft.generation.transformers_engine import Completion
+
+import pytest
+
+CHATS = [[{"role": "user", "content": f"dialogue {n}"}] for n in range(5)]
+KEY = "sk-very-secret"
+
+
+def answer(text: str, finish_reason: str = "stop") -> dict[str, Any]:
+    return {
+        "choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": finish_reason}],
+        "usage": {"prompt_tokens": 7, "completion_tokens": 3},
+    }
+
+
+class Server(ThreadingHTTPServer):
+    """Answers a dialogue with its text in capitals, or as `script` says of (its content, the number of the try)."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.script: Callable[[str, int], Any] = lambda content, number: None
+        self.asked: list[str] = []
+        self.bodies: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.at_once = self.most_at_once = 0
+        self.lock = threading.Lock()
+        self.over = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        server = self.server
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        content = body["messages"][-1]["content"]
+        with server.lock:
+            server.asked.append(content)
+            server.bodies.append(body)
+            server.headers.append(dict(self.headers))
+            number = server.asked.count(content)
+            server.at_once += 1
+            server.most_at_once = max(server.most_at_once, server.at_once)
+        planned = server.script(content, number) or (200, answer(content.upper()), {})
+        with server.lock:
+            server.at_once -= 1
+        if planned == "hang":
+            server.over.wait()
+            return
+        if planned == "close":
+            self.close_connection = True
+            return
+        status, record, headers = planned
+        data = record.encode() if isinstance(record, str) else json.dumps(record).encode()
+        self.send_response(status)
+        for name, value in ({"Content-Length": str(len(data))} | headers).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.over.set()
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    with serving(monkeypatch) as server:
+        yield server
+
+
+def ask(server: Server, done: dict[int, Completion] | None = None, **kwargs: Any) -> dict[int, Completion]:
+    done = {} if done is None else done
+    options = {"first_wait": 0.001, "timeout": 5.0} | kwargs
+    for batch in generate_batches(server.url, "m", CHATS, request_fields(8, {}), **options):
+        done.update(batch)
+    return done
+
+
+ALL = {n: Completion(f"DIALOGUE {n}", 7, 3, "stop") for n in range(5)}
+
+
+def test_every_dialogue_is_asked_for_once_with_greedy_fields_and_the_key(server: Server) -> None:
+    assert ask(server) == ALL
+    assert sorted(server.asked) == [f"dialogue {n}" for n in range(5)]
+    body = server.bodies[server.asked.index("dialogue 3")]
+    assert body == {"model": "m", "messages": CHATS[3], "max_tokens": 8, "temperature": 0.0}
+    assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
+
+
+def test_without_a_key_there_is_no_header(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    ask(server)
+    assert "Authorization" not in server.headers[0]
+
+
+def test_each_request_has_its_seed_when_sampling(server: Server) -> None:
+    ask(server, seeds=[10, 11, 12, 13, 14])
+    seeds = {body["messages"][0]["content"]: body["seed"] for body in server.bodies}
+    assert seeds == {f"dialogue {n}": 10 + n for n in range(5)}
+
+
+def test_requests_run_at_once_up_to_the_concurrency(server: Server) -> None:
+    together = threading.Barrier(3)  # breaks unless three are under way
+
+    def wait(content: str, number: int) -> None:
+        if content in ("dialogue 0", "dialogue 1", "dialogue 2"):
+            together.wait(timeout=5)
+
+    server.script = wait
+    assert ask(server, concurrency=3) == ALL
+    assert server.most_at_once == 3
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        (429, {"error": {"message": "slow down"}}, {"Retry-After": "0"}),
+        (500, "oops", {}),
+        (503, "", {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}),
+        (200, "<html>Bad gateway</html>", {}),
+        (200, {"choices": []}, {}),
+        (200, answer("cut")["choices"], {}),
+        "close",
+    ],
+)
+def test_what_may_pass_is_tried_again(server: Server, fault: Any) -> None:
+    server.script = lambda content, number: fault if number <= 2 else None
+    assert ask(server) == ALL
+    assert len(server.asked) == 15
+
+
+def test_a_request_that_hangs_is_given_up_and_tried_again(server: Server) -> None:
+    server.script = lambda content, number: "hang" if (content, number) == ("dialogue 2", 1) else None
+    assert ask(server, timeout=0.5) == ALL
+    assert server.asked.count("dialogue 2") == 2
+
+
+def test_retry_after_is_obeyed(server: Server) -> None:
+    server.script = lambda content, number: (429, "", {"Retry-After": "0.3"}) if number == 1 else None
+    started = time.monotonic()
+    assert ask(server, first_wait=0.0) == ALL
+    assert time.monotonic() - started >= 0.3
+
+
+def test_what_does_not_pass_ends_it_and_loses_nothing_that_is_done(server: Server) -> None:
+    server.script = lambda content, number: (503, "busy", {}) if content == "dialogue 2" else None
+    done: dict[int, Completion] = {}
+    with pytest.raises(InputError, match=r"HTTP 503: busy \(3 of 3 tries\). What is done is kept: run it again"):
+        ask(server, done, concurrency=1, tries=3)
+    assert done == {0: ALL[0], 1: ALL[1]}
+    assert server.asked.count("dialogue 2") == 3
+    assert "dialogue 3" not in server.asked
+
+
+def test_requests_under_way_are_waited_for_when_another_fails(server: Server) -> None:
+    refused = threading.Event()
+
+    def script(content: str, number: int) -> Any:
+        if content == "dialogue 0":
+            refused.set()
+            return 400, {"error": {"message": "too long"}}, {}
+        refused.wait(timeout=5)
+        return None
+
+    server.script = script
+    done: dict[int, Completion] = {}
+    with pytest.raises(InputError, match="HTTP 400: too long"):
+        ask(server, done, concurrency=3)
+    assert done.items() >= {1: ALL[1], 2: ALL[2]}.items()
+    assert 0 not in done
+
+
+def test_a_long_wait_of_another_request_is_not_waited_for(server: Server) -> None:
+    waiting = threading.Event()
+
+    def script(content: str, number: int) -> Any:
+        if content == "dialogue 0":
+            waiting.set()
+            return 429, "", {"Retry-After": "500"}
+        waiting.wait(timeout=5)
+        return 400, "no", {}
+
+    server.script = script
+    with pytest.raises(InputError, match="HTTP 400: no"):
+        ask(server, concurrency=2)
+
+
+@pytest.mark.parametrize(
+    ("status", "record", "message"),
+    [
+        (401, {"error": {"message": f"Incorrect API key provided: {KEY}"}}, "provided: ***. Set OPENAI_API_KEY"),
+        (404, {"detail": "Not Found"}, "HTTP 404: Not Found. Is there a model m"),
+        (422, {"detail": "Unexpected fields"}, "HTTP 422: Unexpected fields"),
+        (302, "", "HTTP 302: no message"),
+    ],
+)
+def test_a_refusal_is_one_line_at_once_without_the_key(server: Server, status: int, record: Any, message: str) -> None:
+    server.script = lambda content, number: (status, record, {"Location": "http://127.0.0.1:9/"})
+    with pytest.raises(InputError) as error_info:
+        ask(server, concurrency=1)
+    assert message in str(error_info.value)
+    assert KEY not in str(error_info.value)
+    assert len(server.asked) == 1
+
+
+def test_no_server_is_one_line_at_once() -> None:
+    with pytest.raises(InputError, match="no connection: .* Is the server running there?"):
+        list(generate_batches("http://127.0.0.1:9/v1", "m", CHATS, {}))
+
+
+def test_the_new_name_of_max_tokens_is_used_where_the_old_is_refused(server: Server) -> None:
+    def script(content: str, number: int) -> Any:
+        if "max_tokens" in server.bodies[-1]:
+            return 400, {"error": {"message": "Use 'max_completion_tokens' instead of 'max_tokens'."}}, {}
+        return None
+
+    server.script = script
+    assert ask(server, concurrency=1) == ALL
+    assert [("max_tokens" in body, body.get("max_completion_tokens")) for body in server.bodies] == [
+        (True, None),
+        *([(False, 8)] * 5),
+    ]
+
+
+def test_an_unfinished_answer_says_length_and_counts_may_be_missing(server: Server) -> None:
+    record = answer("They", finish_reason="length")
+    del record["usage"]
+    server.script = lambda content, number: (200, record, {})
+    assert ask(server)[0] == Completion("They", None, None, "length")
+
+
+def test_options_have_the_protocols_names() -> None:
+    assert request_fields(9, {"do_sample": True, "temperature": 0.5, "top_p": 0.9, "stop_strings": ["\n"]}) == {
+        "max_tokens": 9,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "stop": ["\n"],
+    }
+
+
+def test_an_option_that_the_protocol_lacks_is_refused_by_name() -> None:
+    with pytest.raises(InputError, match="cannot ask for num_beams, top_k;"):
+        request_fields(9, {"num_beams": 4, "top_k": 10})

@@ -1,0 +1,97 @@
+"""The benchmark's own figures: what is counted as the floor, what the tutorial's loop reads, the table's ratios."""
+
+import copy
+import importlib.util
+import json
+from types import ModuleType
+from typing import Any
+
+from conftest import ROOT, tiny_model
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from rich.console import Console
+from transformers import PreTrainedTokenizerFast
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("recipe_benchmark", ROOT / "recipes" / "benchmark.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_floor_multiplies_what_a_step_must(
+    benchmark: ModuleType, chatml_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted by hand for the tiny model: hidden 32, MLP 64, key and value 16, two layers, r=4."""
+    model = get_peft_model(tiny_model(chatml_tokenizer), LoraConfig(r=4, target_modules="all-linear"))
+    flops = 0
+    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: flops)
+    multiply = torch.matmul
+
+    def counted(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        nonlocal flops
+        flops += left.numel() * right.shape[-1]
+        return multiply(left, right)
+
+    monkeypatch.setattr(benchmark.torch, "matmul", counted)
+    found = benchmark.matmul_floor(model, [10, 6], supervised=5)
+    layers = [(32, 32), (32, 16), (32, 16), (32, 32), (32, 64), (32, 64), (64, 32)]
+    linear = 2 * sum(2 * 16 * m * n + 6 * 16 * 4 * (m + n) // 2 for m, n in layers)
+    attention = 2 * 6 * 32 * (10 * 5 + 6 * 3)
+    assert found == linear + attention + 2 * 5 * 32 * len(chatml_tokenizer)
+
+
+def test_the_tutorial_loop_reads_a_row_for_each_reference(
+    benchmark: ModuleType, chatml_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = tiny_model(chatml_tokenizer).eval()
+    read = []
+    generate = model.generate
+    model.generate = lambda **inputs: read.append(inputs["input_ids"].shape[0]) or generate(**inputs)
+    args = benchmark.BenchmarkArguments(tutorial_dialogues=2, max_new_tokens=2)
+    chats = [[{"role": "user", "content": text}] for text in "abcd"]
+    assert benchmark.with_tutorial_loop(model, chatml_tokenizer, chats, [3, 3, 3, 2], args) == 2
+    assert read == [1] * 5
+
+
+def test_every_system_summarises_every_dialogue(
+    benchmark: ModuleType, chatml_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = tiny_model(chatml_tokenizer).eval()
+    args = benchmark.BenchmarkArguments(max_new_tokens=2)
+    chats = [[{"role": "user", "content": text}] for text in ("a", "a longer one", "b")]
+    for work in (benchmark.with_ours, benchmark.with_pipeline):
+        assert work(model, copy.deepcopy(chatml_tokenizer), chats, [1, 1, 1], args) == 3
+
+
+def test_ratios_are_of_medians(benchmark: ModuleType) -> None:
+    def trained(*speeds: float) -> list[dict[str, float]]:
+        return [{"tokens_per_second": speed, "start_up_seconds": 9.0, "memory_gib": 2.0} for speed in speeds]
+
+    def summarised(*speeds: float) -> list[dict[str, float]]:
+        return [{"dialogues_per_second": speed, "memory_gib": 1.0} for speed in speeds]
+
+    record: dict[str, Any] = benchmark.tell(
+        Console(quiet=True),
+        benchmark.BenchmarkArguments(),
+        {"ours": trained(60, 100, 90), "trl sft": trained(10, 31, 30)},
+        {"ours": summarised(4.0), "tutorial loop": summarised(0.2, 0.3)},
+        120.0,
+        {"ours, packed": "sft.py failed: no kernel"},
+    )
+    assert record["ratios"] == pytest.approx({"trl sft": 3.0, "floor": 0.75, "tutorial loop": 16.0})
+    assert record["failed"] == {"ours, packed": "sft.py failed: no kernel"}
+    json.dumps(record)
+
+
+def test_peak_memory_is_that_since_the_reset(benchmark: ModuleType) -> None:
+    big = torch.ones(2**26)  # 0.25 GiB
+    del big
+    high = benchmark.peak_memory(reset=True)
+    assert 0.05 < benchmark.peak_memory() < high - 0.1

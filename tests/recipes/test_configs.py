@@ -1,0 +1,154 @@
+"""Every config parses by the parser of the recipe it belongs to, and builds what the recipe builds from it."""
+
+import json
+import re
+import runpy
+from types import SimpleNamespace
+
+from conftest import ROOT
+from dialogsum_sft.arguments import parse
+from dialogsum_sft.generation.transformers_engine import generation_config
+
+import pytest
+import torch
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from trl import get_peft_config, get_quantization_config
+
+CONFIGS = sorted((ROOT / "recipes" / "configs").rglob("*.yaml"))
+EVALUATION = [path for path in CONFIGS if path.stem.endswith("_eval")]
+TRAINING = [path for path in CONFIGS if path not in EVALUATION]
+ACCELERATE = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
+
+
+def each(paths):
+    return pytest.mark.parametrize("path", paths, ids=[path.stem for path in paths])
+
+
+def recipe_of(path):
+    return "recipes/eval.py" if path in EVALUATION else "recipes/sft.py"
+
+
+def options(path):
+    """All options of a config, read by its recipe's own dataclasses, and the ModelConfig among them."""
+    recipe = ROOT / recipe_of(path)
+    names = re.search(r"= parse\(\s*\(([\w\s,]+)\)\s*\)", recipe.read_text())[1]
+    module = runpy.run_path(str(recipe))
+    types = tuple(module[name] for name in re.findall(r"\w+", names))
+    # transformers refuses bf16 training on a machine without a GPU, unless it is to use the CPU.
+    on_cpu = ["--use_cpu", "true"] if path in TRAINING and not torch.cuda.is_available() else []
+    parts = parse(types, ["--config", str(path), *on_cpu])
+    model_args = next(part for part in parts if type(part).__name__ == "ModelConfig")
+    merged = {name: value for part in parts for name, value in vars(part).items()}
+    return SimpleNamespace(**merged), model_args
+
+
+def test_there_are_configs():
+    assert {"quickstart", "llama2_7b_qlora", "qwen3_8b_qlora"} <= {path.stem for path in TRAINING}
+    assert {"single_gpu", "ddp", "cpu"} <= {path.stem for path in ACCELERATE}
+
+
+@each(CONFIGS)
+def test_every_key_of_a_config_arrives(path):
+    found, _ = options(path)
+    for key, value in yaml.safe_load(path.read_text()).items():
+        assert getattr(found, key) in (value, [value]), key  # report_to becomes a list
+
+
+@each(CONFIGS)
+def test_the_first_line_launches_this_very_file(path):
+    command = path.read_text().split("\n")[0]
+    name = path.relative_to(ROOT).as_posix()
+    match = re.fullmatch(
+        rf"# (?:python|accelerate launch(?: --config_file (\S+))?) {recipe_of(path)} --config {name}", command
+    )
+    assert match, command
+    assert match[1] is None or ROOT / match[1] in ACCELERATE
+
+
+@each(CONFIGS)
+def test_quantisation_is_what_the_yaml_says(path):
+    written = yaml.safe_load(path.read_text())
+    quantization = get_quantization_config(options(path)[1])
+    if not written.get("load_in_4bit"):
+        assert quantization is None
+        return
+    assert quantization.load_in_4bit
+    assert quantization.bnb_4bit_quant_type == "nf4"
+    assert quantization.bnb_4bit_compute_dtype == torch.bfloat16
+    assert quantization.bnb_4bit_use_double_quant == written.get("use_bnb_nested_quant", False)
+
+
+@each(TRAINING)
+def test_the_adapter_is_what_the_yaml_says(path):
+    written = yaml.safe_load(path.read_text())
+    adapter = get_peft_config(options(path)[1])
+    assert (adapter.r, adapter.lora_alpha, adapter.lora_dropout, adapter.task_type) == (
+        written["lora_r"],
+        written["lora_alpha"],
+        written["lora_dropout"],
+        "CAUSAL_LM",
+    )
+    modules = written["lora_target_modules"]
+    assert adapter.target_modules == (set(modules) if isinstance(modules, list) else modules)
+
+
+@each(EVALUATION)
+def test_the_generation_config_builds(path):
+    found, _ = options(path)
+    kwargs = json.loads(found.generation_kwargs or "{}")
+    config = generation_config(SimpleNamespace(pad_token_id=0), frozenset({2}), found.max_new_tokens, **kwargs)
+    assert config.max_new_tokens == found.max_new_tokens
+
+
+@each(EVALUATION)
+def test_an_evaluation_agrees_with_the_training_it_belongs_to(path):
+    evaluation, _ = options(path)
+    training, _ = options(path.with_stem(path.stem.removesuffix("_eval")))
+    for name in (
+        "model_name_or_path",
+        "model_revision",
+        "dtype",
+        "load_in_4bit",
+        "load_in_8bit",
+        "bnb_4bit_quant_type",
+        "use_bnb_nested_quant",
+        "dataset_name",
+        "dataset_config",
+        "dataset_revision",
+        "dialogue_column",
+        "summary_columns",
+        "instruction",
+        "system_prompt",
+    ):
+        assert getattr(evaluation, name) == getattr(training, name), name
+    assert evaluation.adapter_path == f"{training.output_dir}/adapter"
+
+
+def test_llama2_has_the_values_of_the_tutorial():
+    path = ROOT / "recipes" / "configs" / "llama2_7b_qlora.yaml"
+    training, model_args = options(path)
+    assert (training.lora_r, training.lora_alpha, training.lora_dropout) == (8, 16, 0.05)
+    assert (training.optim, training.learning_rate, training.warmup_steps) == ("paged_adamw_8bit", 2e-4, 1)
+    assert (training.per_device_train_batch_size, training.gradient_accumulation_steps) == (1, 4)
+    assert training.train_sampling_strategy == "group_by_length"
+    assert training.report_to == ["tensorboard"]
+    assert get_quantization_config(model_args).bnb_4bit_use_double_quant is False
+    assert options(path.with_stem("llama2_7b_qlora_eval"))[0].max_new_tokens == 200
+
+
+@each(ACCELERATE)
+def test_accelerate_parses_its_configs(path):
+    found = load_config_from_file(str(path))
+    for key, value in yaml.safe_load(path.read_text()).items():
+        assert getattr(found, key) == value, key
+
+
+@each(ACCELERATE)
+def test_an_accelerate_config_launches_a_config_there_is(path):
+    match = re.fullmatch(
+        rf"# accelerate launch --config_file accelerate_configs/{path.name} recipes/sft\.py --config (\S+)(?: --.*)?",
+        path.read_text().split("\n")[0],
+    )
+    assert match
+    assert ROOT / match[1] in TRAINING

@@ -1,0 +1,290 @@
+"""Evaluations that are interrupted, shared by processes, drawn several times, or answered by a server."""
+
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from conftest import ROOT
+from dialogsum_sft.arguments import run
+from dialogsum_sft.generation.transformers_engine import transformers_engine as generation
+from dialogsum_sft.modeling import embedded_model
+
+import pytest
+from rouge_score.rouge_scorer import RougeScorer
+from test_openai_engine import KEY, serving
+
+Evaluate = Callable[..., None]
+
+
+@pytest.fixture
+def evaluate(monkeypatch: pytest.MonkeyPatch) -> Evaluate:
+    """Run recipes/eval.py in this process."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def call(*args: str) -> None:
+        spec = importlib.util.spec_from_file_location("recipe_eval", ROOT / "recipes" / "eval.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.setattr(sys, "argv", ["eval.py", *args])
+        run(module.main)
+
+    return call
+
+
+def arguments(model: Path, output_dir: Path, *more: str) -> list[str]:
+    return [
+        f"--model_name_or_path={model}",
+        "--dataset_name=sample",
+        f"--output_dir={output_dir}",
+        "--max_eval_samples=9",
+        "--max_new_tokens=6",
+        "--max_batch_tokens=800",  # two dialogues
+        *more,
+    ]
+
+
+def predictions(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "predictions.jsonl").open(encoding="utf-8")]
+
+
+def start(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+    return subprocess.run(list(map(str, command)), cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+
+
+def killed_after(batches: int) -> str:
+    """A program that runs recipes/eval.py and is killed while a batch is under way, others being done."""
+    return f"""
+import os, runpy, signal, sys
+from dialogsum_sft.generation.transformers_engine import transformers_engine as generation
+
+def generate_batches(*args, original=generation.generate_batches, **kwargs):
+    for number, batch in enumerate(original(*args, **kwargs)):
+        if number == {batches}:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield batch
+
+generation.generate_batches = generate_batches
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_after_kill_9_only_what_is_missing_is_generated(
+    evaluate: Evaluate,
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    done = start(
+        sys.executable, "-c", killed_after(2), "recipes/eval.py", *arguments(tiny_folder, tmp_path / "killed")
+    )
+    assert done.returncode == -9
+    partial = tmp_path / "killed" / "eval-base" / "predictions.partial.jsonl"
+    kept = [json.loads(line)["id"] for line in partial.read_text().splitlines()[1:]]
+    assert 2 <= len(kept) < 9
+
+    asked: list[int] = []
+    original = generation.generate_batches
+
+    def counted(model: Any, tokenizer: Any, prompts: list[list[int]], *args: Any, **kwargs: Any) -> Any:
+        asked.append(len(prompts))
+        return original(model, tokenizer, prompts, *args, **kwargs)
+
+    monkeypatch.setattr(generation, "generate_batches", counted)
+    evaluate(*arguments(tiny_folder, tmp_path / "killed"))
+    evaluate(*arguments(tiny_folder, tmp_path / "whole"))
+    assert asked == [9 - len(kept), 9]
+    assert f"{len(kept)} of 9 summaries are there" in capsys.readouterr().out.replace("\n", " ")
+    assert predictions(tmp_path / "killed" / "eval-base") == predictions(tmp_path / "whole" / "eval-base")
+    assert not partial.exists()
+    metrics = json.loads((tmp_path / "killed" / "eval-base" / "metrics.json").read_text())
+    assert metrics["engine"]["resumed"] == len(kept)
+
+
+@pytest.mark.slow
+def test_two_processes_summarise_nine_dialogues_once_each_in_their_order(
+    evaluate: Evaluate, tiny_folder: Path, tmp_path: Path
+) -> None:
+    done = start(
+        Path(sys.executable).parent / "accelerate",
+        *("launch", "--config_file", "accelerate_configs/cpu.yaml", "--main_process_port", "0", "recipes/eval.py"),
+        *arguments(tiny_folder, tmp_path / "two"),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("ROUGE F1 x 100") == 1
+    evaluate(*arguments(tiny_folder, tmp_path / "one"))
+    assert [row["id"] for row in predictions(tmp_path / "two" / "eval-base")] == [f"test_{n}" for n in range(9)]
+    assert predictions(tmp_path / "two" / "eval-base") == predictions(tmp_path / "one" / "eval-base")
+    assert {path.name for path in (tmp_path / "two" / "eval-base").iterdir()} == {"predictions.jsonl", "metrics.json"}
+    metrics = json.loads((tmp_path / "two" / "eval-base" / "metrics.json").read_text())
+    assert metrics["hardware"]["processes"] == 2
+
+
+def test_another_model_does_not_go_on_with_what_one_left(
+    evaluate: Evaluate, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: Any, original: Any = generation.generate_batches, **kwargs: Any) -> Any:
+        yield next(original(*args, **kwargs))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(generation, "generate_batches", interrupted)
+        with pytest.raises(SystemExit):  # 130, of Ctrl-C
+            evaluate(*arguments(tiny_folder, tmp_path))
+    evaluate(*arguments(tiny_folder, tmp_path, "--max_new_tokens=5"))
+    assert {path.name for path in (tmp_path / "eval-base").iterdir()} == {
+        "predictions.jsonl",
+        "metrics.json",
+        "predictions.partial.jsonl.old",
+    }
+    assert json.loads((tmp_path / "eval-base" / "metrics.json").read_text())["engine"]["resumed"] == 0
+
+
+def test_the_summary_nearest_to_the_other_candidates_is_kept(
+    evaluate: Evaluate, tiny_folder: Path, tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        evaluate(*arguments(tiny_folder, tmp_path / name, "--num_candidates=4", "--max_eval_samples=3"))
+    rows = predictions(tmp_path / "one" / "eval-base-mbr4")
+    assert predictions(tmp_path / "two" / "eval-base-mbr4") == rows
+    scorer = RougeScorer(["rouge1"], use_stemmer=True)
+    for row in rows:
+        texts = row["candidates"]
+        assert len(texts) == len(set(texts)) == 4
+        means = [
+            sum(scorer.score(other, text)["rouge1"].fmeasure for other in texts) for text in texts
+        ]  # each with itself too, alike for all
+        assert means[texts.index(row["prediction"])] == pytest.approx(max(means))
+    engine = json.loads((tmp_path / "one" / "eval-base-mbr4" / "metrics.json").read_text())["engine"]
+    assert (engine["num_candidates"], engine["generation"]["temperature"]) == (4, 0.7)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--num_candidates=0"], "--num_candidates 0: give 1 or more"),
+        (["--num_candidates=2", '--generation_kwargs={"do_sample": false}'], "chooses among samples"),
+        (['--generation_kwargs={"num_return_sequences": 2}'], "give --num_candidates instead"),
+        (["--generation_kwargs=4"], "--generation_kwargs must be a JSON object"),
+        (["--engine=openai"], "needs --base_url, such as http://localhost:8000/v1"),
+        (["--engine=openai", "--base_url=x", "--adapter_path=y"], "evaluates what it serves"),
+        (["--engine=openai", "--base_url=localhost:8000"], "give a URL such as http://localhost:8000/v1"),
+        (["--engine=openai", "--base_url=http://me:key@localhost/v1"], "set OPENAI_API_KEY"),
+        (
+            ["--engine=openai", "--base_url=http://localhost/v1", '--generation_kwargs={"num_beams": 4}'],
+            "--engine openai cannot ask for num_beams",
+        ),
+        (["--base_url=http://localhost:8000/v1"], "are for --engine openai, not transformers"),
+        (["--engine=vllm", "--load_in_4bit=true"], "give the quantisation by --vllm_kwargs"),
+        (["--engine=sglang"], "invalid choice: 'sglang'"),
+    ],
+)
+def test_options_that_do_not_go_together_are_one_line(
+    evaluate: Evaluate,
+    tiny_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    message: str,
+) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        evaluate(*arguments(tiny_folder, tmp_path, *flags))
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert exit_info.value.code == 2
+    assert message in error
+    assert "me:key" not in error
+
+
+@pytest.fixture
+def served() -> Iterator[str]:
+    """URL of a real `transformers serve` of the embedded model."""
+    for package in ("fastapi", "openai", "uvicorn"):
+        pytest.importorskip(package, reason="transformers serve needs transformers[serving]")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [Path(sys.executable).parent / "transformers", "serve", str(embedded_model()), "--dtype", "float32"]
+    command += ["--device", "cpu", "--host", "127.0.0.1", "--port", str(port)]
+    with subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as server:
+        assert server.stdout is not None
+        drain = threading.Thread(target=server.stdout.read)  # a full pipe would stop the server
+        try:
+            said = []
+            for line in server.stdout:
+                said.append(line)
+                if "Uvicorn running" in line:
+                    break
+            else:
+                pytest.fail("".join(said[-20:]))
+            drain.start()
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            server.terminate()
+            if drain.is_alive():
+                drain.join()
+
+
+def test_an_endpoint_without_a_tokenizer_goes_on_after_an_error(
+    evaluate: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(monkeypatch) as server:
+        flags = ["--dataset_name=sample", "--max_eval_samples=4", f"--output_dir={tmp_path}", "--concurrency=1"]
+        flags += ["--engine=openai", f"--base_url={server.url}", "--served_model_name=gpt-x"]
+        server.script = lambda content, number: (400, "no", {}) if len(server.asked) > 2 else None
+        with pytest.raises(SystemExit):
+            evaluate(*flags)
+        assert "HTTP 400: no" in capsys.readouterr().err
+        server.script = lambda content, number: None
+        evaluate(*flags)
+        assert len(server.asked) == 3 + 2
+    rows = predictions(tmp_path / "eval-served")
+    assert [row["prediction"].endswith(row["dialogue"].upper().strip()) for row in rows] == [True] * 4
+    assert rows[0]["prompt_tokens"] == 7
+    record = (tmp_path / "eval-served" / "metrics.json").read_text()
+    assert KEY not in record + capsys.readouterr().out
+    assert json.loads(record)["model"]["base"] == "gpt-x"
+    assert json.loads(record)["engine"]["resumed"] == 2
+
+
+def test_candidates_that_are_all_alike_are_warned_of(
+    evaluate: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(monkeypatch) as server:
+        flags = ["--dataset_name=sample", "--max_eval_samples=2", f"--output_dir={tmp_path}", "--num_candidates=3"]
+        evaluate(*flags, "--engine=openai", f"--base_url={server.url}", "--served_model_name=gpt-x")
+    assert {(body["seed"], body["temperature"]) for body in server.bodies} == {(42 + n, 0.7) for n in range(6)}
+    assert "all candidates are alike" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_real_endpoint_gives_what_the_model_gives_here(
+    evaluate: Evaluate,
+    served: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    same = ["--max_eval_samples=2", "--max_new_tokens=16", "--dtype=float32", "--max_batch_tokens=1"]
+    evaluate(*arguments(Path("embedded"), tmp_path, *same))
+    endpoint = ["--engine=openai", f"--base_url={served}", f"--served_model_name={embedded_model()}"]
+    evaluate(*arguments(Path("embedded"), tmp_path, *same, *endpoint))
+    assert predictions(tmp_path / "eval-served") == predictions(tmp_path / "eval-base")
+    assert "other prompt tokens" not in capsys.readouterr().out
+    record = json.loads((tmp_path / "eval-served" / "metrics.json").read_text())
+    assert record["engine"]["base_url"] == served
+    assert record["rouge1"] == json.loads((tmp_path / "eval-base" / "metrics.json").read_text())["rouge1"]

@@ -1,0 +1,237 @@
+"""One global batch, one run: however many processes, accumulation steps and machines share it."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from conftest import ROOT
+from dialogsum_sft.arguments import run
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+ACCELERATE = Path(sys.executable).parent / "accelerate"
+Recipe = Callable[..., None]
+
+
+@pytest.fixture
+def sft(monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """Run the training recipe's main in this process."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def call(*args: str) -> None:
+        spec = importlib.util.spec_from_file_location("recipe_sft", ROOT / "recipes" / "sft.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.setattr(sys, "argv", ["sft.py", *args])
+        run(module.main)
+
+    return call
+
+
+def training_args(model: Path, output_dir: Path, **options: Any) -> list[str]:
+    """A training in fp32 without dropout: what remains is the arithmetic of the batches."""
+    flags = {
+        "model_name_or_path": model,
+        "dtype": "float32",
+        "dataset_name": "sample",
+        "output_dir": output_dir,
+        "use_peft": "true",
+        "lora_dropout": 0.0,
+        "bf16": "false",
+        "activation_checkpointing": "false",
+        "dataloader_pin_memory": "false",
+        "learning_rate": 1e-3,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "max_train_samples": 13,
+    } | options
+    return [f"--{name}={value}" for name, value in flags.items()]
+
+
+def start(*command: str | Path, cwd: Path = ROOT, **env: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        list(map(str, command)),
+        cwd=cwd,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
+    try:
+        return process.communicate(timeout=300)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+STUBS = {
+    # Runs the command as each node would, the first one until its launcher listens: on one machine the second could
+    # take the port from it. Remembers the launchers for scancel.
+    "srun": """
+        import os, socket, subprocess, sys, time
+        command = sys.argv[2:]
+        port = int(command[command.index("--main_process_port") + 1])
+        nodes = []
+        for node in range(int(os.environ["SLURM_JOB_NUM_NODES"])):
+            nodes.append(subprocess.Popen(command, env=os.environ | {"SLURM_NODEID": str(node)}))
+            with open("launchers", "a") as file:
+                file.write(f"{nodes[-1].pid}\\n")
+            while "WAIT" in os.environ and node == 0 and nodes[0].poll() is None:
+                with socket.socket() as s:
+                    if s.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.1)
+        sys.exit(max(abs(node.wait()) for node in nodes))
+    """,
+    "scontrol": """
+        import sys
+        if sys.argv[1] == "show":
+            print("127.0.0.1", "127.0.0.2", sep="\\n")
+        else:
+            open("requeued", "a").write(" ".join(sys.argv[1:]) + "\\n")
+    """,
+    "scancel": """
+        import os, signal, sys
+        assert sys.argv[1:] == ["--signal=TERM", "30123"]
+        for pid in open("launchers"):
+            os.kill(int(pid), signal.SIGTERM)
+    """,
+    # What the launcher was told, and then an end as the test wants it.
+    "accelerate": """
+        import os, signal, sys
+        name = f"node{os.environ['SLURM_NODEID']}"
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+        with open(f".{name}", "w") as file:
+            file.write("\\n".join(sys.argv[1:]))
+        os.rename(f".{name}", name)
+        if os.environ["ENDS_WITH"] == "signal":
+            signal.pause()
+        sys.exit(int(os.environ["ENDS_WITH"]))
+    """,
+}
+
+
+def submit(folder: Path, *command: str, stubs: tuple[str, ...], **env: str) -> subprocess.Popen[str]:
+    """Run slurm.sh as a job of two nodes with a GPU each, on stubs of SLURM's commands, in `folder`."""
+    for name in stubs:
+        (folder / name).write_text(f"#!{sys.executable}\n{textwrap.dedent(STUBS[name])}")
+        (folder / name).chmod(0o755)
+    job = {"SLURM_JOB_ID": "30123", "SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "1", "SLURM_JOB_NODELIST": "n"}
+    path = f"{folder}:{ACCELERATE.parent}:{os.environ['PATH']}"
+    return start("bash", ROOT / "recipes" / "slurm.sh", *command, cwd=folder, **job, PATH=path, **env)
+
+
+def losses(output_dir: Path) -> list[float]:
+    (state,) = output_dir.glob("checkpoint-*/trainer_state.json")
+    return [log["loss"] for log in json.loads(state.read_text())["log_history"] if "loss" in log]
+
+
+def same_run(one: Path, other: Path) -> None:
+    assert len(losses(one)) == 4
+    assert losses(other) == pytest.approx(losses(one), abs=1e-4)
+    weights, others = (load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (one, other))
+    assert weights.keys() == others.keys()
+    for name, weight in weights.items():
+        torch.testing.assert_close(others[name], weight, rtol=0, atol=1e-5)
+
+
+# 13 rows and a global batch of 8: two steps an epoch, the second one filled up; two epochs.
+TWO_EPOCHS = {"global_batch_size": 8, "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 4}
+
+
+@pytest.mark.slow
+def test_two_ranks_train_as_one(sft: Recipe, tiny_folder: Path, tmp_path: Path) -> None:
+    options = TWO_EPOCHS | {"per_device_train_batch_size": 2}
+    sft(*training_args(tiny_folder, tmp_path / "one", **options))
+    ranks = start(
+        *(ACCELERATE, "launch", "--config_file", "accelerate_configs/cpu.yaml", "--main_process_port", "0"),
+        *("recipes/sft.py", *training_args(tiny_folder, tmp_path / "two", **options)),
+    )
+    _, errors = finish(ranks)
+    assert ranks.returncode == 0, errors[-3000:]
+    same_run(tmp_path / "one", tmp_path / "two")
+    one, two = (json.loads((tmp_path / name / "adapter" / "run.json").read_text()) for name in ("one", "two"))
+    assert [run["hardware"]["processes"] for run in (one, two)] == [1, 2]
+    assert [run["arguments"]["gradient_accumulation_steps"] for run in (one, two)] == [4, 2]
+    assert one["metrics"]["num_tokens"] == two["metrics"]["num_tokens"]
+
+
+@pytest.mark.parametrize("strategy", ["group_by_length", "random"])
+def test_accumulating_trains_as_one_wide_batch(sft: Recipe, tiny_folder: Path, tmp_path: Path, strategy: str) -> None:
+    for rows in (8, 2):
+        options = TWO_EPOCHS | {"per_device_train_batch_size": rows, "train_sampling_strategy": strategy}
+        sft(*training_args(tiny_folder, tmp_path / str(rows), **options))
+    same_run(tmp_path / "8", tmp_path / "2")
+
+
+ALL_STUBS = ("srun", "scontrol", "scancel", "accelerate")
+
+
+@pytest.mark.slow
+def test_slurm_tells_each_node_its_part(tmp_path: Path) -> None:
+    job = submit(tmp_path, "recipes/sft.py", "--config", "a b.yaml", stubs=ALL_STUBS, ENDS_WITH="0")
+    output, errors = finish(job)
+    assert (job.returncode, output, errors) == (0, "", "")
+    assert not (tmp_path / "requeued").exists()
+    for rank in "01":
+        assert (tmp_path / f"node{rank}").read_text().split("\n") == [
+            *("launch", "--machine_rank", rank, "--config_file", "accelerate_configs/multi_node.yaml"),
+            *("--num_machines", "2", "--num_processes", "2", "--main_process_ip", "127.0.0.1"),
+            *("--main_process_port", "30123", "--rdzv_backend", "c10d", "recipes/sft.py", "--config", "a b.yaml"),
+        ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("status", "requeued"), [("1", False), ("2", False), ("75", True)])
+def test_slurm_queues_again_what_can_go_on(tmp_path: Path, status: str, requeued: bool) -> None:
+    job = submit(tmp_path, "recipes/sft.py", stubs=ALL_STUBS, ENDS_WITH=status)
+    finish(job)
+    assert job.returncode == int(status)
+    assert (tmp_path / "requeued").exists() is requeued
+
+
+@pytest.mark.slow
+def test_slurm_stops_the_ranks_before_the_time_limit_and_queues_again(tmp_path: Path) -> None:
+    job = submit(tmp_path, "recipes/sft.py", stubs=ALL_STUBS, ENDS_WITH="signal")
+    while job.poll() is None and not all((tmp_path / f"node{rank}").exists() for rank in "01"):
+        os.sched_yield()
+    job.send_signal(signal.SIGTERM)
+    output, _ = finish(job)
+    assert job.returncode == 1
+    assert output == "stopped with status 1: job 30123 goes back into the queue\n"
+    assert (tmp_path / "requeued").read_text() == "requeue 30123\n"
+
+
+@pytest.mark.slow
+def test_two_machines_train_as_one(sft: Recipe, tiny_folder: Path, tmp_path: Path) -> None:
+    """Two launchers find each other through recipes/slurm.sh and multi_node.yaml; here both are on this machine."""
+    options = TWO_EPOCHS | {"per_device_train_batch_size": 2}
+    sft(*training_args(tiny_folder, tmp_path / "one", **options))
+    # The launcher's mixed_precision takes the place of the run's bf16: false.
+    config = (ROOT / "accelerate_configs" / "multi_node.yaml").read_text()
+    (tmp_path / "fp32.yaml").write_text(config.replace("mixed_precision: bf16", 'mixed_precision: "no"'))
+    job = submit(
+        tmp_path,
+        *(str(ROOT / "recipes" / "sft.py"), *training_args(tiny_folder, tmp_path / "two", **options)),
+        stubs=("srun", "scontrol", "scancel"),
+        ACCELERATE_CONFIG="fp32.yaml",
+        WAIT="yes",
+    )
+    _, errors = finish(job)
+    assert job.returncode == 0, errors[-3000:]
+    same_run(tmp_path / "one", tmp_path / "two")

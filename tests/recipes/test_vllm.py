@@ -1,0 +1,84 @@
+"""vLLM on the CPU, in an environment of its own: make test-vllm."""
+
+from pathlib import Path
+from typing import Any
+
+from dialogsum_sft.arguments import DataArguments
+from dialogsum_sft.data.encoding import prompts_for
+from dialogsum_sft.data.examples import load_examples, prompts
+from dialogsum_sft.generation.transformers_engine import Completion, generate, generation_config, vllm_engine
+from dialogsum_sft.modeling import load_adapter, load_model, load_tokenizer
+
+import pytest
+from peft import LoraConfig, get_peft_model
+from transformers import set_seed
+from trl import ModelConfig, ScriptArguments
+
+pytest.importorskip("vllm", reason="vllm has an environment of its own: make test-vllm")
+pytestmark = pytest.mark.slow
+
+MODEL = ModelConfig(model_name_or_path="embedded", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return load_tokenizer(MODEL)
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random, and large enough to change what is said."""
+    folder = tmp_path_factory.mktemp("adapter")
+    set_seed(0)
+    config = LoraConfig(r=24, lora_alpha=12, target_modules="all-linear", init_lora_weights=False)
+    get_peft_model(load_model(MODEL), config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def llm(adapter: Path) -> Any:
+    options = {"enforce_eager": True, "kv_cache_memory_bytes": 2**28, "max_num_seqs": 4}
+    return vllm_engine.load_llm(MODEL, str(adapter), 512, 42, options)
+
+
+@pytest.fixture(scope="module")
+def ids(tokenizer: Any) -> list[list[int]]:
+    rows = load_examples(ScriptArguments(dataset_name="sample"), DataArguments(), "test", 3).rows.to_list()
+    return [prompt.ids for prompt in prompts_for([row["dialogue"] for row in rows], tokenizer, DataArguments(), 480)]
+
+
+def by_vllm(llm: Any, tokenizer: Any, ids: list[list[int]], config: Any, **kwargs: Any) -> list[Completion]:
+    done = [one for batch in vllm_engine.generate_batches(llm, tokenizer, ids, config, **kwargs) for one in batch]
+    assert [i for i, _ in done] == list(range(len(ids)))
+    return [completion for _, completion in done]
+
+
+def test_the_base_and_the_adapter_say_what_they_say_in_transformers(
+    llm: Any, tokenizer: Any, ids: list[list[int]], adapter: Path
+) -> None:
+    """Text, counted tokens and the reason of the end; a common token ends some of the summaries."""
+    model = load_model(MODEL)
+    free = generation_config(tokenizer, prompts.stop_token_ids(tokenizer, model.generation_config), 16)
+    first = dict(generate(model, tokenizer, ids, free))
+    comma = tokenizer(",", add_special_tokens=False)["input_ids"][0]
+    for stop_ids in (frozenset(free.eos_token_id), frozenset([*free.eos_token_id, comma])):
+        config = generation_config(tokenizer, stop_ids, 16)
+        expected = dict(generate(model, tokenizer, ids, config))
+        assert by_vllm(llm, tokenizer, ids, config) == [expected[i] for i in range(3)]
+    assert {one.finish_reason for one in expected.values()} >= {"stop"}
+
+    tuned = load_adapter(model, str(adapter))
+    expected = dict(generate(tuned, tokenizer, ids, free))
+    assert by_vllm(llm, tokenizer, ids, free, adapter_path=str(adapter)) == [expected[i] for i in range(3)]
+    assert expected != first
+
+
+def test_seeds_decide_what_is_sampled(llm: Any, tokenizer: Any, ids: list[list[int]]) -> None:
+    config = generation_config(tokenizer, frozenset([tokenizer.eos_token_id]), 8, do_sample=True)
+    one = by_vllm(llm, tokenizer, [ids[0]] * 3, config, seeds=[1, 2, 3])
+    assert by_vllm(llm, tokenizer, [ids[0]] * 3, config, seeds=[3, 2, 1]) == one[::-1]
+    assert len({completion.text for completion in one}) == 3
+
+
+def test_the_longest_is_what_it_was_loaded_for(llm: Any) -> None:
+    assert vllm_engine.longest(llm) == 512

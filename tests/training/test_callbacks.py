@@ -1,0 +1,608 @@
+"""Generating while training changes nothing but the metrics; the log has every event once, whatever happens."""
+
+import contextlib
+import copy
+import json
+import os
+import random
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+from conftest import ROOT, tiny_model
+from dialogsum_sft import InputError
+from dialogsum_sft.arguments import DataArguments, TrainArguments, parse
+from dialogsum_sft.data.prompts import encode
+from dialogsum_sft.training import callbacks
+from dialogsum_sft.training.callbacks import (
+    EarlyStopping,
+    GenerationEvaluation,
+    TrainingLog,
+    check_evaluation,
+    check_trackers,
+)
+from dialogsum_sft.training.collator import CompletionOnlyCollator
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import (
+    PreTrainedTokenizerFast,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    integrations,
+)
+from trl import SFTConfig, SFTTrainer
+
+ROWS = [
+    {"id": "a", "dialogue": "#Person1#: Is it raining?\n#Person2#: A little.", "references": ["It rains.", "Rain."]},
+    {"id": "b", "dialogue": "#Person1#: Tea?\n#Person2#: Coffee, please.", "references": ["#Person2# has coffee."]},
+    {"id": "c", "dialogue": "#Person1#: The train is late.\n#Person2#: Again!", "references": ["A late train."]},
+    {"id": "d", "dialogue": "Ann: Did you call?\nBob: I will tonight, I promise.", "references": ["Bob will call."]},
+    {"id": "e", "dialogue": "Ann: Lunch?\nBob: At one.", "references": ["Ann and Bob have lunch at one."]},
+]
+
+
+def make_trainer(tokenizer: PreTrainedTokenizerFast, folder: Path, **options: Any) -> SFTTrainer:
+    """A tiny model under LoRA with dropout, in fp32, with a learning rate at which it soon repeats frequent words."""
+    stop_ids = frozenset([tokenizer.eos_token_id])
+    rows = [{"id": row["id"]} | encode(tokenizer, row["dialogue"], row["references"][0], stop_ids) for row in ROWS]
+    defaults: dict[str, Any] = {
+        "max_steps": 4,
+        "learning_rate": 3e-2,
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "save_strategy": "no",
+        "activation_checkpointing": False,
+    }
+    args = SFTConfig(
+        output_dir=str(folder),
+        bf16=False,
+        use_cpu=True,
+        max_length=None,
+        remove_unused_columns=False,
+        per_device_train_batch_size=2,
+        logging_steps=1,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        **(defaults | options),
+    )
+    return SFTTrainer(
+        model=tiny_model(tokenizer),
+        args=args,
+        data_collator=CompletionOnlyCollator(tokenizer.pad_token_id, stop_token_ids=stop_ids),
+        train_dataset=Dataset.from_list(rows),
+        eval_dataset=Dataset.from_list(rows),
+        processing_class=copy.deepcopy(tokenizer),
+        peft_config=LoraConfig(r=4, target_modules="all-linear", lora_dropout=0.3),
+    )
+
+
+def evaluation(trainer: SFTTrainer, data_args: DataArguments | None = None, **options: Any) -> GenerationEvaluation:
+    tokenizer = trainer.processing_class
+    return GenerationEvaluation(
+        trainer,
+        ROWS,
+        tokenizer,
+        data_args or DataArguments(),
+        TrainArguments(eval_generate_samples=len(ROWS), eval_max_new_tokens=6),
+        stop_ids=frozenset([tokenizer.eos_token_id]),
+        **({"max_length": None} | options),
+    )
+
+
+def events(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "training.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert lines[0] == {"format": 1}
+    return lines[1:]
+
+
+def rouge_of(*means: float) -> Callable[..., dict[str, list[list[float]]]]:
+    """Instead of `rouge_scores`: these means, one evaluation after the other."""
+    values = iter(means)
+
+    def scores(predictions: Sequence[str], *args: Any) -> dict[str, list[list[float]]]:
+        mean = next(values)
+        return {name: [[mean]] * len(predictions) for name in ("rouge1", "rouge2", "rougeL")}
+
+    return scores
+
+
+# Generating while training
+
+
+@pytest.fixture
+def drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Generation that draws random numbers, as sampling or a library's whim would."""
+    generate = callbacks.generate
+
+    def drawing(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        random.random(), np.random.rand(), torch.rand(1)
+        yield from generate(*args, **kwargs)
+
+    monkeypatch.setattr(callbacks, "generate", drawing)
+
+
+def random_states() -> tuple[Any, ...]:
+    kind, keys, *position = np.random.get_state()
+    return random.getstate(), keys.tolist(), position, torch.get_rng_state().tolist()
+
+
+@pytest.mark.usefixtures("drawing")
+def test_training_is_the_same_bit_for_bit_with_and_without(
+    chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    losses, weights = [], []
+    for generating in (False, True):
+        trainer = make_trainer(chatml_tokenizer, tmp_path)
+        if generating:
+            trainer.add_callback(evaluation(trainer))
+        trainer.train()
+        losses.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
+        weights.append([parameter.detach().clone() for parameter in trainer.model.parameters()])
+    assert sum("eval_rouge1_mean" in log for log in trainer.state.log_history) == 4
+    assert len(losses[0]) == 4
+    assert losses[0] == losses[1]
+    assert all(torch.equal(one, other) for one, other in zip(*weights, strict=True))
+
+
+@pytest.mark.usefixtures("drawing")
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_and_tokenizer_are_left_as_they_were(
+    chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, training: bool
+) -> None:
+    trainer = make_trainer(chatml_tokenizer, tmp_path)
+    model, tokenizer = trainer.model, trainer.processing_class
+    model.config.use_cache, tokenizer.padding_side = False, "right"
+    model.train(training)
+    own = (model.generation_config, model.get_base_model().generation_config)
+    drawn = random_states()
+    evaluation(trainer).on_evaluate(trainer.args, trainer.state, trainer.control, {})
+    assert {module.training for module in model.modules()} == {training}
+    assert (model.config.use_cache, tokenizer.padding_side) == (False, "right")
+    assert (model.generation_config, model.get_base_model().generation_config) == own
+    assert random_states() == drawn
+
+
+def test_the_cache_is_used_under_activation_checkpointing(
+    chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    trainer = make_trainer(chatml_tokenizer, tmp_path, activation_checkpointing=True, max_steps=1)
+    trainer.add_callback(evaluation(trainer))
+    widths: list[int] = []
+    embed = trainer.model.get_input_embeddings()
+    embed.register_forward_hook(lambda _, args, out: widths.append(args[0].shape[1]) if not embed.training else None)
+    trainer.train()
+    assert widths[-6:].count(1) == 5  # the prompts once, then a token at a time
+
+
+def test_metrics_are_those_of_the_evaluation_recipe(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same adapter on the same dialogues: equal scores, equal summaries."""
+    options = ["--eval_strategy=steps", "--eval_steps=30", "--eval_generate_samples=9", "--eval_max_new_tokens=12"]
+    sft(monkeypatch, tiny_folder, tmp_path, "--max_steps=30", "--learning_rate=1e-2", *options)
+    assert "step 30: dev_2" in capsys.readouterr().out
+    recipe(
+        monkeypatch,
+        "eval",
+        *(f"--model_name_or_path={tiny_folder}", f"--output_dir={tmp_path}", "--dataset_name=sample"),
+        *("--dataset_test_split=validation", "--max_eval_samples=9", "--max_new_tokens=12", "--evaluate_base=no"),
+        f"--adapter_path={tmp_path / 'adapter'}",
+    )
+    record = json.loads((tmp_path / "adapter" / "run.json").read_text())
+    scored = json.loads((tmp_path / "eval-tuned" / "metrics.json").read_text())
+    for name in ("rouge1", "rouge2", "rougeL"):
+        assert record["metrics"][f"eval_{name}_mean"] == scored[name]["mean"]
+    assert record["metrics"]["eval_rouge1_mean"] > 0
+    assert record["metrics"]["eval_unfinished"] == scored["unfinished"] / 9
+    predictions = [json.loads(line) for line in (tmp_path / "eval-tuned" / "predictions.jsonl").open()]
+    (of_step_30,) = record["evaluations"]
+    names = ("id", "dialogue", "references", "prediction", "finish_reason")
+    assert of_step_30["samples"] == [{name: row[name] for name in names} for row in predictions[:3]]
+    logged = [event for event in events(tmp_path) if "eval_rouge1_mean" in event]
+    assert [event["eval_rouge1_mean"] for event in logged] == [scored["rouge1"]["mean"]]
+
+
+def test_renamed_speakers_get_their_names_back(
+    chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(chatml_tokenizer, tmp_path)
+    callback = evaluation(trainer, DataArguments(rename_speakers=True))
+    said = callbacks.Completion("#Person2# calls.", 1, 5, "stop")
+    monkeypatch.setattr(callbacks, "generate", lambda model, tokenizer, prompts, *_, **__: enumerate([said] * 5))
+    metrics: dict[str, float] = {}
+    callback.on_evaluate(trainer.args, trainer.state, trainer.control, metrics)
+    assert metrics["eval_unfinished"] == 0.0
+    assert "Bob" in chatml_tokenizer.decode(evaluation(trainer).prompts[3].ids)
+    assert "Bob" not in chatml_tokenizer.decode(callback.prompts[3].ids)
+    callback.rows = callback.rows[3:]
+    callback.prompts, callback.references = callback.prompts[3:], callback.references[3:]
+    monkeypatch.setattr(callbacks, "generate", lambda model, tokenizer, prompts, *_, **__: enumerate([said] * 2))
+    callback.on_evaluate(trainer.args, trainer.state, trainer.control, metrics)
+    assert trainer.state.log_history[-1]["samples"][0]["prediction"] == "Bob calls."
+
+
+def test_a_dialogue_that_cannot_fit_is_told_before_training(
+    chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    trainer = make_trainer(chatml_tokenizer, tmp_path)
+    with pytest.raises(InputError, match=r"--eval_generate_samples: validation dialogue 1 is too long .* 20 are"):
+        evaluation(trainer, max_length=20)
+
+
+# The best model, and stopping early
+
+
+def test_the_best_by_rouge_is_saved_and_training_stops_early(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callbacks, "rouge_scores", rouge_of(10, 30, 20, 25, 99))
+    sft(
+        monkeypatch,
+        tiny_folder,
+        tmp_path,
+        *("--max_steps=8", "--eval_strategy=steps", "--eval_steps=1", "--eval_generate_samples=2"),
+        *("--save_strategy=steps", "--save_steps=1", "--load_best_model_at_end=true"),
+        *("--metric_for_best_model=rouge1_mean", "--early_stopping_patience=2", "--eval_max_new_tokens=2"),
+    )
+    assert (tmp_path / "checkpoint-4").is_dir()
+    assert not (tmp_path / "checkpoint-5").exists()  # 20 and 25 were no better than 30: patience is at its end
+    record = json.loads((tmp_path / "adapter" / "run.json").read_text())
+    assert (record["metrics"]["step"], record["metrics"]["eval_rouge1_mean"]) == (2, 30.0)
+    assert [evaluation["eval_rouge1_mean"] for evaluation in record["evaluations"]] == [10.0, 30.0, 20.0, 25.0]
+    best, saved, last = (
+        load_file(tmp_path / name / "adapter_model.safetensors")
+        for name in ("checkpoint-2", "adapter", "checkpoint-4")
+    )
+    assert all(torch.equal(best[name], saved[name]) for name in best)
+    assert any(not torch.equal(last[name], saved[name]) for name in last)
+
+
+def test_patience_is_remembered_over_a_resume(
+    chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two evaluations without progress before the checkpoint and one behind it make three."""
+    monkeypatch.setattr(callbacks, "rouge_scores", rouge_of(30, 20, 20, 20, 20, 20))
+    options = {
+        "max_steps": 6,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "rouge1_mean",
+    }
+
+    class Killed(TrainerCallback):
+        def on_step_begin(self, args: SFTConfig, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+            if state.global_step == 3:
+                raise KeyboardInterrupt
+
+    for killed in (True, False):
+        trainer = make_trainer(chatml_tokenizer, tmp_path, **options)
+        trainer.add_callback(evaluation(trainer))
+        trainer.add_callback(EarlyStopping(3))
+        if killed:
+            trainer.add_callback(Killed())
+            with pytest.raises(KeyboardInterrupt):
+                trainer.train()
+        else:
+            trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert trainer.state.global_step == 4
+
+
+# training.jsonl
+
+
+def test_every_event_is_a_line_as_soon_as_it_is_logged(
+    chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    trainer = make_trainer(chatml_tokenizer, tmp_path)
+    lines_seen = []
+
+    class Reader(TrainerCallback):
+        def on_log(self, args: SFTConfig, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+            lines_seen.append(len(events(tmp_path)))
+
+    trainer.add_callback(TrainingLog(tmp_path))
+    trainer.add_callback(Reader())
+    trainer.train()
+    assert lines_seen == list(range(1, 10))  # four steps, four evaluations, the end
+    assert events(tmp_path) == trainer.state.log_history
+    first = events(tmp_path)[0]
+    assert list(first)[:3] == ["step", "epoch", "time"]
+    assert {"loss", "learning_rate", "grad_norm", "num_tokens"} < set(first)
+
+
+def test_a_resumed_run_has_every_event_once(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    options = {"max_steps": 6, "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    trainer = make_trainer(chatml_tokenizer, tmp_path, **options)
+    trainer.add_callback(TrainingLog(tmp_path))
+    trainer.train()
+    whole = events(tmp_path)
+    with (tmp_path / "training.jsonl").open("a") as file:
+        file.write('{"step": 6, "los')  # killed while writing
+    resumed = make_trainer(chatml_tokenizer, tmp_path, **options)
+    resumed.add_callback(TrainingLog(tmp_path))
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    again = events(tmp_path)
+    kinds = [(event["step"], next(name for name in event if name.endswith("loss"))) for event in again]
+    assert kinds == [
+        *((1, "loss"), (2, "loss"), (2, "eval_loss"), (3, "loss"), (4, "loss"), (4, "eval_loss")),
+        *((5, "loss"), (6, "loss"), (6, "eval_loss"), (6, "train_loss")),
+    ]
+    assert again[:6] == whole[:6]
+    assert again[6]["time"] > whole[-1]["time"]
+
+
+def test_another_run_in_the_same_folder_begins_anew(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    (tmp_path / "training.jsonl").write_text('{"format": 1}\n{"step": 7, "loss": 1.0}\n')
+    trainer = make_trainer(chatml_tokenizer, tmp_path, max_steps=1, eval_strategy="no")
+    trainer.add_callback(TrainingLog(tmp_path))
+    trainer.train()
+    assert [event["step"] for event in events(tmp_path)] == [1, 1]
+
+
+def test_what_is_not_finite_is_null(tmp_path: Path) -> None:
+    log, state = TrainingLog(tmp_path), TrainerState()
+    args, control = SFTConfig(str(tmp_path), bf16=False), TrainerControl()
+    state.log_history = [{"loss": float("inf"), "step": 1}]
+    log.on_train_begin(args, state, control)
+    state.log_history.append({"loss": float("nan"), "grad_norm": 2.0, "step": 2})
+    log.on_log(args, state, control)
+    one, two = events(tmp_path)
+    assert one == {"step": 1, "loss": None}
+    assert two == {"step": 2, "time": two["time"], "loss": None, "grad_norm": 2.0}
+
+
+def test_only_the_first_rank_writes(tmp_path: Path) -> None:
+    log, state = TrainingLog(tmp_path), TrainerState(is_world_process_zero=False, log_history=[{"step": 1}])
+    args, control = SFTConfig(str(tmp_path), bf16=False), TrainerControl()
+    log.on_train_begin(args, state, control)
+    log.on_log(args, state, control)
+    assert list(tmp_path.iterdir()) == []
+
+
+# Trackers
+
+
+def test_samples_reach_tensorboard_as_text(
+    chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "logs"))
+    trainer = make_trainer(chatml_tokenizer, tmp_path, report_to="tensorboard", max_steps=2, eval_steps=2)
+    trainer.add_callback(evaluation(trainer))
+    trainer.train()
+    board = EventAccumulator(str(tmp_path / "logs"))
+    board.Reload()
+    (scalar,) = board.Scalars("eval/rouge1_mean")
+    assert scalar.step == 2
+    (text,) = board.Tensors("eval/samples/text_summary")
+    shown = text.tensor_proto.string_val[0].decode()
+    assert text.step == 2
+    assert "**dialogue**\n\n    #Person1#: Tea?\n    #Person2#: Coffee, please.\n\n**reference**" in shown
+    assert shown.count("**prediction**") == 3
+
+
+@pytest.mark.parametrize(("tracker", "package"), [("WandbCallback", "_wandb"), ("TrackioCallback", "_trackio")])
+def test_samples_reach_other_trackers_as_a_table(
+    chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, tracker: str, package: str
+) -> None:
+    logged: list[dict[str, Any]] = []
+    callback = object.__new__(getattr(integrations, tracker))  # without the package
+    library = SimpleNamespace(
+        log=logged.append, Table=lambda columns, data: [dict(zip(columns, row, strict=True)) for row in data]
+    )
+    vars(callback).update({package: library, "_initialized": True})
+    trainer = make_trainer(chatml_tokenizer, tmp_path)
+    trainer.add_callback(callback)
+    evaluation(trainer).on_evaluate(trainer.args, trainer.state, trainer.control, {})
+    metrics, samples = logged
+    assert {"eval/rouge1_mean", "eval/unfinished"} < set(metrics)
+    assert samples["train/global_step"] == 0
+    assert [row["id"] for row in samples["eval/samples"]] == ["a", "b", "c"]
+    assert samples["eval/samples"][0]["reference"] == "It rains."
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "trackio", "wandb"])
+def test_a_missing_tracker_is_one_line_before_the_model_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    monkeypatch.setattr(integrations.integration_utils, f"is_{name}_available", lambda: False)
+    with pytest.raises(SystemExit) as left:
+        sft(monkeypatch, Path("no/such/model"), tmp_path, f"--report_to={name}")
+    assert left.value.code == 2
+    assert capsys.readouterr().err == (
+        f"error: --report_to {name}: the package is not installed here: pip install {name}, or leave it\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("mode", "login", "outcome"),
+    [
+        ("online", False, pytest.raises(InputError, match="--report_to wandb: nobody is logged in: run wandb login")),
+        ("online", RuntimeWarning("no way"), pytest.raises(InputError, match="--report_to wandb: no way: run wandb")),
+        ("online", True, contextlib.nullcontext()),
+        ("offline", False, contextlib.nullcontext()),
+    ],
+)
+def test_wandb_without_a_login_is_refused_unless_offline(
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str,
+    login: bool | Exception,
+    outcome: contextlib.AbstractContextManager[Any],
+) -> None:
+    settings = SimpleNamespace(settings=SimpleNamespace(mode=mode))
+    wandb = SimpleNamespace(setup=lambda: settings, login=Mock(side_effect=[login]), Error=RuntimeWarning)
+    monkeypatch.setattr(integrations.integration_utils, "is_wandb_available", lambda: True)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    with outcome:
+        check_trackers(["wandb"])
+
+
+def test_an_unknown_tracker_is_told_with_those_there_are() -> None:
+    with pytest.raises(InputError, match="--report_to tensorbord: .* tensorboard"):
+        check_trackers(["tensorbord"])
+
+
+def test_no_tracker_is_the_default(tmp_path: Path) -> None:
+    assert SFTConfig(str(tmp_path), bf16=False).report_to == []
+
+
+# Options that would fail later
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--eval_generate_samples=4"], "--eval_generate_samples without evaluations: add --eval_strategy epoch"),
+        (["--eval_generate_samples=-1"], "--eval_generate_samples -1: give 0"),
+        (["--eval_max_new_tokens=0"], "--eval_max_new_tokens 0: give 1 or more"),
+        (["--eval_strategy=epoch", "--eval_generate_samples=4", "--fsdp"], "with FSDP: each process holds a part"),
+        (["--metric_for_best_model=rouge1_mean"], "measures it (give --eval_generate_samples for it)"),
+        (["--metric_for_best_model=eval_bleu"], "bleu: no evaluation measures it; use loss,"),
+        (
+            ["--eval_strategy=epoch", "--eval_generate_samples=4", "--metric_for_best_model=unfinished"],
+            "unfinished: the worst would be kept, give --greater_is_better false",
+        ),
+        (["--early_stopping_patience=0", "--metric_for_best_model=loss", "--eval_strategy=epoch"], "patience 0: give"),
+        (["--early_stopping_patience=1", "--metric_for_best_model=loss"], "patience without evaluations"),
+        (["--early_stopping_patience=1", "--eval_strategy=epoch"], "say what must improve"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(tmp_path: Path, flags: list[str], message: str) -> None:
+    with pytest.raises(InputError) as refused:
+        check(tmp_path, *flags)
+    assert message in str(refused.value)
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--eval_generate_samples without .*; --early_stopping_patience: say what"):
+        check(tmp_path, "--eval_generate_samples=4", "--early_stopping_patience=1")
+
+
+@pytest.mark.parametrize("metric", ["rouge1_mean", "eval_rougeL_mean"])
+def test_more_rouge_is_better_without_saying_so(tmp_path: Path, metric: str) -> None:
+    check(
+        tmp_path,
+        *("--eval_strategy=epoch", "--save_strategy=epoch", "--load_best_model_at_end=true"),
+        *("--eval_generate_samples=4", f"--metric_for_best_model={metric}", "--early_stopping_patience=2"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("stage", "outcome"),
+    [(2, contextlib.nullcontext()), (3, pytest.raises(InputError, match="with DeepSpeed ZeRO-3: each process holds"))],
+)
+def test_generating_needs_whole_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: int, outcome: contextlib.AbstractContextManager[Any]
+) -> None:
+    args = SFTConfig(str(tmp_path), bf16=False, eval_strategy="epoch")
+    plugin = SimpleNamespace(zero_stage=stage, deepspeed_config={"zero_optimization": {"stage": stage}})
+    monkeypatch.setattr(args, "deepspeed_plugin", plugin)
+    with outcome:
+        check_evaluation(args, TrainArguments(eval_generate_samples=4))
+
+
+def check(folder: Path, *flags: str) -> None:
+    check_evaluation(*parse((SFTConfig, TrainArguments), [f"--output_dir={folder}", "--bf16=no", *flags]))
+
+
+# Two processes
+
+
+TWO_RANKS = """
+import json, os, sys
+from pathlib import Path
+from test_callbacks import evaluation, make_trainer
+from accelerate import PartialState
+from transformers import AutoTokenizer, EarlyStoppingCallback
+
+tokenizer, folder = AutoTokenizer.from_pretrained(sys.argv[1]), Path(sys.argv[2])
+options = dict(max_steps=8, save_strategy="steps", save_steps=1, learning_rate=0.0)
+options |= dict(load_best_model_at_end=True, metric_for_best_model="rouge1_mean", ddp_find_unused_parameters=False)
+trainer = make_trainer(tokenizer, folder / "out", **options)
+callback = evaluation(trainer)
+shared = callback._completions
+seen = []
+callback._completions = lambda: seen.append(shared()) or seen[-1]
+trainer.add_callback(callback)
+trainer.add_callback(EarlyStoppingCallback(2))
+trainer.train()
+state = trainer.state
+record = {
+    "rows": sorted(seen[0]),
+    "texts": [seen[0][i].text for i in range(5)],
+    "metrics": [log for log in state.log_history if "samples" in log],
+    "stopped": state.global_step,
+    "best": Path(state.best_model_checkpoint).name,
+}
+(folder / f"rank{PartialState().process_index}.json").write_text(json.dumps(record))
+os._exit(0)  # as the recipe leaves: gloo may hang at the end
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_share_the_dialogues_and_the_result(
+    chatml_tokenizer: PreTrainedTokenizerFast, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Five dialogues on two ranks: each once, equal metrics, and the summaries of one process alone.
+
+    With a learning rate of zero nothing improves on the first evaluation: both ranks stop after the third.
+    """
+    script = tmp_path / "two_ranks.py"
+    script.write_text(TWO_RANKS)
+    done = subprocess.run(
+        [
+            *(Path(sys.executable).parent / "accelerate", "launch", "--config_file", "accelerate_configs/cpu.yaml"),
+            *("--main_process_port", "0", script, tiny_folder, tmp_path),
+        ],
+        cwd=ROOT,
+        env=os.environ
+        | {"HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
+        | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    assert one["rows"] == [0, 1, 2, 3, 4]
+    assert [log.pop("eval_generate_runtime") > 0 for log in one["metrics"] + two["metrics"]] == [True] * 6
+    assert one == two
+    assert (one["stopped"], one["best"]) == (3, "checkpoint-1")
+    alone = evaluation(make_trainer(chatml_tokenizer, tmp_path / "alone"))._completions()
+    assert one["texts"] == [alone[i].text for i in range(5)]
+
+
+def recipe(monkeypatch: pytest.MonkeyPatch, name: str, *args: str) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *args])
+    runpy.run_path(str(ROOT / "recipes" / f"{name}.py"), run_name="__main__")
+
+
+def sft(monkeypatch: pytest.MonkeyPatch, model: Path, output_dir: Path, *more: str) -> None:
+    flags = {
+        "model_name_or_path": model,
+        "dataset_name": "sample",
+        "dataset_test_split": "validation",
+        "output_dir": output_dir,
+        "use_peft": "true",
+        "lora_target_modules": "all-linear",
+        "lora_dropout": 0,
+        "per_device_train_batch_size": 4,
+        "bf16": "false",
+        "activation_checkpointing": "false",
+        "save_strategy": "no",
+        "max_eval_samples": 12,
+    }
+    recipe(monkeypatch, "sft", *(f"--{name}={value}" for name, value in flags.items()), *more)

@@ -1,0 +1,104 @@
+"""Whose checkpoints a folder holds: what makes another run, and what does not matter."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from dialogsum_sft import InputError
+from dialogsum_sft.training import manifest
+
+import pytest
+from datasets import Dataset, IterableDataset
+
+ROWS = [{"id": "a", "input_ids": [1, 2, 3], "labels": [-100, 2, 3]}, {"id": "b", "input_ids": [4], "labels": [4]}]
+RUN = {"base_model": "m", "learning_rate": 0.1, "lora_r": 8, "rows_fingerprint": "abc"}
+
+
+def fingerprint(rows: list[dict[str, Any]]) -> str | None:
+    return manifest.rows_fingerprint(Dataset.from_list(rows))
+
+
+def test_the_rows_fingerprint_sees_every_part_of_a_row() -> None:
+    assert fingerprint(ROWS) == fingerprint(ROWS)
+    assert re.fullmatch("[0-9a-f]{16}", str(fingerprint(ROWS)))
+    others = [
+        [ROWS[1], ROWS[0]],
+        ROWS[:1],
+        [ROWS[0] | {"id": "c"}, ROWS[1]],
+        [ROWS[0] | {"labels": [-100, -100, 3]}, ROWS[1]],
+        [{"id": "a", "input_ids": [1, 2], "labels": [-100, 2]}, {"id": "b", "input_ids": [3, 4], "labels": [3, 4]}],
+    ]
+    found = {fingerprint(rows) for rows in [ROWS, *others]}
+    assert len(found) == 6
+    assert manifest.rows_fingerprint(IterableDataset.from_generator(lambda: iter(ROWS))) is None
+
+
+def test_what_changes_no_weight_is_no_part_of_a_run() -> None:
+    arguments = {"learning_rate": 0.1, "logging_steps": 5, "output_dir": Path("a"), "max_length": 9, "seed": 1}
+    assert manifest.describe_run(arguments, rows_fingerprint="x") == {
+        "learning_rate": 0.1,
+        "rows_fingerprint": "x",
+        "seed": 1,
+    }
+    assert (
+        manifest.describe_run(arguments, rows_fingerprint=None)["max_length"] == 9
+    )  # of a stream, rows are not known
+
+
+def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    assert manifest.read_manifest(tmp_path) is None
+    manifest.write_manifest(tmp_path, RUN)
+    found = manifest.read_manifest(tmp_path)
+    assert found is not None
+    assert (found["format"], found["run"], found["finished_at_step"]) == (1, RUN, None)
+    manifest.mark_finished(tmp_path, 7)
+    assert json.loads((tmp_path / "manifest.json").read_text()) == found | {"finished_at_step": 7}
+    manifest.write_manifest(tmp_path, RUN | {"seed": 2})
+    assert json.loads((tmp_path / "manifest.json").read_text())["sha256"] != found["sha256"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"run": 3}'])
+def test_a_file_that_is_no_manifest_is_not_taken_for_one(tmp_path: Path, text: str) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(InputError, match="manifest.json is not the manifest of a run"):
+        manifest.read_manifest(tmp_path)
+
+
+def checkpoint_of(folder: Path, run: dict[str, Any] | None, **more: Any) -> Path:
+    (folder / "checkpoint-2").mkdir(parents=True)
+    if run is not None:
+        manifest.write_manifest(folder, run, **more)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("there", "force", "message"),
+    [
+        (None, True, "holds checkpoints but no manifest.json"),
+        (RUN | {"lora_r": 4}, True, r"another run \(lora_r 4 -> 8\)"),
+        (RUN | {"rows_fingerprint": "def"}, True, r"another run \(rows_fingerprint def -> abc\)"),
+        (RUN | {"learning_rate": 0.2}, False, "other values: learning_rate 0.2 -> 0.1; to go on with the new ones"),
+    ],
+)
+def test_a_start_that_is_refused(tmp_path: Path, there: dict[str, Any] | None, force: bool, message: str) -> None:
+    checkpoint_of(tmp_path, there)
+    with pytest.raises(InputError, match=message):
+        manifest.check_start(tmp_path, RUN, None, force)
+    with pytest.raises(InputError, match=message):
+        manifest.check_start(tmp_path / "elsewhere", RUN, str(tmp_path / "checkpoint-2"), force)
+    assert manifest.check_start(tmp_path, RUN, "false", False) is None
+
+
+@pytest.mark.parametrize("option", [None, "true", "True"])
+def test_a_start_that_may_go_on(tmp_path: Path, option: str | None) -> None:
+    assert manifest.check_start(tmp_path / "new", RUN, option, False) is None
+    checkpoint_of(tmp_path, RUN)
+    assert manifest.check_start(tmp_path, RUN, option, False) is None
+    assert manifest.check_start(tmp_path, RUN | {"learning_rate": 0.2}, option, True) is None
+
+
+def test_a_finished_run_is_said_unless_something_changed(tmp_path: Path) -> None:
+    checkpoint_of(tmp_path, RUN, finished_at_step=2)
+    assert "finished since step 2" in str(manifest.check_start(tmp_path, RUN, None, False))
+    assert manifest.check_start(tmp_path, RUN | {"learning_rate": 0.2}, None, True) is None

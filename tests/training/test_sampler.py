@@ -1,0 +1,115 @@
+"""The order of rows, and the accumulation that keeps a global batch."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from conftest import tiny_model
+from dialogsum_sft import InputError
+from dialogsum_sft.training.sampler import GlobalBatchSampler, GlobalBatchSFTTrainer, accumulation_steps
+
+import pytest
+from accelerate import skip_first_batches
+from datasets import Dataset
+from transformers import PreTrainedTokenizerFast
+from trl import SFTConfig
+
+LENGTHS = [7, 3, 9, 1, 8, 2, 6, 4, 5, 10, 12, 11, 13]
+
+
+def args(rows: int, accumulation: int = 1, **options: Any) -> SFTConfig:
+    return SFTConfig(
+        **{"output_dir": "out", "use_cpu": True, "bf16": False, "dataloader_pin_memory": False} | options,
+        per_device_train_batch_size=rows,
+        gradient_accumulation_steps=accumulation,
+    )
+
+
+def sampler(rows: int, batch_size: int, seed: int = 1, epoch: int = 0, **options: Any) -> GlobalBatchSampler:
+    return GlobalBatchSampler(rows, batch_size, seed, epoch=lambda: epoch, **options)
+
+
+@pytest.mark.parametrize(
+    ("size", "rows", "processes", "steps"), [(64, 8, 1, 8), (64, 8, 2, 4), (64, 8, 8, 1), (6, 1, 3, 2), (4, 4, 1, 1)]
+)
+def test_accumulation_follows_from_the_global_batch(size: int, rows: int, processes: int, steps: int) -> None:
+    assert accumulation_steps(size, args(rows), processes) == steps
+    assert accumulation_steps(size, args(rows, steps), processes) == steps
+
+
+@pytest.mark.parametrize(
+    ("size", "rows", "processes", "words"),
+    [
+        (64, 8, 3, "cannot be shared by 3 processes: give a multiple of 3, such as 63"),
+        (2, 8, 4, "give a multiple of 4, such as 4"),
+        (0, 8, 1, "give a multiple of 1, such as 1"),
+        (12, 8, 1, "8 rows on each of 1 process: give --per_device_train_batch_size 1 or 2 or 3 or 4 or 6 or 12, or"),
+        (64, 24, 2, "--per_device_train_batch_size 1 or 2 or 4 or 8 or 16 or 32, or --global_batch_size 48"),
+        (4, 8, 2, "--per_device_train_batch_size 1 or 2, or --global_batch_size 16"),
+    ],
+)
+def test_an_impossible_global_batch(size: int, rows: int, processes: int, words: str) -> None:
+    with pytest.raises(InputError, match=f"--global_batch_size {size} .*{words}"):
+        accumulation_steps(size, args(rows), processes)
+
+
+def test_an_accumulation_that_says_something_else() -> None:
+    with pytest.raises(InputError, match="makes a global batch of 64 .*but --global_batch_size is 32: leave one"):
+        accumulation_steps(32, args(8, 4), 2)
+
+
+def test_an_epoch_has_every_row_and_whole_steps() -> None:
+    order = list(sampler(13, 4, lengths=LENGTHS))
+    assert len(order) == len(sampler(13, 4)) == 16
+    assert sorted(order[:13]) == list(range(13))
+    assert order[13:] == order[12:9:-1]  # filled up with the last rows once more
+
+
+def test_rows_left_over_can_be_left_out() -> None:
+    short = sampler(13, 4, lengths=LENGTHS, drop_last=True)
+    assert len(short) == len(list(short)) == len(set(short)) == 12
+
+
+def test_fewer_rows_than_a_step() -> None:
+    order = list(sampler(3, 8))
+    assert len(order) == 8
+    assert set(order[:3]) == set(order) == {0, 1, 2}
+
+
+def test_steps_are_grouped_by_length_the_longest_row_first() -> None:
+    lengths = [n % 50 + 1 for n in range(200)]
+    order = list(sampler(200, 10, lengths=lengths))
+    assert lengths[order[0]] == 50
+    spread = [max(step) - min(step) for step in zip(*[iter(lengths[i] for i in order)] * 10, strict=True)]
+    random = list(sampler(200, 10))
+    unsorted = [max(step) - min(step) for step in zip(*[iter(lengths[i] for i in random)] * 10, strict=True)]
+    assert sum(spread) < sum(unsorted) / 3
+
+
+def test_the_order_depends_on_seed_and_epoch_alone() -> None:
+    order = list(sampler(13, 4, lengths=LENGTHS))
+    assert order == list(sampler(13, 4, lengths=LENGTHS))
+    assert order != list(sampler(13, 4, seed=2, lengths=LENGTHS))
+    assert order != list(sampler(13, 4, epoch=1, lengths=LENGTHS))
+    assert list(sampler(13, 4)) != list(sampler(13, 4, epoch=1))
+
+
+def test_each_epoch_of_a_training_has_its_own_order(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    """Also of one that is resumed in its second epoch, where skip_first_batches stands between loader and sampler."""
+    rows = [{"input_ids": [i, i], "labels": [i, i], "length": 2} for i in range(1, 9)]
+    trainer = GlobalBatchSFTTrainer(
+        model=tiny_model(chatml_tokenizer),
+        args=args(2, output_dir=str(tmp_path), max_length=None, remove_unused_columns=False),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=copy.deepcopy(chatml_tokenizer),
+    )
+
+    def epoch(number: float, skip: int = 0) -> list[int]:
+        trainer.state.epoch = number
+        loader = skip_first_batches(trainer.get_train_dataloader(), skip) if skip else trainer.get_train_dataloader()
+        return [int(row[0]) for batch in loader for row in batch["input_ids"]]
+
+    first, second = epoch(0), epoch(1)
+    assert sorted(first) == sorted(second) == list(range(1, 9))
+    assert first != second
+    assert epoch(1.5, skip=2) == second[4:]
