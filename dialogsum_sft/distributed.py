@@ -15,7 +15,7 @@ from accelerate.utils import broadcast_object_list
 Result = TypeVar("Result")
 
 
-def together(function: Callable[[], Result]) -> Result:
+def run_on_main(function: Callable[[], Result]) -> Result:
     """Call on the main process only; every process gets what it returns, or raises what it raises."""
     state = PartialState()
     result: list[Any] = [None, None]
@@ -34,17 +34,17 @@ def together(function: Callable[[], Result]) -> Result:
 def on_any_process(flag: bool) -> bool:
     """Whether `flag` is true on any process; every process waits for all others."""
     state = PartialState()
-    return bool(maximum(torch.tensor([flag], device=state.device).int()).item())
+    return bool(all_reduce_max(torch.tensor([flag], device=state.device).int()).item())
 
 
-def maximum(flags: torch.Tensor) -> torch.Tensor:
+def all_reduce_max(flags: torch.Tensor) -> torch.Tensor:
     """The elementwise maximum over all processes."""
     if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
         torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
     return flags
 
 
-def leave(status: int) -> None:
+def exit_process(status: int) -> None:
     """End the process: with several at once, without the destructors in which one may hang."""
     if PartialState._shared_state and PartialState().num_processes > 1:
         # gloo's waits, holding the interpreter's lock, for a thread that may be waiting for that lock: a finished

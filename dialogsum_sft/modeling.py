@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 
 from dialogsum_sft import InputError
+from dialogsum_sft.files import public
 from dialogsum_sft.kernels.unpadded import fuse_lora
-from dialogsum_sft.training.checkpoints import public
 
 import torch
 from peft import PeftConfig, PeftModel

@@ -31,12 +31,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dialogsum_sft import InputError
-from dialogsum_sft.arguments import DataArguments, TrainArguments, parse, run
-from dialogsum_sft.data.examples import Examples, load_examples, prompts
+from dialogsum_sft import InputError, files, provenance
+from dialogsum_sft.arguments import DataArguments, TrainArguments
+from dialogsum_sft.cli import parse, run
+from dialogsum_sft.data import prompts
+from dialogsum_sft.data.examples import Examples, load_examples
 from dialogsum_sft.generation.transformers_engine import generate, generation_config
 from dialogsum_sft.modeling import EMBEDDED, embedded_model, load_adapter, load_model, load_tokenizer
-from dialogsum_sft.training import checkpoints
 from dialogsum_sft.training.collator import CompletionOnlyCollator
 
 import torch
@@ -106,7 +107,7 @@ def main() -> None:
         validation = load_examples(script_args, data_args, script_args.dataset_test_split, data_args.max_eval_samples)
         shown: dict[str, Any] = {"instruction": data_args.instruction, "system_prompt": data_args.system_prompt}
         rows = Path(folder) / "rows"
-        checkpoints.write_jsonl(
+        files.write_jsonl(
             rows / "train.jsonl",
             (
                 prompts.to_messages(row["dialogue"], summary, **shown)
@@ -184,8 +185,8 @@ def main() -> None:
     # 5. Tell
     record = tell(console, args, training, generation, floor, failed)
     if args.output:
-        record |= {"arguments": vars(args), "hardware": checkpoints.hardware(), "versions": checkpoints.versions()}
-        checkpoints.write_json(Path(args.output), record | {"git_revision": checkpoints.git_revision()})
+        record |= {"arguments": vars(args), "hardware": provenance.hardware(), "versions": provenance.versions()}
+        files.write_json(Path(args.output), record | {"git_revision": provenance.git_revision()})
         console.print(f"saved {args.output}")
 
 
@@ -251,7 +252,7 @@ def watch() -> None:
     tokens, seconds = after - before, end - start
     figures = {"tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds}
     figures |= {"start_up_seconds": seen["start_up_seconds"], "memory_gib": peak_memory()}
-    checkpoints.write_json(Path(result), figures)
+    files.write_json(Path(result), figures)
 
 
 def peak_memory(*, reset: bool = False) -> float:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dialogsum_sft import InputError
-from dialogsum_sft.arguments import parse, run
+from dialogsum_sft.cli import parse, run
 from dialogsum_sft.evaluation.rouge import TOKENIZERS, rouge_scores
 from dialogsum_sft.evaluation.scoring import read_run
 from dialogsum_sft.evaluation.significance import Comparison, compare, holm

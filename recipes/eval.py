@@ -25,23 +25,20 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from dialogsum_sft import InputError
-from dialogsum_sft.arguments import DataArguments, EvalArguments, parse, run
+from dialogsum_sft import InputError, files, provenance
+from dialogsum_sft.arguments import DataArguments, EvalArguments
 from dialogsum_sft.checks import check_generation
+from dialogsum_sft.cli import parse, run
+from dialogsum_sft.data import prompts
 from dialogsum_sft.data.dialogue import restore_speakers
 from dialogsum_sft.data.encoding import prompt_options, prompts_for
-from dialogsum_sft.data.examples import counts_table, load_examples, prompts
+from dialogsum_sft.data.examples import counts_table, load_examples
 from dialogsum_sft.evaluation import scoring
 from dialogsum_sft.evaluation.bertscore import BertScorer
 from dialogsum_sft.evaluation.rouge import suggest_tokenizer
+from dialogsum_sft.generation import openai_engine, vllm_engine
 from dialogsum_sft.generation.journal import PartialPredictions, consensus, share, weights_digest
-from dialogsum_sft.generation.transformers_engine import (
-    Completion,
-    generate_batches,
-    generation_config,
-    openai_engine,
-    vllm_engine,
-)
+from dialogsum_sft.generation.transformers_engine import Completion, generate_batches, generation_config
 from dialogsum_sft.modeling import (
     check_adapter,
     load_adapter,
@@ -51,8 +48,7 @@ from dialogsum_sft.modeling import (
     public_name,
 )
 from dialogsum_sft.publish import model_card
-from dialogsum_sft.report.report import report
-from dialogsum_sft.training import checkpoints
+from dialogsum_sft.report import report
 
 import torch
 from accelerate import PartialState
@@ -197,7 +193,7 @@ def main() -> None:
         "prompts": [[row["id"], prompt.ids, chat] for row, prompt, chat in zip(rows, shown, chats, strict=True)],
         "candidates": eval_args.num_candidates,
         "seed": eval_args.seed if sampling else None,
-        "versions": {name: checkpoints.versions()[name] for name in ("transformers", "torch", "peft")},
+        "versions": {name: provenance.versions()[name] for name in ("transformers", "torch", "peft")},
     }
 
     # 3. Generate, score and save, one system after the other
@@ -275,20 +271,20 @@ def main() -> None:
         ]
         summarised[name] = predictions
         results[name] = {
-            "format": checkpoints.FORMAT,
+            "format": files.FORMAT,
             **scoring.score(
                 predictions, tokenizer=eval_args.rouge_tokenizer, seed=eval_args.seed, bert_scorer=bert_scorer
             ),
             "model": {
                 "base": public_name(eval_args.served_model_name or str(model_args.model_name_or_path)),
                 "revision": model_args.model_revision,
-                "adapter": checkpoints.public(eval_args.adapter_path) if system == "tuned" else None,
+                "adapter": files.public(eval_args.adapter_path) if system == "tuned" else None,
                 "dtype": model_args.dtype,
                 "load_in_4bit": model_args.load_in_4bit,
                 "load_in_8bit": model_args.load_in_8bit,
             },
             "data": {
-                "dataset_name": checkpoints.public(script_args.dataset_name),
+                "dataset_name": files.public(script_args.dataset_name),
                 "revision": data_args.dataset_revision,
                 "split": script_args.dataset_test_split,
                 "counts": examples.counts.record(),
@@ -302,13 +298,13 @@ def main() -> None:
             },
             "engine": engine
             | {"seed": eval_args.seed, "num_candidates": eval_args.num_candidates, "resumed": resumed},
-            "versions": checkpoints.versions(),
-            "git_revision": checkpoints.git_revision(),
-            "hardware": checkpoints.hardware(),
+            "versions": provenance.versions(),
+            "git_revision": provenance.git_revision(),
+            "hardware": provenance.hardware(),
             "seconds": round(seconds, 2),
         }
-        checkpoints.write_jsonl(folder / "predictions.jsonl", predictions)
-        checkpoints.write_json(folder / "metrics.json", results[name])
+        files.write_jsonl(folder / "predictions.jsonl", predictions)
+        files.write_json(folder / "metrics.json", results[name])
         partial.remove()
 
     if not state.is_main_process:
@@ -361,20 +357,20 @@ def score_file(
 
     # 2. Score and save
     result = {
-        "format": checkpoints.FORMAT,
+        "format": files.FORMAT,
         **scoring.score(rows, tokenizer=eval_args.rouge_tokenizer, seed=eval_args.seed, bert_scorer=bert_scorer),
         "model": {"base": None, "predictions_file": path.name},
         "data": data,
         "engine": {"name": "predictions_file", "seed": eval_args.seed},
-        "versions": checkpoints.versions(),
-        "git_revision": checkpoints.git_revision(),
+        "versions": provenance.versions(),
+        "git_revision": provenance.git_revision(),
     }
     system = path.name.split(".")[0]
     if system == "predictions":  # of a run, whose own record must not be lost
         system = f"{path.resolve().parent.name.removeprefix('eval-')}-rescored"
     folder = Path(eval_args.output_dir) / f"eval-{system}"
-    checkpoints.write_jsonl(folder / "predictions.jsonl", rows)
-    checkpoints.write_json(folder / "metrics.json", result)
+    files.write_jsonl(folder / "predictions.jsonl", rows)
+    files.write_json(folder / "metrics.json", result)
 
     # 3. Tell
     tell(console, eval_args, {system: result}, {system: rows})

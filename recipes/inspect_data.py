@@ -14,14 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dialogsum_sft import InputError
-from dialogsum_sft.arguments import DataArguments, TrainArguments, parse, run
+from dialogsum_sft import InputError, files
+from dialogsum_sft.arguments import DataArguments, TrainArguments
+from dialogsum_sft.cli import parse, run
+from dialogsum_sft.data import prompts
 from dialogsum_sft.data.dialogue import split_turns
 from dialogsum_sft.data.encoding import training_rows
-from dialogsum_sft.data.examples import DUPLICATE, Counts, Examples, counts_table, load_examples, prompts
+from dialogsum_sft.data.examples import DUPLICATE, Counts, Examples, counts_table, load_examples
 from dialogsum_sft.evaluation.rouge import lost_share, suggest_tokenizer
 from dialogsum_sft.modeling import EMBEDDED, embedded_model, load_generation_config, load_tokenizer, public_name
-from dialogsum_sft.training import checkpoints, memory
+from dialogsum_sft.training import memory
 from dialogsum_sft.training.collator import CompletionOnlyCollator
 
 import numpy as np
@@ -160,7 +162,7 @@ def main() -> None:
 
     # 6. Keep it
     if inspect_args.output is not None:
-        checkpoints.write_text(Path(inspect_args.output), console.export_html(inline_styles=True))
+        files.write_text(Path(inspect_args.output), console.export_html(inline_styles=True))
         console.print(f"saved {inspect_args.output}")
 
 

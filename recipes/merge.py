@@ -14,9 +14,11 @@ import shutil
 import time
 from pathlib import Path
 
-from dialogsum_sft import InputError
-from dialogsum_sft.arguments import DataArguments, MergeArguments, parse, run
-from dialogsum_sft.data.examples import load_examples, prompts
+from dialogsum_sft import InputError, files, provenance
+from dialogsum_sft.arguments import DataArguments, MergeArguments
+from dialogsum_sft.cli import parse, run
+from dialogsum_sft.data import prompts
+from dialogsum_sft.data.examples import load_examples
 from dialogsum_sft.modeling import (
     check_adapter,
     load_adapter,
@@ -133,23 +135,23 @@ def main() -> None:
     same = sum(int((a.argmax(-1) == b.argmax(-1)).sum()) for a, b in zip(of_adapter, of_written, strict=True))
     positions = sum(map(len, rows))
     merge = {
-        "adapter": checkpoints.public(args.adapter_path),
+        "adapter": files.public(args.adapter_path),
         "dtype": args.dtype,
         "prompts": len(rows),
         "largest_logit": largest,
         "merged_difference": merged_difference,
         "saved_difference": saved_difference,
         "same_next_token": same / positions,
-        "versions": checkpoints.versions(),
+        "versions": provenance.versions(),
         "seconds": round(time.time() - started, 1),
     }
     base_model = public_name(str(args.model_name_or_path))
-    checkpoints.write_json(
-        partial / "run.json", {"format": checkpoints.FORMAT, "base_model": base_model} | record | {"merge": merge}
+    files.write_json(
+        partial / "run.json", {"format": files.FORMAT, "base_model": base_model} | record | {"merge": merge}
     )
     if model_card.can_be_written(partial):
         model_card.write(partial, scores_of=adapter_path)
-    checkpoints.replace_folder(partial, output_dir)
+    files.replace_folder(partial, output_dir)
     console.print(
         f"{len(rows)} prompts, {positions} positions, logits up to {largest:.1f}: merged and adapter differ by at "
         f"most {merged_difference:.1e} in float32; saved in {args.dtype} and loaded again by {saved_difference:.1e}, "

@@ -14,12 +14,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dialogsum_sft import InputError
-from dialogsum_sft.arguments import DataArguments, TrainArguments, parse, run
+from dialogsum_sft import InputError, files, provenance
+from dialogsum_sft.arguments import DataArguments, TrainArguments
 from dialogsum_sft.checks import check_training
+from dialogsum_sft.cli import parse, run
+from dialogsum_sft.data import prompts
 from dialogsum_sft.data.encoding import training_rows
-from dialogsum_sft.data.examples import counts_table, load_examples, prompts
-from dialogsum_sft.distributed import together
+from dialogsum_sft.data.examples import counts_table, load_examples
+from dialogsum_sft.distributed import run_on_main
 from dialogsum_sft.kernels.supervised_logits import SupervisedLogitsSFTTrainer, without_triton
 from dialogsum_sft.modeling import load_generation_config, load_model, load_tokenizer, public_name
 from dialogsum_sft.publish import hub, model_card
@@ -128,7 +130,7 @@ def main() -> None:
         processes=state.num_processes,
     )
     resume = training_args.resume_from_checkpoint
-    finished = together(lambda: manifest.check_start(output_dir, this_run, resume, train_args.force_resume))
+    finished = run_on_main(lambda: manifest.check_start(output_dir, this_run, resume, train_args.force_resume))
     if finished:
         console.print(finished)
         return
@@ -166,7 +168,7 @@ def main() -> None:
     request = StopRequest()
     stop = StopTogether(trainer, request, train_rows)
     trainer.add_callback(stop)
-    checkpoint, notes = together(lambda: manifest.open_run(output_dir, this_run, resume, trainer.weight_shapes))
+    checkpoint, notes = run_on_main(lambda: manifest.open_run(output_dir, this_run, resume, trainer.weight_shapes))
     for note in notes + ([f"going on from {checkpoint}"] if checkpoint else []):
         console.print(note)
     request.listen()
@@ -193,23 +195,23 @@ def main() -> None:
         for leftover in ("training_args.bin", "README.md"):  # a pickle that can hold a token; a card of TRL's
             (partial / leftover).unlink(missing_ok=True)
         record = {
-            "format": checkpoints.FORMAT,
+            "format": files.FORMAT,
             "base_model": public_name(str(model_args.model_name_or_path)),
-            "arguments": checkpoints.public(arguments | {"hub_model_id": training_args.hub_model_id}),
+            "arguments": files.public(arguments | {"hub_model_id": training_args.hub_model_id}),
             "data": {name.replace(" ", "_"): split.record() for name, split in counts.items()},
             "data_fingerprint": data_fingerprint,
             "prompt": prompt,
             "resumed_from_step": checkpoints.step_of(checkpoint) if checkpoint else None,
             "metrics": metrics,
             "evaluations": [log for log in logged if "samples" in log],
-            "versions": checkpoints.versions(),
-            "git_revision": checkpoints.git_revision(),
-            "hardware": checkpoints.hardware(),
+            "versions": provenance.versions(),
+            "git_revision": provenance.git_revision(),
+            "hardware": provenance.hardware(),
             "seconds": round(time.time() - started, 1),
         }
-        checkpoints.write_json(partial / "run.json", record)
+        files.write_json(partial / "run.json", record)
         model_card.write(partial)
-        checkpoints.replace_folder(partial, final)
+        files.replace_folder(partial, final)
         manifest.mark_finished(output_dir, trainer.state.global_step)
     console.print(
         f"trained on {metrics['num_tokens']} tokens in {metrics['train_runtime']:.0f} s, evaluations included"

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import dialogsum_sft
-from dialogsum_sft.arguments import run
+from dialogsum_sft.cli import run
 
 import pytest
 import torch

@@ -13,7 +13,7 @@ import os
 import sys
 from pathlib import Path
 
-from dialogsum_sft.arguments import run
+from dialogsum_sft.cli import run
 
 from transformers import AutoModelForCausalLM
 

@@ -1,5 +1,6 @@
 from dialogsum_sft import InputError
-from dialogsum_sft.arguments import DataArguments, EvalArguments, TrainArguments, parse, run
+from dialogsum_sft.arguments import DataArguments, EvalArguments, TrainArguments
+from dialogsum_sft.cli import parse, run
 from dialogsum_sft.data.prompts import INSTRUCTION
 
 import pytest

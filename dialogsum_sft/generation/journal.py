@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from dialogsum_sft.evaluation.rouge import UnicodeTokenizer
+from dialogsum_sft.files import FORMAT
 from dialogsum_sft.generation.transformers_engine import Completion
-from dialogsum_sft.training.checkpoints import FORMAT
 
 from rouge_score.tokenizers import DefaultTokenizer
 

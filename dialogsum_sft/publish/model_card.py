@@ -9,8 +9,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from dialogsum_sft import files
 from dialogsum_sft.data.prompts import TEMPLATE_KWARGS, takes_role, to_messages
-from dialogsum_sft.training import checkpoints
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import AutoTokenizer
@@ -56,7 +56,7 @@ def write(
         taken = not same or (same[0].dataset_args or {}).get("dialogues", 0) <= tuned["examples"]
         if taken:
             results = [result for result in results if result not in same] + new
-    checkpoints.write_text(folder / "README.md", _content(folder, record, results))
+    files.write_text(folder / "README.md", _content(folder, record, results))
     return taken
 
 

@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import dialogsum_sft
-from dialogsum_sft import InputError
+from dialogsum_sft import InputError, files
 from dialogsum_sft.data.dialogue import split_turns
 from dialogsum_sft.evaluation import scoring, significance
 from dialogsum_sft.evaluation.diagnostics import Diagnosis, diagnose
 from dialogsum_sft.evaluation.rouge import rouge_scores, words
-from dialogsum_sft.report.report import charts
-from dialogsum_sft.training import checkpoints
+from dialogsum_sft.report import charts
 
 import jinja2
 
@@ -82,7 +81,7 @@ def write_report(path: Path, runs: Mapping[str, Path], *, training_log: Path | N
     loaded = [load_run(name, folder) for name, folder in runs.items()]
     check_alike(loaded, list(runs.values()))
     curves = read_training_log(training_log) if training_log is not None and training_log.is_file() else {}
-    checkpoints.write_text(path, render(loaded, curves, title))
+    files.write_text(path, render(loaded, curves, title))
 
 
 def load_run(name: str, folder: Path) -> Run:

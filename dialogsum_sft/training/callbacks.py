@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dialogsum_sft import InputError
+from dialogsum_sft import InputError, files
 from dialogsum_sft.arguments import DataArguments, TrainArguments
 from dialogsum_sft.checks import sharded_by
 from dialogsum_sft.data.dialogue import restore_speakers
 from dialogsum_sft.data.encoding import prompts_for
 from dialogsum_sft.evaluation.rouge import rouge_scores, suggest_tokenizer
 from dialogsum_sft.generation.transformers_engine import Completion, generate, generation_config
-from dialogsum_sft.training import checkpoints
 
 import numpy as np
 import torch
@@ -134,7 +133,7 @@ class TrainingLog(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.is_world_process_zero:
-            checkpoints.write_jsonl(self.path, [{"format": checkpoints.FORMAT}, *map(_line, state.log_history)])
+            files.write_jsonl(self.path, [{"format": files.FORMAT}, *map(_line, state.log_history)])
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.is_world_process_zero:

@@ -1,90 +1,21 @@
-"""Files that are whole or not there: atomic writes, whole checkpoints and adapters, the record of a run."""
+"""Checkpoints and adapters that are complete: marked, checked, found, set aside."""
 
 import json
 import os
-import platform
 import re
-import shutil
-import subprocess
-from collections.abc import Iterable, Mapping
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from dialogsum_sft import InputError
+from dialogsum_sft.files import FORMAT, write_json
 
-import psutil
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers.trainer_pt_utils import safe_globals
 
-FORMAT = 1
 MARKER = "complete.json"  # written into a checkpoint after all else
-_PACKAGES = [
-    "trl",
-    "transformers",
-    "datasets",
-    "peft",
-    "bitsandbytes",
-    "accelerate",
-    "evaluate",
-    "rouge_score",
-    "torch",
-    "dialogsum_sft",
-]
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write beside, fsync, rename: a reader sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
-def write_json(path: Path, record: dict[str, Any]) -> None:
-    write_text(path, json.dumps(record, indent=2, ensure_ascii=False, default=str) + "\n")
-
-
-def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def replace_folder(partial: Path, final: Path) -> None:
-    """Put a finished folder in its place; the one it replaces goes only after."""
-    old = final.with_name(f".{final.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if final.exists():
-        final.rename(old)
-    partial.rename(final)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def public(value: Any) -> Any:
-    """A value of JSON's types as others may see it: of an absolute path its last part, in place of a token its name.
-
-    Relative paths and names stay; so do the texts under `instruction` and `system_prompt`, whatever they begin with.
-    """
-    if isinstance(value, dict):
-        return {key: _public_item(key, item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [public(item) for item in value]
-    if isinstance(value, (str, Path)) and (Path(value).is_absolute() or str(value).startswith("~")):
-        return Path(value).name
-    return value
-
-
-def _public_item(key: str, item: Any) -> Any:
-    if key in ("instruction", "system_prompt"):
-        return item
-    if item is not None and (key == "token" or key.endswith("_token")) and key not in ("eos_token", "pad_token"):
-        return f"<{key.upper()}>"
-    return public(item)
 
 
 def weight_shapes(model: nn.Module) -> dict[str, tuple[int, ...]] | None:
@@ -235,54 +166,8 @@ def newest_whole(
     return None, notes
 
 
-def size_of(folder: Path) -> int:
-    """Bytes of all files in a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
 def expected_size(model: nn.Module) -> int:
     """Bytes of a checkpoint of this model: what is trained, two moments of it, 32 MiB for the tokenizer and so on."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     weights = sum(int(getattr(p, "ds_numel", p.numel())) * p.element_size() for p in trained)
     return 3 * weights + 2**25
-
-
-def free_space(folder: Path) -> int:
-    """Bytes free where `folder` is or will be made."""
-    while not folder.exists():
-        folder = folder.absolute().parent
-    return shutil.disk_usage(folder).free
-
-
-def versions() -> dict[str, str]:
-    """Installed versions of the packages that decide a result."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def hardware() -> dict[str, Any]:
-    """What a speed depends on; no name of the machine."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {
-        "gpus": gpus,
-        "cpu_cores": psutil.cpu_count(logical=False) or os.cpu_count(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
-    }
-
-
-def git_revision() -> str | None:
-    """Commit of the checkout this package runs from, with a + when it was changed; None outside a checkout."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
-        changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True).returncode
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head.strip() + ("+" if changed else "")

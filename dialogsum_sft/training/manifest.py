@@ -7,15 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dialogsum_sft import InputError
-from dialogsum_sft.training.checkpoints import (
-    FORMAT,
-    damage,
-    find_checkpoints,
-    newest_whole,
-    set_aside,
-    step_of,
-    write_json,
-)
+from dialogsum_sft.files import FORMAT, write_json
+from dialogsum_sft.training.checkpoints import damage, find_checkpoints, newest_whole, set_aside, step_of
 
 from datasets import Dataset, IterableDataset
 

@@ -9,8 +9,9 @@ from types import FrameType
 from typing import Any
 
 from dialogsum_sft import InputError, Stopped
-from dialogsum_sft.distributed import maximum, together
-from dialogsum_sft.training.checkpoints import expected_size, find_checkpoints, free_space
+from dialogsum_sft.distributed import all_reduce_max, run_on_main
+from dialogsum_sft.files import free_space
+from dialogsum_sft.training.checkpoints import expected_size, find_checkpoints
 from dialogsum_sft.training.trainer import ResumableSFTTrainer, mib, way_back
 
 import numpy as np
@@ -79,7 +80,7 @@ class StopTogether(TrainerCallback, ExportableState):
         if state.global_step >= state.max_steps:
             self.trainer.is_in_train = False
             raise AlreadyTrained
-        together(lambda: self._check_space(args, state))
+        run_on_main(lambda: self._check_space(args, state))
 
     def _check_space(self, args: TrainingArguments, state: TrainerState) -> None:
         size = expected_size(self.trainer.model)
@@ -110,7 +111,7 @@ class StopTogether(TrainerCallback, ExportableState):
         loss = self.trainer._tr_loss  # summed since it was last logged, and finite before this step
         finite = loss.isfinite() & self._gradient_is_finite(loss.device)
         received = torch.tensor(self.request.signal or 0, device=loss.device)
-        not_finite, number = maximum(torch.stack([(~finite).int(), received.int()])).tolist()
+        not_finite, number = all_reduce_max(torch.stack([(~finite).int(), received.int()])).tolist()
         self.stopping = signal.Signals(number) if number else None
         if not_finite:
             raise self._not_finite(state.global_step + 1, loss)
@@ -160,7 +161,7 @@ class StopTogether(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """A long evaluation does not outlast the grace after a SIGTERM: what was trained before it is saved."""
-        number = int(maximum(torch.tensor(self.request.signal or 0, device=args.device)).item())
+        number = int(all_reduce_max(torch.tensor(self.request.signal or 0, device=args.device)).item())
         if number:
             self.stopping = signal.Signals(number)
             if state.global_step:

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from dialogsum_sft import InputError, Stopped
-from dialogsum_sft.distributed import on_any_process, together
+from dialogsum_sft.distributed import on_any_process, run_on_main
+from dialogsum_sft.files import free_space, size_of
 from dialogsum_sft.training.checkpoints import (
     MARKER,
     expected_size,
     find_checkpoints,
-    free_space,
     mark_complete,
-    size_of,
     verify_adapter,
     weight_shapes,
 )
@@ -77,13 +76,13 @@ class ResumableSFTTrainer(GlobalBatchSFTTrainer):
             super(ResumableSFTTrainer, self)._save_checkpoint(model, trial)
 
         self._write(folder, save)
-        together(lambda: self._complete(folder))
+        run_on_main(lambda: self._complete(folder))
         self._last_saved = folder
 
     def save_verified(self, folder: Path) -> None:
         """`save_model`, checked: every weight is there, in its shape and finite. Raises `Stopped` on all processes."""
         self._write(folder, lambda: self.save_model(str(folder)))
-        together(lambda: self._verify(folder))
+        run_on_main(lambda: self._verify(folder))
 
     def _write(self, folder: Path, save: Callable[[], None]) -> None:
         error: Exception | None = None

@@ -30,7 +30,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
 
 DIALOGSUM_TEST = ROOT.parent / "shared" / "data" / "dialogsum" / "test.jsonl"
-SAMPLE = sorted((ROOT / "dialogsum_sft" / "sample").glob("*.jsonl"))
+SAMPLE = sorted((ROOT / "dialogsum_sft" / "data" / "sample").glob("*.jsonl"))
 
 PREDICTIONS = ["Tom lost his keys.", "Anna sings loudly."]
 REFERENCES = [

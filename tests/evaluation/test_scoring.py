@@ -9,7 +9,7 @@ from pathlib import Path
 
 from conftest import ROOT
 from dialogsum_sft import modeling
-from dialogsum_sft.arguments import run
+from dialogsum_sft.cli import run
 from dialogsum_sft.evaluation import scoring
 
 import numpy as np

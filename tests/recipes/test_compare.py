@@ -4,10 +4,10 @@ import shutil
 import sys
 
 from conftest import ROOT
-from dialogsum_sft.arguments import run
+from dialogsum_sft import files
+from dialogsum_sft.cli import run
 from dialogsum_sft.evaluation import scoring
 from dialogsum_sft.evaluation.significance import compare, holm
-from dialogsum_sft.training import checkpoints
 
 import pytest
 
@@ -20,8 +20,8 @@ def compare_recipe():
 
 
 def write_run(folder, rows, tokenizer="default"):
-    checkpoints.write_jsonl(folder / "predictions.jsonl", rows)
-    checkpoints.write_json(folder / "metrics.json", scoring.score(rows, tokenizer=tokenizer))
+    files.write_jsonl(folder / "predictions.jsonl", rows)
+    files.write_json(folder / "metrics.json", scoring.score(rows, tokenizer=tokenizer))
     return folder
 
 
@@ -162,7 +162,7 @@ def changed(folder, target, change):
     shutil.copytree(folder, target)
     record = json.loads((target / "metrics.json").read_text())
     change(record)
-    checkpoints.write_json(target / "metrics.json", record)
+    files.write_json(target / "metrics.json", record)
     return target
 
 
@@ -187,7 +187,7 @@ def test_runs_on_other_dialogues_are_refused(call, rows, runs, tmp_path):
 
 def test_changed_predictions_are_refused(call, rows, runs, tmp_path):
     edited = write_run(tmp_path / "edited", rows)
-    checkpoints.write_jsonl(edited / "predictions.jsonl", [rows[0] | {"prediction": "x"}, *rows[1:]])
+    files.write_jsonl(edited / "predictions.jsonl", [rows[0] | {"prediction": "x"}, *rows[1:]])
     assert "one of them was changed, so score it again" in call(runs["lead"], edited, status=2)
 
 

@@ -6,7 +6,7 @@ import runpy
 from types import SimpleNamespace
 
 from conftest import ROOT
-from dialogsum_sft.arguments import parse
+from dialogsum_sft.cli import parse
 from dialogsum_sft.generation.transformers_engine import generation_config
 
 import pytest

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from conftest import ROOT
-from dialogsum_sft.arguments import run
-from dialogsum_sft.generation.transformers_engine import transformers_engine as generation
+from dialogsum_sft.cli import run
+from dialogsum_sft.generation import transformers_engine as generation
 from dialogsum_sft.modeling import embedded_model
 
 import pytest
@@ -65,7 +65,7 @@ def killed_after(batches: int) -> str:
     """A program that runs recipes/eval.py and is killed while a batch is under way, others being done."""
     return f"""
 import os, runpy, signal, sys
-from dialogsum_sft.generation.transformers_engine import transformers_engine as generation
+from dialogsum_sft.generation import transformers_engine as generation
 
 def generate_batches(*args, original=generation.generate_batches, **kwargs):
     for number, batch in enumerate(original(*args, **kwargs)):

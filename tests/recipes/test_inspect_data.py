@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import dialogsum_sft
 from conftest import ROOT
-from dialogsum_sft.arguments import run
-from dialogsum_sft.data.examples import prompts
+from dialogsum_sft.cli import run
+from dialogsum_sft.data import prompts
 from dialogsum_sft.training import memory
 
 import numpy as np

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from conftest import ROOT
-from dialogsum_sft.arguments import parse, run
+from dialogsum_sft.cli import parse, run
 
 import pytest
 import torch

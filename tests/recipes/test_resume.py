@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from conftest import ROOT
-from dialogsum_sft.arguments import run
+from dialogsum_sft.cli import run
 from dialogsum_sft.training import stopping
 from dialogsum_sft.training import trainer as resumable
 from dialogsum_sft.training.checkpoints import damage, find_checkpoints, step_of

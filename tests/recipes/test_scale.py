@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from conftest import ROOT
-from dialogsum_sft.arguments import run
+from dialogsum_sft.cli import run
 
 import pytest
 import torch

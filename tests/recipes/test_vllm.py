@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from dialogsum_sft.arguments import DataArguments
+from dialogsum_sft.data import prompts
 from dialogsum_sft.data.encoding import prompts_for
-from dialogsum_sft.data.examples import load_examples, prompts
-from dialogsum_sft.generation.transformers_engine import Completion, generate, generation_config, vllm_engine
+from dialogsum_sft.data.examples import load_examples
+from dialogsum_sft.generation import vllm_engine
+from dialogsum_sft.generation.transformers_engine import Completion, generate, generation_config
 from dialogsum_sft.modeling import load_adapter, load_model, load_tokenizer
 
 import pytest

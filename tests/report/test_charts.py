@@ -1,4 +1,4 @@
-from dialogsum_sft.report.report import charts
+from dialogsum_sft.report import charts
 
 import pytest
 

@@ -12,12 +12,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from dialogsum_sft import InputError
+from dialogsum_sft import InputError, files
 from dialogsum_sft.evaluation import scoring
 from dialogsum_sft.evaluation.diagnostics import Diagnosis
 from dialogsum_sft.evaluation.rouge import rouge_scores
-from dialogsum_sft.report.report import report
-from dialogsum_sft.training import checkpoints
+from dialogsum_sft.report import report
 
 import pytest
 
@@ -74,8 +73,8 @@ def write_run(
         "data": {"dataset_name": "sample", "split": "test"},
         "seconds": 12.3,
     }
-    checkpoints.write_jsonl(folder / "predictions.jsonl", predictions)
-    checkpoints.write_json(folder / "metrics.json", record)
+    files.write_jsonl(folder / "predictions.jsonl", predictions)
+    files.write_json(folder / "metrics.json", record)
     return folder
 
 
@@ -204,7 +203,7 @@ def planted(folder: Path) -> dict[str, Path]:
     metrics["data"] = {"dataset_name": EVIL}
     metrics["baselines"][EVIL] = metrics["baselines"]["lead-1"]
     metrics["slices"][EVIL] = {EVIL: {"examples": 3, "rouge1": 1.0}, "b": {"examples": 3, "rouge1": 2.0}}
-    checkpoints.write_json(run / "metrics.json", metrics)
+    files.write_json(run / "metrics.json", metrics)
     return {f"system {EVIL}": run, "other": run}
 
 
@@ -254,7 +253,7 @@ def test_rows_that_do_not_say_why_they_ended_are_not_called_whole(small: dict[st
     rows = [json.loads(line) for line in (run / "predictions.jsonl").open(encoding="utf-8")]
     for row in rows:
         del row["finish_reason"]
-    checkpoints.write_jsonl(run / "predictions.jsonl", rows)
+    files.write_jsonl(run / "predictions.jsonl", rows)
     row = next(row for row in write(tmp_path, {"tuned": run}).tables if row[0].startswith("cut off"))
     assert row[1] == ""
 
@@ -284,10 +283,10 @@ def test_other_dialogues_or_references_are_refused(small: dict[str, Path], tmp_p
     run = shutil.copytree(small["tuned"], tmp_path / "run")
     rows = [json.loads(line) for line in (run / "predictions.jsonl").open(encoding="utf-8")]
     rows[2]["references"] = ["Another."]
-    checkpoints.write_jsonl(run / "predictions.jsonl", rows)
+    files.write_jsonl(run / "predictions.jsonl", rows)
     with pytest.raises(InputError, match=r"row 3 \(test_2\) .*another dialogue or references"):
         write(tmp_path, {"a": small["tuned"], "b": run})
-    checkpoints.write_jsonl(run / "predictions.jsonl", rows[:5])
+    files.write_jsonl(run / "predictions.jsonl", rows[:5])
     with pytest.raises(InputError, match="has 24 dialogues, .* has 5: a report compares runs over the same dialogues"):
         write(tmp_path, {"a": small["tuned"], "b": run})
     assert not (tmp_path / "report.html").exists()

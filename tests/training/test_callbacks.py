@@ -16,7 +16,8 @@ from unittest.mock import Mock
 
 from conftest import ROOT, tiny_model
 from dialogsum_sft import InputError
-from dialogsum_sft.arguments import DataArguments, TrainArguments, parse
+from dialogsum_sft.arguments import DataArguments, TrainArguments
+from dialogsum_sft.cli import parse
 from dialogsum_sft.data.prompts import encode
 from dialogsum_sft.training import callbacks
 from dialogsum_sft.training.callbacks import (

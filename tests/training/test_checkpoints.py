@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 from conftest import ROOT, tiny_model
-from dialogsum_sft import InputError
+from dialogsum_sft import InputError, files, provenance
 from dialogsum_sft.training import checkpoints
 
 import numpy as np
@@ -41,7 +41,7 @@ def full_disk():
 
 def test_text_is_written_as_it_is_into_a_new_folder(tmp_path):
     path = tmp_path / "a" / "b" / "text.txt"
-    checkpoints.write_text(path, "Grüße, 中文\n")
+    files.write_text(path, "Grüße, 中文\n")
     assert path.read_bytes() == "Grüße, 中文\n".encode()
     assert os.listdir(path.parent) == ["text.txt"]
 
@@ -49,16 +49,16 @@ def test_text_is_written_as_it_is_into_a_new_folder(tmp_path):
 def test_text_replaces_what_was_there(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text("a longer old text")
-    checkpoints.write_text(path, "new")
+    files.write_text(path, "new")
     assert path.read_text() == "new"
 
 
 @pytest.mark.parametrize(
     ("write", "content"),
     [
-        (checkpoints.write_text, "x" * 100_000),
-        (checkpoints.write_json, {"key": "x" * 100_000}),
-        (checkpoints.write_jsonl, [{"key": "x" * 1000}] * 100),
+        (files.write_text, "x" * 100_000),
+        (files.write_json, {"key": "x" * 100_000}),
+        (files.write_jsonl, [{"key": "x" * 1000}] * 100),
     ],
 )
 def test_a_write_that_fails_halfway_leaves_the_old_file_whole(tmp_path, write, content):
@@ -72,7 +72,7 @@ def test_a_write_that_fails_halfway_leaves_the_old_file_whole(tmp_path, write, c
 def test_a_write_that_fails_halfway_leaves_nothing_under_a_new_name(tmp_path):
     path = tmp_path / "file"
     with pytest.raises(OSError, match="File too large"), full_disk():
-        checkpoints.write_text(path, "x" * 100_000)
+        files.write_text(path, "x" * 100_000)
     assert not path.exists()
 
 
@@ -80,13 +80,13 @@ def test_a_row_that_is_no_json_leaves_the_old_file_whole(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text("old")
     with pytest.raises(TypeError):
-        checkpoints.write_jsonl(path, [{"a": 1}, {"a": object()}])
+        files.write_jsonl(path, [{"a": 1}, {"a": object()}])
     assert path.read_text() == "old"
 
 
 def test_json_keeps_characters_and_order(tmp_path):
     path = tmp_path / "record.json"
-    checkpoints.write_json(path, {"b": "Zoë 中", "a": [1, 2.5, None, True], "path": Path("runs/x")})
+    files.write_json(path, {"b": "Zoë 中", "a": [1, 2.5, None, True], "path": Path("runs/x")})
     assert "Zoë 中" in path.read_text(encoding="utf-8")
     assert list(json.loads(path.read_bytes()).items()) == [
         ("b", "Zoë 中"),
@@ -98,7 +98,7 @@ def test_json_keeps_characters_and_order(tmp_path):
 def test_jsonl_has_one_line_a_row_whatever_separators_the_text_has(tmp_path):
     path = tmp_path / "rows.jsonl"
     rows = [{"text": "one\u2028two\u2029three\x85four\nfive\r\nsix"}, {"text": "Zoë 中"}]
-    checkpoints.write_jsonl(path, rows)
+    files.write_jsonl(path, rows)
     assert path.read_bytes().count(b"\n") == 2
     with path.open(encoding="utf-8") as file:
         assert [json.loads(line) for line in file] == rows
@@ -113,14 +113,14 @@ def make_folder(path, name):
 
 def test_a_folder_takes_its_new_place(tmp_path):
     partial, final = make_folder(tmp_path / ".adapter.partial", "new"), tmp_path / "adapter"
-    checkpoints.replace_folder(partial, final)
+    files.replace_folder(partial, final)
     assert os.listdir(tmp_path) == ["adapter"]
     assert os.listdir(final) == ["new"]
 
 
 def test_a_folder_replaces_the_one_that_was_there_whole(tmp_path):
     partial, final = make_folder(tmp_path / ".adapter.partial", "new"), make_folder(tmp_path / "adapter", "old")
-    checkpoints.replace_folder(partial, final)
+    files.replace_folder(partial, final)
     assert os.listdir(tmp_path) == ["adapter"]
     assert os.listdir(final) == ["new"]
 
@@ -128,7 +128,7 @@ def test_a_folder_replaces_the_one_that_was_there_whole(tmp_path):
 def test_what_an_interrupted_replacement_left_is_no_hindrance(tmp_path):
     partial, final = make_folder(tmp_path / ".adapter.partial", "new"), make_folder(tmp_path / "adapter", "old")
     make_folder(tmp_path / ".adapter.old", "older")
-    checkpoints.replace_folder(partial, final)
+    files.replace_folder(partial, final)
     assert os.listdir(tmp_path) == ["adapter"]
     assert os.listdir(final) == ["new"]
 
@@ -136,12 +136,12 @@ def test_what_an_interrupted_replacement_left_is_no_hindrance(tmp_path):
 def test_a_missing_new_folder_leaves_something_to_go_back_to(tmp_path):
     final = make_folder(tmp_path / "adapter", "old")
     with pytest.raises(FileNotFoundError):
-        checkpoints.replace_folder(tmp_path / "nothing", final)
+        files.replace_folder(tmp_path / "nothing", final)
     assert [path.name for path in tmp_path.rglob("old")] == ["old"]
 
 
 def test_versions_has_python_and_every_package_that_decides_a_result():
-    found = checkpoints.versions()
+    found = provenance.versions()
     assert set(found) == {
         "python",
         "trl",
@@ -161,7 +161,7 @@ def test_versions_has_python_and_every_package_that_decides_a_result():
 
 def test_hardware_has_what_a_speed_depends_on_and_no_host_name(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
-    found = checkpoints.hardware()
+    found = provenance.hardware()
     assert set(found) == {"gpus", "cpu_cores", "cpu_capability", "memory_gib", "processes"}
     assert found["cpu_cores"] >= 1
     assert found["memory_gib"] > 0.5
@@ -171,25 +171,25 @@ def test_hardware_has_what_a_speed_depends_on_and_no_host_name(monkeypatch):
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a checkout")
 def test_the_revision_of_this_checkout():
-    assert checkpoints.git_revision().removesuffix("+") == git(ROOT, "rev-parse", "HEAD").strip()
+    assert provenance.git_revision().removesuffix("+") == git(ROOT, "rev-parse", "HEAD").strip()
 
 
 def test_the_revision_of_a_changed_checkout_ends_in_a_plus(monkeypatch, tmp_path):
-    monkeypatch.setattr(checkpoints, "__file__", str(tmp_path / "checkpoints.py"))
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
     (tmp_path / "file").write_text("one")
     git(tmp_path, "init")
     git(tmp_path, "add", "file")
     git(tmp_path, "commit", "-m", "one")
     head = git(tmp_path, "rev-parse", "HEAD").strip()
     assert len(head) == 40
-    assert checkpoints.git_revision() == head
+    assert provenance.git_revision() == head
     (tmp_path / "file").write_text("two")
-    assert checkpoints.git_revision() == head + "+"
+    assert provenance.git_revision() == head + "+"
 
 
 def test_there_is_no_revision_outside_a_checkout(monkeypatch, tmp_path):
-    monkeypatch.setattr(checkpoints, "__file__", str(tmp_path / "checkpoints.py"))
-    assert checkpoints.git_revision() is None
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
+    assert provenance.git_revision() is None
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_there_is_no_revision_outside_a_checkout(monkeypatch, tmp_path):
     ],
 )
 def test_what_others_may_see(value: object, seen: object) -> None:
-    assert checkpoints.public(value) == seen
+    assert files.public(value) == seen
 
 
 # Whole adapters and checkpoints.
@@ -407,12 +407,12 @@ def test_what_is_set_aside_twice_has_two_names(tmp_path):
 
 
 def test_free_space_is_that_of_the_folder_to_come(tmp_path):
-    assert checkpoints.free_space(tmp_path / "a" / "b") == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)
+    assert files.free_space(tmp_path / "a" / "b") == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)
 
 
 def test_a_checkpoint_is_smaller_than_expected(lora_model, tmp_path):
     """Adam has moments only after a step, so the file that there will be is written here."""
     folder = make_checkpoint(tmp_path, 1, lora_model)
     trained = sum(p.numel() * p.element_size() for p in lora_model.parameters() if p.requires_grad)
-    assert checkpoints.size_of(folder) + 2 * trained < checkpoints.expected_size(lora_model)
+    assert files.size_of(folder) + 2 * trained < checkpoints.expected_size(lora_model)
     assert checkpoints.expected_size(lora_model) == 3 * trained + 2**25

@@ -4,7 +4,7 @@ import os
 import signal
 
 from dialogsum_sft import InputError, Stopped
-from dialogsum_sft.arguments import run
+from dialogsum_sft.cli import run
 from dialogsum_sft.training import stopping
 from dialogsum_sft.training.stopping import StopRequest
 

@@ -1,0 +1,157 @@
+"""Parse YAML and command line into dataclasses; turn what ends a recipe into one line and an exit status."""
+
+import argparse
+import difflib
+import errno
+import json
+import os
+import re
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dialogsum_sft import InputError, Stopped
+from dialogsum_sft.distributed import exit_process
+
+import yaml
+from trl import ModelConfig, SFTConfig, TrlParser
+
+# Where the recipe knows better than SFTConfig and ModelConfig; a dtype of None is settled in `parse`.
+_TRAINING_DEFAULTS = {
+    "dtype": None,
+    "lora_target_modules": ["all-linear"],
+    "train_sampling_strategy": "group_by_length",
+}
+
+
+class _Parser(TrlParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message.strip()}. See --help for the options.")
+
+
+class _Yaml12Floats(yaml.SafeLoader):
+    """In YAML 1.1, which PyYAML reads, 1e-6 is a string; in YAML 1.2 and everybody's mind it is a number."""
+
+
+_Yaml12Floats.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def parse(types: tuple[type[Any], ...], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
+    """Parse `--config FILE.yaml` and the command line, which wins, into one instance of each dataclass.
+
+    A YAML value takes the same road as a flag, so its type and choices are checked alike (TrlParser alone takes YAML
+    values as argparse defaults: `no` arrives as False, `2e-4` as a string, a wrong choice unseen).
+
+    In a training (where SFTConfig is among `types`) adapters go on all linear layers, batches are grouped by length,
+    and the dtype is auto with an adapter, float32 without: the small updates of full fine-tuning get lost in bfloat16.
+
+    Raises InputError for an unknown key or flag (with the nearest one there is), a bad value or a missing file.
+    """
+    parser = _Parser(types, allow_abbrev=False)
+    if SFTConfig in types and ModelConfig in types:
+        parser.set_defaults(**_TRAINING_DEFAULTS)
+    flags = {option for action in parser._actions for option in action.option_strings if option.startswith("--")}
+    args = list(sys.argv[1:] if argv is None else argv)
+    unknown = [word.split("=")[0] for word in args if re.match(r"--[A-Za-z]", word)]
+    unknown = [word for word in unknown if word not in flags | {"--config"}]
+    source = "the command line"
+    if any(word == "--config" or word.startswith("--config=") for word in args):
+        config, args = _split_config(args)
+        if not unknown:
+            unknown, source = [f"--{key}" for key in config if f"--{key}" not in flags], "the config file"
+        args = _to_argv(config) + args
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], {flag for flag in flags if "-" not in flag[2:]}, n=2, cutoff=0.75)
+        hint = f"; did you mean {' or '.join(word.removeprefix('--') for word in near)}?" if near else ""
+        names = ", ".join(word.removeprefix("--") for word in unknown)
+        raise InputError(f"unknown option in {source}: {names}{hint}")
+    try:
+        parts = tuple(parser.parse_args_and_config(args))
+    except (
+        ValueError,
+        TypeError,
+        ImportError,
+        argparse.ArgumentError,
+    ) as error:  # ImportError: --deepspeed without it
+        raise InputError(_one_line(error)) from error
+    for part in parts:
+        if isinstance(part, ModelConfig) and part.dtype is None:
+            part.dtype = "auto" if part.use_peft else "float32"
+    return parts
+
+
+def _split_config(args: list[str]) -> tuple[dict[str, Any], list[str]]:
+    at = next(i for i, word in enumerate(args) if word == "--config" or word.startswith("--config="))
+    inline = args[at].startswith("--config=")
+    if not inline and at + 1 == len(args):
+        raise InputError("--config needs the path of a YAML file")
+    path = args[at].removeprefix("--config=") if inline else args[at + 1]
+    rest = args[:at] + args[at + (1 if inline else 2) :]
+    if not Path(path).is_file():
+        raise InputError(f"config file not found: {path}")
+    try:
+        # BaseLoader keeps every scalar as it is written (`no`, `2e-4`), so that argparse alone decides its type.
+        text = Path(path).read_text(encoding="utf-8")
+        as_written, typed = yaml.load(text, Loader=yaml.BaseLoader), yaml.load(text, Loader=_Yaml12Floats)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not readable YAML: {_one_line(error)}") from error
+    if not isinstance(as_written, dict):
+        raise InputError(f"{path} must hold a YAML mapping of option: value")
+    if any(word == "--config" or word.startswith("--config=") for word in rest):
+        raise InputError("--config is given twice; put both files' options into one")
+    # A mapping is a JSON option (model_init_kwargs, ...), whose values keep their YAML types; null is left out.
+    values = {key: typed[key] if isinstance(value, dict) else value for key, value in as_written.items()}
+    return {key: value for key, value in values.items() if typed[key] is not None}, rest
+
+
+def _to_argv(config: dict[str, Any]) -> list[str]:
+    argv: list[str] = []
+    for key, value in config.items():
+        if isinstance(value, list):
+            argv += [f"--{key}", *map(str, value)]
+        else:
+            argv.append(f"--{key}={json.dumps(value) if isinstance(value, dict) else value}")
+    return argv
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call a recipe's main; what ends it becomes one line on standard error (rank 0 only) and an exit status.
+
+    2 is a user's mistake, 75 a run that was asked to stop and goes on when started again, 1 one that cannot go on (a
+    loss that is not finite, a full disk), 130 a Ctrl-C before there was anything to save.
+    """
+    # Deprecations inside and between the libraries, which a user cannot act on.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft)\.")
+    # On saving, PEFT asks the hub whether the base model's vocabulary was changed; offline it may well not answer.
+    warnings.filterwarnings(
+        "ignore", message="Unable to fetch remote file|Could not find a config file", module="peft"
+    )
+    status, line = 0, ""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        main()
+    except InputError as error:
+        status, line = 2, f"error: {_one_line(error)}"
+    except Stopped as error:
+        status, line = error.status, _one_line(error) if error.status == 75 else f"error: {_one_line(error)}"
+    except KeyboardInterrupt:
+        status, line = 130, "interrupted"
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        status, line = 1, f"error: {_one_line(error)}: make room and start again"
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
+    if line and os.environ.get("RANK", "0") == "0":
+        print(line, file=sys.stderr)
+    exit_process(status)

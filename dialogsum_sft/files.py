@@ -1,0 +1,73 @@
+"""Atomic writes, and values as they may be published."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+FORMAT = 1
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write beside, fsync, rename: a reader sees the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def write_json(path: Path, record: dict[str, Any]) -> None:
+    write_text(path, json.dumps(record, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def replace_folder(partial: Path, final: Path) -> None:
+    """Put a finished folder in its place; the one it replaces goes only after."""
+    old = final.with_name(f".{final.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        final.rename(old)
+    partial.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def public(value: Any) -> Any:
+    """A value of JSON's types as others may see it: of an absolute path its last part, in place of a token its name.
+
+    Relative paths and names stay; so do the texts under `instruction` and `system_prompt`, whatever they begin with.
+    """
+    if isinstance(value, dict):
+        return {key: _public_item(key, item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [public(item) for item in value]
+    if isinstance(value, (str, Path)) and (Path(value).is_absolute() or str(value).startswith("~")):
+        return Path(value).name
+    return value
+
+
+def _public_item(key: str, item: Any) -> Any:
+    if key in ("instruction", "system_prompt"):
+        return item
+    if item is not None and (key == "token" or key.endswith("_token")) and key not in ("eos_token", "pad_token"):
+        return f"<{key.upper()}>"
+    return public(item)
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def free_space(folder: Path) -> int:
+    """Bytes free where `folder` is or will be made."""
+    while not folder.exists():
+        folder = folder.absolute().parent
+    return shutil.disk_usage(folder).free
