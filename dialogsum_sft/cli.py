@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -41,11 +41,18 @@ _Yaml12Floats.add_implicit_resolver(
 )
 
 
-def parse(types: tuple[type[Any], ...], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
+def parse(
+    types: tuple[type[Any], ...],
+    argv: Sequence[str] | None = None,
+    *,
+    defaults: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
+) -> tuple[Any, ...]:
     """Parse `--config FILE.yaml` and the command line, which wins, into one instance of each dataclass.
 
-    A YAML value takes the same road as a flag, so its type and choices are checked alike (TrlParser alone takes YAML
+    YAML values are parsed like flags, so that their types and choices are checked alike (TrlParser alone takes YAML
     values as argparse defaults: `no` arrives as False, `2e-4` as a string, a wrong choice unseen).
+
+    `defaults` gets the options that were given, {name: value}, and returns the defaults of others.
 
     In a training (where SFTConfig is among `types`) adapters go on all linear layers, batches are grouped by length,
     and the dtype is auto with an adapter, float32 without: the small updates of full fine-tuning get lost in bfloat16.
@@ -71,6 +78,8 @@ def parse(types: tuple[type[Any], ...], argv: Sequence[str] | None = None) -> tu
         names = ", ".join(word.removeprefix("--") for word in unknown)
         raise InputError(f"unknown option in {source}: {names}{hint}")
     try:
+        if defaults is not None and not {"-h", "--help"} & set(args):
+            parser.set_defaults(**defaults(_given_options(parser, args)))
         parts = tuple(parser.parse_args_and_config(args))
     except (
         ValueError,
@@ -83,6 +92,20 @@ def parse(types: tuple[type[Any], ...], argv: Sequence[str] | None = None) -> tu
         if isinstance(part, ModelConfig) and part.dtype is None:
             part.dtype = "auto" if part.use_peft else "float32"
     return parts
+
+
+def _given_options(parser: argparse.ArgumentParser, args: list[str]) -> dict[str, Any]:
+    """The options that `args` set, without any default."""
+    own, own_defaults = [(action, action.default) for action in parser._actions], parser._defaults
+    for action, _ in own:
+        action.default = argparse.SUPPRESS
+    parser._defaults = {}
+    try:
+        return vars(parser.parse_args(args, argparse.Namespace()))
+    finally:
+        for action, default in own:
+            action.default = default
+        parser._defaults = own_defaults
 
 
 def _split_config(args: list[str]) -> tuple[dict[str, Any], list[str]]:

@@ -227,3 +227,25 @@ def test_an_empty_text_in_quotes_is_a_value(config):
 def test_a_float_in_a_mapping_is_a_float(config):
     training = parse(SFT, config("lr_scheduler_kwargs: {min_lr: 1e-6}") + NO_BF16)[1]
     assert training.lr_scheduler_kwargs == {"min_lr": 1e-6}
+
+
+def test_defaults_are_told_what_was_given_and_lose_to_it(tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text("learning_rate: 1e-3\nload_in_4bit: true\n")
+    seen = {}
+
+    def defaults(given):
+        seen.update(given)
+        return {"learning_rate": 5.0, "warmup_steps": 7}
+
+    training_args, model_args = parse(
+        (SFTConfig, ModelConfig),
+        ["--config", str(config), "--use_cpu", "true", "--bf16=false", "--output_dir", "x", "--dtype", "float16"],
+        defaults=defaults,
+    )
+
+    expected = {"learning_rate": 1e-3, "load_in_4bit": True, "use_cpu": True, "bf16": False, "output_dir": "x"}
+    expected["dtype"] = "float16"
+    assert seen == expected
+    assert (training_args.learning_rate, training_args.warmup_steps) == (1e-3, 7)
+    assert (model_args.load_in_4bit, training_args.seed) == (True, 42)
