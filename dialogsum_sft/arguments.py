@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass, field
 
-from dialogsum_sft.data.prompts import INSTRUCTION
-
 
 @dataclass
 class DataArguments:
@@ -35,9 +33,12 @@ class DataArguments:
         default=False,
         metadata={"help": "Show the model #Person1#, ... for the speakers' names; summaries get them back."},
     )
-    instruction: str = field(
-        default=INSTRUCTION,
-        metadata={"help": "Put before the dialogue in the user's turn, or around it where {dialogue} stands."},
+    instruction: str | None = field(
+        default=None,
+        metadata={
+            "help": "Put before the dialogue in the user's turn, or around it where {dialogue} stands. Default: "
+            "'Summarize the following dialogue in one or two sentences. Name the speakers as the dialogue does.'"
+        },
     )
     system_prompt: str | None = field(
         default=None,

@@ -105,15 +105,11 @@ def main() -> None:
         # 1. The rows, as trl sft reads them
         train = load_examples(script_args, data_args, script_args.dataset_train_split, train_args.max_train_samples)
         validation = load_examples(script_args, data_args, script_args.dataset_test_split, data_args.max_eval_samples)
-        shown: dict[str, Any] = {"instruction": data_args.instruction, "system_prompt": data_args.system_prompt}
+        settings = prompts.PromptSettings.from_arguments(data_args)
         rows = Path(folder) / "rows"
         files.write_jsonl(
             rows / "train.jsonl",
-            (
-                prompts.to_messages(row["dialogue"], summary, **shown)
-                for row in train.rows
-                for summary in row["references"]
-            ),
+            (settings.messages(row["dialogue"], summary) for row in train.rows for summary in row["references"]),
         )
 
         # 2. Training: ours, theirs, ours, theirs, ...
@@ -153,7 +149,7 @@ def main() -> None:
         model.to(torch.accelerator.current_accelerator() or "cpu")
         stop_ids = prompts.stop_token_ids(tokenizer, model.generation_config)
         encoded = prompts.encode_batch(
-            tokenizer, [(row["dialogue"], row["references"][0]) for row in train.rows], stop_ids, **shown
+            tokenizer, [(row["dialogue"], row["references"][0]) for row in train.rows], stop_ids, settings
         )
         encoded.sort(key=lambda row: len(row["input_ids"]))
         middle = max(0, len(encoded) // 2 - training_args.per_device_train_batch_size // 2)
@@ -170,7 +166,7 @@ def main() -> None:
     # 4. Generation, in turn again
     split = "test" if script_args.dataset_name == "sample" else script_args.dataset_test_split
     test = load_examples(script_args, data_args, split, args.dialogues)
-    chats = [prompts.to_messages(row["dialogue"], "-", **shown)["prompt"] for row in test.rows]
+    chats = [settings.messages(row["dialogue"])["prompt"] for row in test.rows]
     references = [len(row["references"]) for row in test.rows]
     device = str(torch.accelerator.current_accelerator() or "cpu")
     works = {"ours": with_ours, "pipeline": with_pipeline, "tutorial loop": with_tutorial_loop}
@@ -388,11 +384,11 @@ def eval_loss(model_args: ModelConfig, data_args: DataArguments, examples: Examp
     tokenizer, model = load_tokenizer(model_args), load_adapter(load_model(model_args), adapter).eval()
     stop_ids = prompts.stop_token_ids(tokenizer, model.generation_config)
     collator = CompletionOnlyCollator(tokenizer.pad_token_id, stop_token_ids=stop_ids)
-    options: dict[str, Any] = {"instruction": data_args.instruction, "system_prompt": data_args.system_prompt}
+    settings = prompts.PromptSettings.from_arguments(data_args)
     total = count = 0.0
     for row in examples.rows:
         for summary in row["references"]:
-            encoded = prompts.encode(tokenizer, row["dialogue"], summary, stop_ids, **options)
+            encoded = prompts.encode(tokenizer, row["dialogue"], summary, stop_ids, settings)
             batch = collator([encoded])
             with torch.inference_mode():
                 logits = model(input_ids=batch["input_ids"].to(model.device)).logits

@@ -31,7 +31,7 @@ from dialogsum_sft.checks import check_generation
 from dialogsum_sft.cli import parse, run
 from dialogsum_sft.data import prompts
 from dialogsum_sft.data.dialogue import restore_speakers
-from dialogsum_sft.data.encoding import prompt_options, prompts_for
+from dialogsum_sft.data.encoding import build_prompts
 from dialogsum_sft.data.examples import counts_table, load_examples
 from dialogsum_sft.evaluation import scoring
 from dialogsum_sft.evaluation.bertscore import BertScorer
@@ -114,7 +114,8 @@ def main() -> None:
     rows = examples.rows.to_list()
     console.print(*examples.notes, counts_table({script_args.dataset_test_split: examples.counts}), sep="\n")
     warn_of_tokenizer(console, rows, eval_args.rouge_tokenizer)
-    template = tokenizer and prompts.template_hash(tokenizer, data_args.instruction, data_args.system_prompt)
+    settings = prompts.PromptSettings.from_arguments(data_args)
+    template = tokenizer and settings.sha256(tokenizer)
     if eval_args.adapter_path is not None and trained_with(eval_args.adapter_path) not in (template, None):
         console.print(
             f"[yellow]warning: {eval_args.adapter_path} was trained with another instruction, system prompt or "
@@ -149,8 +150,8 @@ def main() -> None:
         engine["generation"] = config.to_diff_dict()
     sampling = bool(generation_kwargs.get("do_sample"))
     room = longest - eval_args.max_new_tokens if longest else None
-    shown = prompts_for([row["dialogue"] for row in rows], tokenizer, data_args, room)
-    chats = [prompts.to_messages(prompt.text, **prompt_options(data_args))["prompt"] for prompt in shown]
+    shown = build_prompts([row["dialogue"] for row in rows], tokenizer, settings, room)
+    chats = [prompt.messages for prompt in shown]
     requests = [number for number in range(len(shown)) for _ in range(eval_args.num_candidates)]
 
     def completions_of(system: str, todo: list[int]) -> Iterator[list[tuple[int, Completion]]]:
@@ -291,11 +292,7 @@ def main() -> None:
                 "shortened": sum(prompt.dropped_turns > 0 for prompt in shown),
                 "fingerprint": examples.fingerprint(),
             },
-            "prompt": {
-                "instruction": data_args.instruction,
-                "system_prompt": data_args.system_prompt,
-                "template_sha256": template,
-            },
+            "prompt": settings.record(tokenizer),
             "engine": engine
             | {"seed": eval_args.seed, "num_candidates": eval_args.num_candidates, "resumed": resumed},
             "versions": provenance.versions(),

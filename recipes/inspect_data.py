@@ -85,6 +85,7 @@ def main() -> None:
     )
     stop_ids = prompts.stop_token_ids(tokenizer, load_generation_config(model_args))
     collator = CompletionOnlyCollator(pad_token_id=tokenizer.pad_token_id, stop_token_ids=stop_ids)
+    settings = prompts.PromptSettings.from_arguments(data_args)
     evaluates = training_args.eval_strategy != "no"
     validation = None
     try:
@@ -104,7 +105,9 @@ def main() -> None:
         console.print("[yellow]the evaluation split has the same rows as the training split; shown once")
         validation = None
     splits = {
-        name: Split(examples, *training_rows(examples, tokenizer, collator, data_args, None, swap=swap))
+        name: Split(
+            examples, *training_rows(examples, tokenizer, collator, settings, None, swap=swap, allow_dropped_rows=True)
+        )
         for name, examples, swap in (
             ("training", train, train_args.swap_speakers),
             ("validation" if evaluates else "evaluation", validation, False),

@@ -69,17 +69,10 @@ def main() -> None:
         )
     run_json = adapter_path / "run.json"
     record = json.loads(run_json.read_text(encoding="utf-8")) if run_json.is_file() else {}
-    prompt = record.get("prompt") or {"instruction": prompts.INSTRUCTION, "system_prompt": None}
+    settings = prompts.PromptSettings.from_record(record) if "prompt" in record else prompts.PromptSettings()
     examples = load_examples(ScriptArguments(dataset_name="sample"), DataArguments(), "test", args.num_prompts)
     rows = [
-        prompts.encode(
-            tokenizer,
-            example["dialogue"],
-            example["references"][0],
-            stop_ids,
-            instruction=prompt["instruction"],
-            system_prompt=prompt["system_prompt"],
-        )["input_ids"]
+        prompts.encode(tokenizer, example["dialogue"], example["references"][0], stop_ids, settings)["input_ids"]
         for example in examples.rows
     ]
     checkpoints.verify_adapter(adapter_path)

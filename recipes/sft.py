@@ -100,13 +100,16 @@ def main() -> None:
     stop_ids = prompts.stop_token_ids(tokenizer, load_generation_config(model_args))
     collator = CompletionOnlyCollator(pad_token_id=tokenizer.pad_token_id, stop_token_ids=stop_ids)
     max_length = training_args.max_length
+    settings, allow = prompts.PromptSettings.from_arguments(data_args), data_args.allow_dropped_rows
     train_rows, train_counts = training_rows(
-        train, tokenizer, collator, data_args, max_length, swap=train_args.swap_speakers
+        train, tokenizer, collator, settings, max_length, swap=train_args.swap_speakers, allow_dropped_rows=allow
     )
     counts = {"training": train.counts, "rows to train on": train_counts}
     validation_rows = None
     if validation is not None:
-        validation_rows, validation_counts = training_rows(validation, tokenizer, collator, data_args, max_length)
+        validation_rows, validation_counts = training_rows(
+            validation, tokenizer, collator, settings, max_length, allow_dropped_rows=allow
+        )
         counts |= {"validation": validation.counts, "rows to validate on": validation_counts}
     show(train_rows, tokenizer, console)
     if not script_args.dataset_streaming:
@@ -116,11 +119,7 @@ def main() -> None:
 
     # 2. Model: quantised or not, in its dtype; unless checkpoints of another run are in the way
     data_fingerprint = None if script_args.dataset_streaming else train.fingerprint()
-    prompt = {
-        "instruction": data_args.instruction,
-        "system_prompt": data_args.system_prompt,
-        "template_sha256": prompts.template_hash(tokenizer, data_args.instruction, data_args.system_prompt),
-    }
+    prompt = settings.record(tokenizer)
     this_run = manifest.describe_run(
         arguments,
         base_model=public_name(str(model_args.model_name_or_path)),

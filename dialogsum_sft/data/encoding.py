@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dialogsum_sft import InputError
-from dialogsum_sft.arguments import DataArguments
-from dialogsum_sft.data.dialogue import Shortened, rename_speakers, shorten, swap_speakers
+from dialogsum_sft.data.dialogue import Renamed, Shortened, rename_speakers, shorten, swap_speakers
 from dialogsum_sft.data.examples import Counts, Examples, on_disk
-from dialogsum_sft.data.prompts import encode_batch, render_batch, to_messages
+from dialogsum_sft.data.prompts import Message, PromptSettings, encode_batch, render_batch
 from dialogsum_sft.training.collator import CompletionOnlyCollator
 
 from datasets import Dataset, Features, IterableDataset, List, Value
@@ -33,10 +32,11 @@ def training_rows(
     examples: Examples,
     tokenizer: PreTrainedTokenizerBase,
     collator: CompletionOnlyCollator,
-    data_args: DataArguments,
+    settings: PromptSettings,
     max_length: int | None,
     *,
     swap: bool = False,
+    allow_dropped_rows: bool = False,
 ) -> tuple[Dataset | IterableDataset, Counts]:
     """One row for each reference (and once more with its speakers exchanged, if `swap`), at most `max_length` tokens.
 
@@ -55,7 +55,7 @@ def training_rows(
             for number, summary in enumerate(example["references"], 1):
                 name = example["id"] if len(example["references"]) == 1 else f"{example['id']}_{number}"
                 dialogue = example["dialogue"]
-                if data_args.rename_speakers:
+                if settings.rename_speakers:
                     renamed = rename_speakers(dialogue, summary)
                     dialogue, summary = renamed.text, renamed.summary or summary
                 yield name, dialogue, summary
@@ -69,7 +69,7 @@ def training_rows(
         while batch := list(itertools.islice(stream, _BATCH)):
             faults: dict[int, str] = {}
             texts = [(dialogue, summary) for _, dialogue, summary in batch]
-            rows = encode_batch(tokenizer, texts, stop_ids, **prompt_options(data_args), faults=faults)
+            rows = encode_batch(tokenizer, texts, stop_ids, settings, faults=faults)
             for i, ((name, dialogue, summary), row) in enumerate(zip(batch, rows, strict=True)):
                 counts.read += 1
                 dropped_turns = 0
@@ -78,7 +78,7 @@ def training_rows(
                     continue
                 longest = max(longest, (len(row["input_ids"]), name))
                 if max_length is not None and len(row["input_ids"]) > max_length:
-                    fitting = _fitting_row(tokenizer, dialogue, summary, stop_ids, data_args, max_length)
+                    fitting = _fitting_row(tokenizer, dialogue, summary, stop_ids, settings, max_length)
                     if fitting is None:
                         counts.drop(name, TOO_LONG)
                         continue
@@ -94,7 +94,7 @@ def training_rows(
         return IterableDataset.from_generator(encoded, features=FEATURES), counts
     rows = on_disk(encoded(), FEATURES, "tokenizing")
     lost = counts.read - counts.kept
-    if counts.kept == 0 or (lost > counts.read / 100 and not data_args.allow_dropped_rows):
+    if counts.kept == 0 or (lost > counts.read / 100 and not allow_dropped_rows):
         hint = ""
         if counts.dropped[TOO_LONG]:
             hint = f" (max_length {max_length}; the longest, {longest[1]}, has {longest[0]} tokens: give more)"
@@ -107,47 +107,54 @@ def training_rows(
 
 @dataclass
 class Prompt:
-    """A dialogue as the model sees it: token ids, its text, the turns left out, the names behind renamed speakers."""
+    """A dialogue as it is given to a model.
 
-    ids: list[int]
+    `text` is the dialogue, renamed and shortened; `messages` the chat with it; `ids` their token ids, empty without a
+    tokenizer. `names` maps the tags of renamed speakers to their names.
+    """
+
     text: str
+    messages: list[Message]
+    ids: list[int] = field(default_factory=list)
     dropped_turns: int = 0
     names: dict[str, str] = field(default_factory=dict)
 
 
-def prompts_for(
+def build_prompts(
     dialogues: Sequence[str],
     tokenizer: PreTrainedTokenizerBase | None,
-    data_args: DataArguments,
+    settings: PromptSettings,
     max_tokens: int | None,
 ) -> list[Prompt]:
-    """The prompts of dialogues, at most `max_tokens` long each; the very ids that training puts before a summary.
+    """The prompts of dialogues, at most `max_tokens` long each: the token ids that training puts before a summary.
 
-    Without a tokenizer (a hosted model's is not public) there are no ids, and nothing is shortened.
+    Without a tokenizer (that of a hosted model is not public) there are no ids, and nothing is shortened.
 
     Raises InputError for a dialogue that does not fit even when shortened to one turn.
     """
-    renamed = [rename_speakers(dialogue) if data_args.rename_speakers else None for dialogue in dialogues]
-    shown = [new.text if new else dialogue for new, dialogue in zip(renamed, dialogues, strict=True)]
-    names = [new.names if new else {} for new in renamed]
+    renamed = [
+        rename_speakers(dialogue) if settings.rename_speakers else Renamed(dialogue, None, {})
+        for dialogue in dialogues
+    ]
+    prompts = [Prompt(new.text, settings.messages(new.text)["prompt"], names=new.names) for new in renamed]
     if tokenizer is None:
-        return [Prompt([], text, names=names[i]) for i, text in enumerate(shown)]
-    result = []
-    for i, ids in enumerate(_render(tokenizer, shown, data_args)):
-        prompt = Prompt(ids, shown[i], names=names[i])
-        if max_tokens is not None and len(ids) > max_tokens:
-            seen: dict[str, list[int]] = {}
+        return prompts
 
-            def length_of(text: str, seen: dict[str, list[int]] = seen) -> int:
-                (seen[text],) = _render(tokenizer, [text], data_args)
-                return len(seen[text])
+    def render(texts: Sequence[str]) -> list[list[int]]:
+        chats = [settings.messages(text)["prompt"] for text in texts]
+        return render_batch(tokenizer, chats, template_kwargs=settings.template_kwargs, add_generation_prompt=True)
 
-            fitted = shorten_to_fit(tokenizer, shown[i], length_of, max_tokens)
-            if fitted is None:
-                raise InputError(f"dialogue {i + 1} is {TOO_LONG}: {len(ids)} tokens, and {max_tokens} are allowed")
-            prompt.ids, prompt.text, prompt.dropped_turns = seen[fitted.text], fitted.text, fitted.dropped_turns
-        result.append(prompt)
-    return result
+    for number, (prompt, ids) in enumerate(zip(prompts, render([prompt.text for prompt in prompts]), strict=True), 1):
+        prompt.ids = ids
+        if max_tokens is None or len(ids) <= max_tokens:
+            continue
+        fitted = shorten_to_fit(tokenizer, prompt.text, lambda text: len(render([text])[0]), max_tokens)
+        if fitted is None:
+            raise InputError(f"dialogue {number} is {TOO_LONG}: {len(ids)} tokens, and {max_tokens} are allowed")
+        prompt.text, prompt.dropped_turns = fitted.text, fitted.dropped_turns
+        prompt.messages = settings.messages(fitted.text)["prompt"]
+        (prompt.ids,) = render([fitted.text])
+    return prompts
 
 
 def shorten_to_fit(
@@ -175,27 +182,18 @@ def shorten_to_fit(
     return None
 
 
-def prompt_options(data_args: DataArguments) -> dict[str, Any]:
-    return {"instruction": data_args.instruction, "system_prompt": data_args.system_prompt}
-
-
-def _render(tokenizer: PreTrainedTokenizerBase, dialogues: list[str], data_args: DataArguments) -> list[list[int]]:
-    chats = [to_messages(dialogue, **prompt_options(data_args))["prompt"] for dialogue in dialogues]
-    return render_batch(tokenizer, chats, add_generation_prompt=True)
-
-
 def _fitting_row(
     tokenizer: PreTrainedTokenizerBase,
     dialogue: str,
     summary: str,
     stop_ids: Collection[int],
-    data_args: DataArguments,
+    settings: PromptSettings,
     max_length: int,
 ) -> tuple[dict[str, Any], int] | None:
     rows: dict[str, dict[str, Any]] = {}
 
     def length_of(text: str) -> int:
-        (rows[text],) = encode_batch(tokenizer, [(text, summary)], stop_ids, **prompt_options(data_args))
+        (rows[text],) = encode_batch(tokenizer, [(text, summary)], stop_ids, settings)
         return len(rows[text]["input_ids"])
 
     fitted = shorten_to_fit(tokenizer, dialogue, length_of, max_length)

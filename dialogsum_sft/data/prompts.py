@@ -1,77 +1,113 @@
-"""The only place where prompt text exists: dialogues become chat messages, messages become token ids.
+"""Prompts: dialogues become chat messages, messages become token ids.
 
-Training and use render through the same `render`, with the same template arguments, so that the ids that the model is
-trained behind are the ids that it sees later.
+No other module holds prompt text. Training and generation render through the same functions with the same template
+arguments, so that a model generates behind the token ids that it was trained behind.
 """
 
 import hashlib
+import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
 from dialogsum_sft import InputError
+from dialogsum_sft.arguments import DataArguments
 
 from jinja2.exceptions import TemplateError
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 INSTRUCTION = "Summarize the following dialogue in one or two sentences. Name the speakers as the dialogue does."
 
-# Llama 3 templates print the date of the day: a prompt would change overnight. This is the date that they fall back to
-# themselves. Reasoning templates open a thinking block unless told not to.
-_DATE = datetime(2024, 7, 26)
-TEMPLATE_KWARGS: dict[str, Any] = {"date_string": _DATE.strftime("%d %b %Y"), "enable_thinking": False}
+# Llama 3 templates print today's date, so that a prompt would change overnight. This is the date that they fall back
+# to themselves. Reasoning templates open a thinking block unless `enable_thinking` is false.
+_DATE_FORMAT = "%d %b %Y"
+TEMPLATE_KWARGS: dict[str, Any] = {"date_string": "26 Jul 2024", "enable_thinking": False}
 
 Message = dict[str, str]
 
 
-def to_messages(
-    dialogue: str, summary: str | None = None, *, instruction: str = INSTRUCTION, system_prompt: str | None = None
-) -> dict[str, list[Message]]:
-    """A dialogue, and its summary when there is one, as TRL's conversational prompt-completion row.
+@dataclass(frozen=True)
+class PromptSettings:
+    """What decides a prompt besides the dialogue and the tokenizer's chat template.
 
-    The instruction stands before the dialogue in the user's turn, or around it where it says `{dialogue}`.
+    `instruction` stands before the dialogue in the user's turn, or around it where it contains `{dialogue}`.
+    `rename_speakers` is applied by `encoding`, before `messages`. `template_kwargs` are arguments of the chat template
+    and hold the pinned date. run.json stores `record()`, and an evaluation reads it with `from_record`.
     """
-    if "{dialogue}" in instruction:
-        text = instruction.replace("{dialogue}", dialogue)
-    else:
-        text = f"{instruction}\n\n{dialogue}" if instruction else dialogue
-    prompt = [{"role": "user", "content": text}]
-    if system_prompt:
-        prompt.insert(0, {"role": "system", "content": system_prompt})
-    row = {"prompt": prompt}
-    if summary is not None:
-        row["completion"] = [{"role": "assistant", "content": summary}]
-    return row
 
+    instruction: str = INSTRUCTION
+    system_prompt: str | None = None
+    rename_speakers: bool = False
+    template_kwargs: Mapping[str, Any] = field(default_factory=lambda: dict(TEMPLATE_KWARGS))
 
-def render(
-    tokenizer: PreTrainedTokenizerBase, messages: list[Message], *, add_generation_prompt: bool = False
-) -> list[int]:
-    """`render_batch` for one conversation."""
-    return render_batch(tokenizer, [messages], add_generation_prompt=add_generation_prompt)[0]
+    @classmethod
+    def from_arguments(cls, data_args: DataArguments) -> Self:
+        instruction = INSTRUCTION if data_args.instruction is None else data_args.instruction
+        return cls(instruction, data_args.system_prompt, data_args.rename_speakers)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """The settings of a run.json, also of an early one that has `rename_speakers` among its arguments only."""
+        prompt = {"rename_speakers": record.get("arguments", {}).get("rename_speakers", False)} | record["prompt"]
+        return cls(**{name: value for name, value in prompt.items() if name in cls.__dataclass_fields__})
+
+    def record(self, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
+        """The settings and their hash, as stored in run.json and metrics.json; no hash without a tokenizer."""
+        settings = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return settings | {"template_sha256": None if tokenizer is None else self.sha256(tokenizer)}
+
+    def sha256(self, tokenizer: PreTrainedTokenizerBase) -> str:
+        """Hash of the settings and the chat template, as 16 hex digits."""
+        text = "\0".join(
+            [
+                str(tokenizer.chat_template),
+                str(self.template_kwargs.get("date_string")),
+                self.instruction,
+                self.system_prompt or "",
+                # Only where they differ from the default, so that the hashes of earlier run.json files stay valid.
+                *(["rename_speakers"] if self.rename_speakers else []),
+                *([json.dumps(dict(self.template_kwargs))] if self.template_kwargs != TEMPLATE_KWARGS else []),
+            ]
+        )
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def messages(self, dialogue: str, summary: str | None = None) -> dict[str, list[Message]]:
+        """A dialogue, and its summary if given, as TRL's conversational prompt-completion row."""
+        if "{dialogue}" in self.instruction:
+            text = self.instruction.replace("{dialogue}", dialogue)
+        else:
+            text = f"{self.instruction}\n\n{dialogue}" if self.instruction else dialogue
+        prompt = [{"role": "user", "content": text}]
+        if self.system_prompt:
+            prompt.insert(0, {"role": "system", "content": self.system_prompt})
+        row = {"prompt": prompt}
+        if summary is not None:
+            row["completion"] = [{"role": "assistant", "content": summary}]
+        return row
 
 
 def render_batch(
     tokenizer: PreTrainedTokenizerBase,
     conversations: Sequence[list[Message]],
     *,
+    template_kwargs: Mapping[str, Any] = TEMPLATE_KWARGS,
     add_generation_prompt: bool = False,
     faults: dict[int, str] | None = None,
 ) -> list[list[int]]:
-    """Token ids of conversations through the tokenizer's chat template; the one road for training and for use.
+    """Token ids of conversations through the tokenizer's chat template.
 
-    A control token that stands in the text of a message is encoded as the plain text that it is, never as the token
-    (transformers' `sanitize_control_tokens`; conversations without one, nearly all, are tokenized in one call, to the
-    same ids). Where the template has no system role, the system message becomes the head of the user's turn.
+    A control token in the text of a message is encoded as plain text, never as the token (transformers'
+    `sanitize_control_tokens`). Conversations without one, nearly all, are tokenized in one call, to the same ids.
+    Where the template has no system role, the system message becomes the head of the user's turn.
 
-    Raises InputError when there is no chat template or it cannot render messages. A template that cuts what looks like
-    its control tokens out of one text is such a case too; with `faults` it is noted there as {index: reason}, and the
-    ids are empty.
+    Raises InputError when there is no chat template or it cannot render the messages. With `faults`, a template that
+    cuts apparent control tokens out of a text is recorded there as {index: reason} instead, and the ids are empty.
     """
     _check_template(tokenizer)
-    return _render(tokenizer, conversations, add_generation_prompt, faults)[0]
+    return _render(tokenizer, conversations, template_kwargs, add_generation_prompt, faults)[0]
 
 
 def _check_template(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -91,6 +127,7 @@ def _check_template(tokenizer: PreTrainedTokenizerBase) -> None:
 def _render(
     tokenizer: PreTrainedTokenizerBase,
     conversations: Sequence[list[Message]],
+    template_kwargs: Mapping[str, Any],
     add_generation_prompt: bool,
     faults: dict[int, str] | None,
     prompts: tuple[list[list[int]], list[str]] | None = None,
@@ -108,7 +145,8 @@ def _render(
     if plain:
         rest = {}
         added = {number: token for token, number in tokenizer.get_added_vocab().items()}
-        for i, text in zip(plain, _text(tokenizer, [chats[i] for i in plain], add_generation_prompt), strict=True):
+        plain_texts = _text(tokenizer, [chats[i] for i in plain], template_kwargs, add_generation_prompt)
+        for i, text in zip(plain, plain_texts, strict=True):
             texts[i] = text
             start, n = _tokenized_part(text, prompts[1][i], prompts[0][i], added) if prompts else (0, 0)
             result[i], rest[i] = prompts[0][i][:n] if prompts else [], text[start:]
@@ -118,7 +156,7 @@ def _render(
             result[i] = result[i] + ids
     for i in doubtful:
         try:
-            result[i] = _render_sanitized(tokenizer, template, chats[i], add_generation_prompt)
+            result[i] = _render_sanitized(tokenizer, chats[i], template_kwargs, add_generation_prompt)
         except InputError as error:
             if faults is None:
                 raise
@@ -137,19 +175,22 @@ def _tokenized_part(text: str, prompt: str, prompt_ids: list[int], added: dict[i
 
 
 def _render_sanitized(
-    tokenizer: PreTrainedTokenizerBase, template: str, chat: list[Message], add_generation_prompt: bool
+    tokenizer: PreTrainedTokenizerBase,
+    chat: list[Message],
+    template_kwargs: Mapping[str, Any],
+    add_generation_prompt: bool,
 ) -> list[int]:
-    (text,) = _text(tokenizer, [chat], add_generation_prompt)
+    (text,) = _text(tokenizer, [chat], template_kwargs, add_generation_prompt)
     for message in chat:  # reasoning templates cut what they take for thinking out of an answer
         if message["content"].strip() not in text:
             raise InputError(f"the chat template of {tokenizer.name_or_path} drops part of a text with control tokens")
     ids: list[int] = tokenizer.apply_chat_template(
         chat,
-        chat_template=_dated(template),
+        chat_template=_with_date(tokenizer.chat_template, template_kwargs["date_string"]),
         add_generation_prompt=add_generation_prompt,
         sanitize_control_tokens=True,
         return_dict=False,
-        **TEMPLATE_KWARGS,
+        **template_kwargs,
     )
     return ids
 
@@ -188,24 +229,28 @@ def takes_role(tokenizer: PreTrainedTokenizerBase, template: str, role: str) -> 
 
 
 def _text(
-    tokenizer: PreTrainedTokenizerBase, chats: list[list[Message]], add_generation_prompt: bool = False
+    tokenizer: PreTrainedTokenizerBase,
+    chats: list[list[Message]],
+    template_kwargs: Mapping[str, Any] = TEMPLATE_KWARGS,
+    add_generation_prompt: bool = False,
 ) -> list[str]:
     try:
         return tokenizer.apply_chat_template(
             chats,
-            chat_template=_dated(tokenizer.chat_template),
+            chat_template=_with_date(tokenizer.chat_template, template_kwargs["date_string"]),
             add_generation_prompt=add_generation_prompt,
             tokenize=False,
-            **TEMPLATE_KWARGS,
+            **template_kwargs,
         )
     except TemplateError as error:
         raise InputError(f"the chat template of {tokenizer.name_or_path} refuses the messages: {error}") from error
 
 
 @lru_cache(maxsize=16)
-def _dated(template: str) -> str:
-    """The template with the pinned date where it asks for today's."""
-    return re.sub(r"""strftime_now\((["'])(.*?)\1\)""", lambda call: repr(_DATE.strftime(call[2])), template)
+def _with_date(template: str, date_string: str) -> str:
+    """The template with the pinned date in place of today's."""
+    date = datetime.strptime(date_string, _DATE_FORMAT)
+    return re.sub(r"""strftime_now\((["'])(.*?)\1\)""", lambda call: repr(date.strftime(call[2])), template)
 
 
 def stop_token_ids(tokenizer: PreTrainedTokenizerBase, generation_config: GenerationConfig | None) -> frozenset[int]:
@@ -224,23 +269,18 @@ def encode(
     dialogue: str,
     summary: str,
     stop_ids: Collection[int],
-    *,
-    instruction: str = INSTRUCTION,
-    system_prompt: str | None = None,
+    settings: PromptSettings | None = None,
 ) -> dict[str, Any]:
     """`encode_batch` for one row."""
-    return encode_batch(
-        tokenizer, [(dialogue, summary)], stop_ids, instruction=instruction, system_prompt=system_prompt
-    )[0]
+    return encode_batch(tokenizer, [(dialogue, summary)], stop_ids, settings or PromptSettings())[0]
 
 
 def encode_batch(
     tokenizer: PreTrainedTokenizerBase,
     pairs: Sequence[tuple[str, str]],
     stop_ids: Collection[int],
+    settings: PromptSettings,
     *,
-    instruction: str = INSTRUCTION,
-    system_prompt: str | None = None,
     faults: dict[int, str] | None = None,
 ) -> list[dict[str, Any]]:
     """Training rows of (dialogue, summary): `input_ids` (prompt, summary, stop token), `labels` (-100 on the prompt),
@@ -250,16 +290,14 @@ def encode_batch(
     writes no stop token after the answer (GLM-4), the tokenizer's end of sequence is added, so that a stop is learned.
 
     Raises InputError where the rendered prompt is not the beginning of the rendered conversation, as with templates
-    that add a thinking block to the prompt alone: the model would be trained on what it never sees in use. `faults` is
-    that of `render_batch`; the row of such a pair has no ids.
+    that add a thinking block to the prompt alone: the model would be trained behind one prompt, used behind another.
+    `faults` is that of `render_batch`; the row of such a pair has no ids.
     """
-    rows = [
-        to_messages(dialogue, summary, instruction=instruction, system_prompt=system_prompt)
-        for dialogue, summary in pairs
-    ]
+    rows = [settings.messages(dialogue, summary) for dialogue, summary in pairs]
+    kwargs = settings.template_kwargs
     _check_template(tokenizer)
-    prompts = _render(tokenizer, [row["prompt"] for row in rows], True, faults)
-    chats, _ = _render(tokenizer, [row["prompt"] + row["completion"] for row in rows], False, faults, prompts)
+    prompts = _render(tokenizer, [row["prompt"] for row in rows], kwargs, True, faults)
+    chats, _ = _render(tokenizer, [row["prompt"] + row["completion"] for row in rows], kwargs, False, faults, prompts)
     result = []
     for i, (prompt_ids, ids) in enumerate(zip(prompts[0], chats, strict=True)):
         n = len(prompt_ids)
@@ -276,9 +314,3 @@ def encode_batch(
         ids = [*ids, tokenizer.eos_token_id] if end is None else ids[: end + 1]
         result.append({"input_ids": ids, "labels": [-100] * n + ids[n:], "prompt_tokens": n})
     return result
-
-
-def template_hash(tokenizer: PreTrainedTokenizerBase, instruction: str, system_prompt: str | None) -> str:
-    """What decides a prompt besides the dialogue (template, instruction, system message), as 16 hex digits."""
-    text = "\0".join([str(tokenizer.chat_template), TEMPLATE_KWARGS["date_string"], instruction, system_prompt or ""])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

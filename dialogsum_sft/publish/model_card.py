@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dialogsum_sft import files
-from dialogsum_sft.data.prompts import TEMPLATE_KWARGS, takes_role, to_messages
+from dialogsum_sft.data.prompts import TEMPLATE_KWARGS, PromptSettings, takes_role
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import AutoTokenizer
@@ -202,9 +202,7 @@ def _result_text(results: list[EvalResult]) -> str:
 
 def _snippet(folder: Path, record: dict[str, Any], is_adapter: bool) -> str:
     """Code that loads what is in the folder and summarises a dialogue with the prompt of training."""
-    prompt = record["prompt"]
-    messages = to_messages("{dialogue}", instruction=prompt["instruction"], system_prompt=prompt["system_prompt"])
-    chat = messages["prompt"]
+    chat = PromptSettings.from_record(record).messages("{dialogue}")["prompt"]
     if chat[0]["role"] == "system":
         tokenizer = AutoTokenizer.from_pretrained(folder)
         if not takes_role(tokenizer, tokenizer.chat_template, "system"):

@@ -14,7 +14,8 @@ from dialogsum_sft import InputError, files
 from dialogsum_sft.arguments import DataArguments, TrainArguments
 from dialogsum_sft.checks import sharded_by
 from dialogsum_sft.data.dialogue import restore_speakers
-from dialogsum_sft.data.encoding import prompts_for
+from dialogsum_sft.data.encoding import build_prompts
+from dialogsum_sft.data.prompts import PromptSettings
 from dialogsum_sft.evaluation.rouge import rouge_scores, suggest_tokenizer
 from dialogsum_sft.generation.transformers_engine import Completion, generate, generation_config
 
@@ -204,8 +205,11 @@ class GenerationEvaluation(TrainerCallback):
         self.config = generation_config(tokenizer, stop_ids, train_args.eval_max_new_tokens)
         room = trainer.model.config.get_text_config().max_position_embeddings - train_args.eval_max_new_tokens
         try:
-            self.prompts = prompts_for(
-                [row["dialogue"] for row in self.rows], tokenizer, data_args, min(room, max_length or room)
+            self.prompts = build_prompts(
+                [row["dialogue"] for row in self.rows],
+                tokenizer,
+                PromptSettings.from_arguments(data_args),
+                min(room, max_length or room),
             )
         except InputError as error:
             raise InputError(f"--eval_generate_samples: validation {error}") from error

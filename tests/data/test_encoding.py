@@ -9,9 +9,9 @@ from conftest import tiny_model
 from dialogsum_sft import InputError
 from dialogsum_sft.arguments import DataArguments
 from dialogsum_sft.data.dialogue import GAP
-from dialogsum_sft.data.encoding import TOO_LONG, prompts_for, training_rows
+from dialogsum_sft.data.encoding import TOO_LONG, build_prompts, training_rows
 from dialogsum_sft.data.examples import load_examples
-from dialogsum_sft.data.prompts import encode, render, to_messages
+from dialogsum_sft.data.prompts import PromptSettings, encode, render_batch
 from dialogsum_sft.training.collator import CompletionOnlyCollator
 
 import pytest
@@ -42,7 +42,10 @@ def prepared(
     data_args = DataArguments(**options)
     script_args = ScriptArguments(dataset_name=str(path), dataset_streaming=streaming)
     examples = load_examples(script_args, data_args, "train")
-    encoded, counts = training_rows(examples, tokenizer, collator(tokenizer), data_args, max_length, swap=swap)
+    settings, allow = PromptSettings.from_arguments(data_args), data_args.allow_dropped_rows
+    encoded, counts = training_rows(
+        examples, tokenizer, collator(tokenizer), settings, max_length, swap=swap, allow_dropped_rows=allow
+    )
     return list(encoded), counts
 
 
@@ -106,18 +109,23 @@ def test_renamed_speakers_in_training_and_in_use(chatml_tokenizer: PreTrainedTok
     text = chatml_tokenizer.decode(only["input_ids"])
     assert "#Person1#: Is it late, #Person2#?\n#Person2#: Very." in text
     assert text.endswith("#Person2# tells #Person1#.<|im_end|>")
-    (prompt,) = prompts_for([dialogue], chatml_tokenizer, DataArguments(rename_speakers=True), None)
+    (prompt,) = build_prompts([dialogue], chatml_tokenizer, PromptSettings(rename_speakers=True), None)
     assert prompt.ids == only["input_ids"][: only["prompt_tokens"]]
     assert prompt.names == {"#Person1#": "Ann", "#Person2#": "Bob"}
 
 
 def test_a_prompt_in_use_is_shortened_like_in_training(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
-    short, long = prompts_for([SHORT, LONG], chatml_tokenizer, DataArguments(), 150)
-    assert short.ids == render(chatml_tokenizer, to_messages(SHORT)["prompt"], add_generation_prompt=True)
+    short, long = build_prompts([SHORT, LONG], chatml_tokenizer, PromptSettings(), 150)
+    assert (
+        short.ids
+        == render_batch(chatml_tokenizer, [PromptSettings().messages(SHORT)["prompt"]], add_generation_prompt=True)[0]
+    )
     assert (short.dropped_turns, len(long.ids) <= 150, long.dropped_turns > 20) == (0, True, True)
-    around = len(render(chatml_tokenizer, to_messages("")["prompt"], add_generation_prompt=True))
+    around = len(
+        render_batch(chatml_tokenizer, [PromptSettings().messages("")["prompt"]], add_generation_prompt=True)[0]
+    )
     with pytest.raises(InputError, match=f"dialogue 1 is {TOO_LONG}: .* and {around + 2} are allowed"):
-        prompts_for([LONG], chatml_tokenizer, DataArguments(), around + 2)
+        build_prompts([LONG], chatml_tokenizer, PromptSettings(), around + 2)
 
 
 def test_control_tokens_change_neither_the_clean_rows_nor_become_tokens(
@@ -155,7 +163,9 @@ def test_preparation_is_at_least_twice_as_fast_as_trls(
             for n in range(3000)
         ]
     )
-    messages = sample.map(lambda r: to_messages(r["dialogue"], r["summary"]), remove_columns=sample.column_names)
+    messages = sample.map(
+        lambda r: PromptSettings().messages(r["dialogue"], r["summary"]), remove_columns=sample.column_names
+    )
     args = SFTConfig(output_dir=str(tmp_path), bf16=False, use_cpu=True, max_length=1024, report_to="none")
     model = tiny_model(chatml_tokenizer)
     ours, theirs = [], []

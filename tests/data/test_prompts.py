@@ -10,12 +10,11 @@ from dialogsum_sft import InputError
 from dialogsum_sft.data.prompts import (
     INSTRUCTION,
     TEMPLATE_KWARGS,
+    PromptSettings,
     encode,
-    render,
+    render_batch,
     stop_token_ids,
     takes_role,
-    template_hash,
-    to_messages,
 )
 
 import pytest
@@ -79,13 +78,15 @@ def test_a_chatml_row_supervises_the_summary_and_its_end_of_turn(chatml_tokenize
 def test_a_row_begins_with_the_prompt_of_use_and_ends_with_a_stop(name: str, system_prompt: str | None) -> None:
     tokenizer = tokenizer_for_template(FOLDER / name)
     stop_ids = stop_token_ids(tokenizer, None)
-    row = encode(tokenizer, DIALOGUE, SUMMARY, stop_ids, system_prompt=system_prompt)
-    messages = to_messages(DIALOGUE, system_prompt=system_prompt)["prompt"]
-    prompt = render(tokenizer, messages, add_generation_prompt=True)
+    row = encode(tokenizer, DIALOGUE, SUMMARY, stop_ids, PromptSettings(system_prompt=system_prompt))
+    messages = PromptSettings(system_prompt=system_prompt).messages(DIALOGUE)["prompt"]
+    prompt = render_batch(tokenizer, [messages], add_generation_prompt=True)[0]
     n = row["prompt_tokens"]
     assert row["input_ids"][:n] == prompt
-    conversation = messages + to_messages(DIALOGUE, SUMMARY)["completion"]
-    assert row["input_ids"][:-1] == render(tokenizer, conversation)[: len(row["input_ids"]) - 1]  # an end may be added
+    conversation = messages + PromptSettings().messages(DIALOGUE, SUMMARY)["completion"]
+    assert (
+        row["input_ids"][:-1] == render_batch(tokenizer, [conversation])[0][: len(row["input_ids"]) - 1]
+    )  # an end may be added
     assert row["labels"][:n] == [-100] * n
     assert row["labels"][n:] == row["input_ids"][n:]
     assert SUMMARY in tokenizer.decode(row["labels"][n:])
@@ -97,8 +98,8 @@ def test_a_row_begins_with_the_prompt_of_use_and_ends_with_a_stop(name: str, sys
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_a_prompt_holds_each_of_its_texts_once(name: str, system_prompt: str | None) -> None:
     tokenizer = tokenizer_for_template(FOLDER / name)
-    messages = to_messages(DIALOGUE, system_prompt=system_prompt)["prompt"]
-    prompt = tokenizer.decode(render(tokenizer, messages, add_generation_prompt=True))
+    messages = PromptSettings(system_prompt=system_prompt).messages(DIALOGUE)["prompt"]
+    prompt = tokenizer.decode(render_batch(tokenizer, [messages], add_generation_prompt=True)[0])
     counts = {text: prompt.count(text) for text in (INSTRUCTION, DIALOGUE, SYSTEM_PROMPT)}
     assert counts == {INSTRUCTION: 1, DIALOGUE: 1, SYSTEM_PROMPT: 1 if system_prompt else 0}
 
@@ -108,7 +109,9 @@ def test_a_prompt_holds_each_of_its_texts_once(name: str, system_prompt: str | N
 def test_a_template_that_cannot_be_trained_as_it_is_used_is_refused(name: str, system_prompt: str | None) -> None:
     tokenizer = tokenizer_for_template(FOLDER / name)
     with pytest.raises(InputError, match=name):
-        encode(tokenizer, DIALOGUE, SUMMARY, stop_token_ids(tokenizer, None), system_prompt=system_prompt)
+        encode(
+            tokenizer, DIALOGUE, SUMMARY, stop_token_ids(tokenizer, None), PromptSettings(system_prompt=system_prompt)
+        )
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -123,7 +126,9 @@ def test_control_tokens_in_the_texts_are_encoded_as_text(name: str) -> None:
             f"{text} They said {' '.join(word or token for token in sorted(tokens))}."
             for text, tokens in ((DIALOGUE, specials), (SYSTEM_PROMPT, specials), (SUMMARY, harmless))
         )
-        row = encode(tokenizer, dialogue, summary, stop_token_ids(tokenizer, None), system_prompt=system_prompt)
+        row = encode(
+            tokenizer, dialogue, summary, stop_token_ids(tokenizer, None), PromptSettings(system_prompt=system_prompt)
+        )
         prompt, completion = row["input_ids"][: row["prompt_tokens"]], row["input_ids"][row["prompt_tokens"] :]
         assert dialogue in tokenizer.decode(prompt)
         assert summary in tokenizer.decode(completion)
@@ -142,26 +147,26 @@ def test_a_summary_that_the_template_would_take_for_reasoning_is_refused(name: s
 def test_clean_text_keeps_the_ids_that_it_has_without_sanitising(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     set_clock(monkeypatch, datetime.strptime(TEMPLATE_KWARGS["date_string"], "%d %b %Y"))
     tokenizer = tokenizer_for_template(FOLDER / name)
-    row = to_messages(DIALOGUE, SUMMARY)
+    row = PromptSettings().messages(DIALOGUE, SUMMARY)
     kwargs = {"enable_thinking": False, "date_string": TEMPLATE_KWARGS["date_string"], "return_dict": False}
-    assert render(tokenizer, row["prompt"], add_generation_prompt=True) == tokenizer.apply_chat_template(
+    assert render_batch(tokenizer, [row["prompt"]], add_generation_prompt=True)[0] == tokenizer.apply_chat_template(
         row["prompt"], add_generation_prompt=True, **kwargs
     )
     conversation = row["prompt"] + row["completion"]
-    assert render(tokenizer, conversation) == tokenizer.apply_chat_template(conversation, **kwargs)
+    assert render_batch(tokenizer, [conversation])[0] == tokenizer.apply_chat_template(conversation, **kwargs)
 
 
 def test_gemma_has_the_system_prompt_at_the_head_of_the_users_turn() -> None:
     tokenizer = tokenizer_for_template(FOLDER / "gemma.jinja")
-    messages = to_messages(DIALOGUE, system_prompt=SYSTEM_PROMPT)["prompt"]
-    assert tokenizer.decode(render(tokenizer, messages, add_generation_prompt=True)) == (
+    messages = PromptSettings(system_prompt=SYSTEM_PROMPT).messages(DIALOGUE)["prompt"]
+    assert tokenizer.decode(render_batch(tokenizer, [messages], add_generation_prompt=True)[0]) == (
         f"<s><start_of_turn>user\n{SYSTEM_PROMPT}\n\n{INSTRUCTION}\n\n{DIALOGUE}<end_of_turn>\n<start_of_turn>model\n"
     )
 
 
 def test_chatml_has_the_system_prompt_in_a_turn_of_its_own(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
-    messages = to_messages(DIALOGUE, system_prompt=SYSTEM_PROMPT)["prompt"]
-    assert chatml_tokenizer.decode(render(chatml_tokenizer, messages, add_generation_prompt=True)) == (
+    messages = PromptSettings(system_prompt=SYSTEM_PROMPT).messages(DIALOGUE)["prompt"]
+    assert chatml_tokenizer.decode(render_batch(chatml_tokenizer, [messages], add_generation_prompt=True)[0]) == (
         f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n<|im_start|>user\n{INSTRUCTION}\n\n{DIALOGUE}<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
@@ -181,11 +186,11 @@ def test_a_system_role_is_known_by_what_the_template_writes(chatml_tokenizer: Pr
 @pytest.mark.parametrize("name", ["gptoss.jinja", "llama3_2.jinja", "muse_glimmer.jinja"])
 def test_the_date_in_a_prompt_is_pinned(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = tokenizer_for_template(FOLDER / name)
-    messages = to_messages(DIALOGUE)["prompt"]
+    messages = PromptSettings().messages(DIALOGUE)["prompt"]
     pinned, unpinned = [], []
     for now in (datetime(2026, 3, 1), datetime(2031, 12, 24)):
         set_clock(monkeypatch, now)
-        pinned.append(render(tokenizer, messages, add_generation_prompt=True))
+        pinned.append(render_batch(tokenizer, [messages], add_generation_prompt=True)[0])
         unpinned.append(tokenizer.apply_chat_template(messages, return_dict=False))
     assert pinned[0] == pinned[1]
     assert unpinned[0] != unpinned[1]  # the template does write the date
@@ -218,11 +223,11 @@ def test_a_tokenizer_without_a_chat_template_is_refused(chatml_tokenizer: PreTra
     tokenizer = deepcopy(chatml_tokenizer)
     tokenizer.chat_template = None
     with pytest.raises(InputError, match="no chat template"):
-        render(tokenizer, to_messages(DIALOGUE)["prompt"])
+        render_batch(tokenizer, [PromptSettings().messages(DIALOGUE)["prompt"]])
 
 
 def test_a_row_has_a_prompt_and_a_completion() -> None:
-    assert to_messages("A: Hi.", "A says hi.", instruction="Sum up.", system_prompt="Be brief.") == {
+    assert PromptSettings("Sum up.", "Be brief.").messages("A: Hi.", "A says hi.") == {
         "prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Sum up.\n\nA: Hi."}],
         "completion": [{"role": "assistant", "content": "A says hi."}],
     }
@@ -238,7 +243,7 @@ def test_a_row_has_a_prompt_and_a_completion() -> None:
     ids=["before", "around", "none"],
 )
 def test_an_instruction_stands_before_or_around_a_dialogue_with_braces(instruction: str, content: str) -> None:
-    assert to_messages("A: {x} {dialogue} {0}", instruction=instruction) == {
+    assert PromptSettings(instruction).messages("A: {x} {dialogue} {0}") == {
         "prompt": [{"role": "user", "content": content}]
     }
 
@@ -248,16 +253,18 @@ def test_the_template_hash_is_of_what_decides_a_prompt(chatml_tokenizer: PreTrai
     other_template.chat_template += " "
     other_rest.name_or_path, other_rest.padding_side, other_rest.pad_token = "other", "left", "<|im_end|>"
     hashes = [
-        template_hash(chatml_tokenizer, "Sum up.", "Be brief."),
-        template_hash(other_template, "Sum up.", "Be brief."),
-        template_hash(chatml_tokenizer, "Sum up!", "Be brief."),
-        template_hash(chatml_tokenizer, "Sum up.", "Be brief!"),
-        template_hash(chatml_tokenizer, "Sum up.", None),
-        template_hash(chatml_tokenizer, "Sum up.Be brief.", None),
+        PromptSettings("Sum up.", "Be brief.").sha256(chatml_tokenizer),
+        PromptSettings("Sum up.", "Be brief.").sha256(other_template),
+        PromptSettings("Sum up!", "Be brief.").sha256(chatml_tokenizer),
+        PromptSettings("Sum up.", "Be brief!").sha256(chatml_tokenizer),
+        PromptSettings("Sum up.", None).sha256(chatml_tokenizer),
+        PromptSettings("Sum up.Be brief.", None).sha256(chatml_tokenizer),
     ]
     assert len(set(hashes)) == len(hashes)
-    assert template_hash(other_rest, "Sum up.", "Be brief.") == hashes[0]
-    assert template_hash(chatml_tokenizer, "Sum up.", "") == template_hash(chatml_tokenizer, "Sum up.", None)
+    assert PromptSettings("Sum up.", "Be brief.").sha256(other_rest) == hashes[0]
+    assert PromptSettings("Sum up.", "").sha256(chatml_tokenizer) == PromptSettings("Sum up.", None).sha256(
+        chatml_tokenizer
+    )
     assert all(len(text) == 16 and int(text, 16) >= 0 for text in hashes)
 
 

@@ -15,10 +15,10 @@ from conftest import ROOT
 from dialogsum_sft.cli import run
 from dialogsum_sft.generation import transformers_engine as generation
 from dialogsum_sft.modeling import embedded_model
+from fake_endpoint import KEY, serving
 
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
-from test_openai_engine import KEY, serving
 
 Evaluate = Callable[..., None]
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from dialogsum_sft.arguments import DataArguments
 from dialogsum_sft.data import prompts
-from dialogsum_sft.data.encoding import prompts_for
+from dialogsum_sft.data.encoding import build_prompts
 from dialogsum_sft.data.examples import load_examples
+from dialogsum_sft.data.prompts import PromptSettings
 from dialogsum_sft.generation import vllm_engine
 from dialogsum_sft.generation.transformers_engine import Completion, generate, generation_config
 from dialogsum_sft.modeling import load_adapter, load_model, load_tokenizer
@@ -45,8 +45,10 @@ def llm(adapter: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def ids(tokenizer: Any) -> list[list[int]]:
-    rows = load_examples(ScriptArguments(dataset_name="sample"), DataArguments(), "test", 3).rows.to_list()
-    return [prompt.ids for prompt in prompts_for([row["dialogue"] for row in rows], tokenizer, DataArguments(), 480)]
+    rows = load_examples(ScriptArguments(dataset_name="sample"), PromptSettings(), "test", 3).rows.to_list()
+    return [
+        prompt.ids for prompt in build_prompts([row["dialogue"] for row in rows], tokenizer, PromptSettings(), 480)
+    ]
 
 
 def by_vllm(llm: Any, tokenizer: Any, ids: list[list[int]], config: Any, **kwargs: Any) -> list[Completion]:
