@@ -14,9 +14,10 @@ from typing import Any
 
 from dialogsum_sft import InputError
 from dialogsum_sft.cli import parse, run
-from dialogsum_sft.evaluation.rouge import TOKENIZERS, rouge_scores
+from dialogsum_sft.evaluation.rouge import rouge_scores
 from dialogsum_sft.evaluation.scoring import read_run
 from dialogsum_sft.evaluation.significance import Comparison, compare, holm
+from dialogsum_sft.evaluation.tokenizers import TOKENIZERS
 from dialogsum_sft.report.report import write_report
 
 from rich import box

@@ -35,9 +35,11 @@ from dialogsum_sft.data.encoding import build_prompts
 from dialogsum_sft.data.examples import counts_table, load_examples
 from dialogsum_sft.evaluation import scoring
 from dialogsum_sft.evaluation.bertscore import BertScorer
-from dialogsum_sft.evaluation.rouge import suggest_tokenizer
+from dialogsum_sft.evaluation.consensus import consensus
+from dialogsum_sft.evaluation.predictions import match_examples, own_references, read_predictions
+from dialogsum_sft.evaluation.tokenizers import suggest_tokenizer
 from dialogsum_sft.generation import openai_engine, vllm_engine
-from dialogsum_sft.generation.journal import PartialPredictions, consensus, share, weights_digest
+from dialogsum_sft.generation.journal import PartialPredictions, share, weights_digest
 from dialogsum_sft.generation.transformers_engine import Completion, generate_batches, generation_config
 from dialogsum_sft.modeling import (
     check_adapter,
@@ -333,15 +335,15 @@ def score_file(
     """The same scores, records and tables for summaries from elsewhere."""
     # 1. The file, and the dataset where it is named
     path = Path(str(eval_args.predictions_file))
-    predictions = scoring.read_predictions(path)
+    predictions = read_predictions(path)
     data: dict[str, Any] = {}
     if script_args.dataset_name is None:
-        rows = scoring.own_references(predictions, path)
+        rows = own_references(predictions, path)
     else:
         split = script_args.dataset_test_split
         examples = load_examples(script_args, data_args, split)
         console.print(*examples.notes, counts_table({split: examples.counts}), sep="\n")
-        rows = scoring.match(examples.rows.to_list(), predictions, path, f"{script_args.dataset_name} ({split})")
+        rows = match_examples(examples.rows.to_list(), predictions, path, f"{script_args.dataset_name} ({split})")
         data = {
             "dataset_name": script_args.dataset_name,
             "revision": data_args.dataset_revision,

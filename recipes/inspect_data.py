@@ -21,7 +21,7 @@ from dialogsum_sft.data import prompts
 from dialogsum_sft.data.dialogue import split_turns
 from dialogsum_sft.data.encoding import training_rows
 from dialogsum_sft.data.examples import DUPLICATE, Counts, Examples, counts_table, load_examples
-from dialogsum_sft.evaluation.rouge import lost_share, suggest_tokenizer
+from dialogsum_sft.evaluation.tokenizers import lost_share, suggest_tokenizer
 from dialogsum_sft.modeling import EMBEDDED, embedded_model, load_generation_config, load_tokenizer, public_name
 from dialogsum_sft.training import memory
 from dialogsum_sft.training.collator import CompletionOnlyCollator

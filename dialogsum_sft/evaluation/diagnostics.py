@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dialogsum_sft.data.dialogue import split_turns
-from dialogsum_sft.evaluation.rouge import rouge_scores, words
+from dialogsum_sft.evaluation.rouge import rouge_scores
+from dialogsum_sft.evaluation.tokenizers import words
 from dialogsum_sft.evaluation.unsupported import Span, unsupported_names, unsupported_numbers
 
 import numpy as np

@@ -1,19 +1,34 @@
-"""Whether two systems differ: paired tests over the same dialogues, seeded, without a global random state."""
+"""Confidence intervals, and paired tests of two systems on the same dialogues: seeded, without global random state."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dialogsum_sft.evaluation.rouge import confidence_interval
-
 import numpy as np
+from scipy.stats import bootstrap
 
-# Below this two scores are a tie: the same F1 summed in another order.
+# Two scores that differ by less are a tie: the same F1 summed in another order.
 _TIE = 1e-9
+
+
+def confidence_interval(values: Sequence[float], *, seed: int = 42, resamples: int = 10_000) -> list[float] | None:
+    """95% percentile bootstrap interval of the mean over dialogues (Efron 1979); None for a single dialogue."""
+    if len(values) < 2:
+        return None
+    result = bootstrap(
+        (np.asarray(values),),
+        np.mean,
+        n_resamples=resamples,
+        method="percentile",
+        vectorized=True,
+        batch=1000,
+        rng=np.random.default_rng(seed),
+    )
+    return [float(result.confidence_interval.low), float(result.confidence_interval.high)]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """`difference` is the mean of a - b, in their units; `ci95` None for a single dialogue; wins are those of a."""
+    """Systems a and b: `difference` is the mean of a - b, `ci95` is None for a single dialogue, `wins` are a's."""
 
     difference: float
     ci95: list[float] | None
@@ -24,11 +39,11 @@ class Comparison:
 
 
 def compare(a: Sequence[float], b: Sequence[float], *, seed: int = 42, resamples: int = 10_000) -> Comparison:
-    """Scores of two systems on the same dialogues, in the same order.
+    """Compare the scores of two systems on the same dialogues, in the same order.
 
-    `ci95` is the paired percentile bootstrap interval of the mean difference (Efron 1979; Koehn 2004 for text), `p`
-    that of the two-sided paired permutation test: the share of random exchanges of the two systems' scores, dialogue
-    by dialogue, whose mean difference is as large (Noreen 1989), counting the observed one, so that it is never 0.
+    `ci95` is the paired percentile bootstrap interval of the mean difference (Efron 1979; Koehn 2004 for text). `p` is
+    that of the two-sided paired permutation test (Noreen 1989): the share of random exchanges of the two systems'
+    scores, dialogue by dialogue, whose mean difference is as large. The observed one is counted, so `p` is never 0.
 
     Raises ValueError when the lengths differ or there are no scores.
     """
@@ -54,7 +69,7 @@ def compare(a: Sequence[float], b: Sequence[float], *, seed: int = 42, resamples
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """The p values of several tests, adjusted so that 0.05 holds for all of them together (Holm 1979)."""
+    """Adjust the p values of several tests: the chance that any of them errs at 0.05 is at most 0.05 (Holm 1979)."""
     adjusted = [0.0] * len(ps)
     highest = 0.0
     for rank, i in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):

@@ -8,7 +8,7 @@ as unsupported.
 import re
 from collections.abc import Sequence
 
-from dialogsum_sft.evaluation.rouge import words
+from dialogsum_sft.evaluation.tokenizers import words
 
 Span = tuple[int, int]
 

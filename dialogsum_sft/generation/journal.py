@@ -1,20 +1,16 @@
-"""Completions on their way to predictions.jsonl: kept as they are made, shared by processes, chosen from several."""
+"""Completions on their way to predictions.jsonl: kept as they are made, shared by processes."""
 
 import hashlib
 import json
 import os
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from dialogsum_sft.evaluation.rouge import UnicodeTokenizer
 from dialogsum_sft.files import FORMAT
 from dialogsum_sft.generation.transformers_engine import Completion
-
-from rouge_score.tokenizers import DefaultTokenizer
 
 
 class PartialPredictions:
@@ -136,21 +132,3 @@ def weights_digest(path: str | None) -> str | None:
 def share(todo: Iterable[int], lengths: Sequence[int], process_index: int, num_processes: int) -> list[int]:
     """The part of `todo` that a process takes: of like work (`lengths` in tokens) and disjoint from the others'."""
     return sorted(todo, key=lambda i: (-lengths[i], i))[process_index::num_processes]
-
-
-def consensus(texts: Sequence[str], tokenizer: str = "default") -> int:
-    """Index of the text with the highest mean ROUGE-1 F1 to the others, the first of several.
-
-    Minimum Bayes risk decoding (Kumar & Byrne 2004) with the candidates as each other's references, as Eikema & Aziz
-    (2020) do it with samples. ROUGE-1 is `rouge_score`'s with stemmer, tokenizer "default" or "unicode".
-    """
-    words = UnicodeTokenizer() if tokenizer == "unicode" else DefaultTokenizer(use_stemmer=True)
-    counts = [Counter(words.tokenize(text)) for text in texts]
-    sizes = [count.total() for count in counts]
-
-    def f1(a: int, b: int) -> float:
-        total = sizes[a] + sizes[b]
-        return 2 * (counts[a] & counts[b]).total() / total if total else 0.0
-
-    means = [sum(f1(a, b) for b in range(len(texts)) if b != a) for a in range(len(texts))]
-    return max(range(len(texts)), key=lambda i: round(means[i], 9))

@@ -20,7 +20,8 @@ from dialogsum_sft import InputError, files
 from dialogsum_sft.data.dialogue import split_turns
 from dialogsum_sft.evaluation import scoring, significance
 from dialogsum_sft.evaluation.diagnostics import Diagnosis, diagnose
-from dialogsum_sft.evaluation.rouge import rouge_scores, words
+from dialogsum_sft.evaluation.rouge import rouge_scores
+from dialogsum_sft.evaluation.tokenizers import words
 from dialogsum_sft.report import charts
 
 import jinja2

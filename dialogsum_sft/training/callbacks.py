@@ -16,7 +16,8 @@ from dialogsum_sft.checks import sharded_by
 from dialogsum_sft.data.dialogue import restore_speakers
 from dialogsum_sft.data.encoding import build_prompts
 from dialogsum_sft.data.prompts import PromptSettings
-from dialogsum_sft.evaluation.rouge import rouge_scores, suggest_tokenizer
+from dialogsum_sft.evaluation.rouge import rouge_scores
+from dialogsum_sft.evaluation.tokenizers import suggest_tokenizer
 from dialogsum_sft.generation.transformers_engine import Completion, generate, generation_config
 
 import numpy as np

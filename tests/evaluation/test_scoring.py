@@ -5,7 +5,6 @@ import json
 import socket
 import sys
 import time
-from pathlib import Path
 
 from conftest import ROOT
 from dialogsum_sft import modeling
@@ -193,23 +192,6 @@ def test_a_file_without_its_references(evaluate, tmp_path, name, content, messag
     if name:
         (tmp_path / name).write_text(content)
     assert message in evaluate(f"--predictions_file={tmp_path / str(name)}", status=2)
-
-
-def test_only_line_feeds_end_a_line(tmp_path):
-    (tmp_path / "p.txt").write_bytes("\ufeffone\u2028still one\r\n\nthree".encode())
-    assert scoring.read_predictions(tmp_path / "p.txt") == [
-        {"prediction": "one\u2028still one"},
-        {"prediction": ""},
-        {"prediction": "three"},
-    ]
-
-
-def test_what_the_file_says_of_a_prediction_goes_along():
-    examples = [{"id": "a", "dialogue": "A: hi", "references": ["x"], "topic": "t"}]
-    file = [{"id": "a", "prediction": "p", "dialogue": "other", "references": ["y"], "finish_reason": "stop"}]
-    assert scoring.match(examples, file, Path("f"), "d") == [
-        {"id": "a", "dialogue": "A: hi", "references": ["x"], "prediction": "p", "finish_reason": "stop", "topic": "t"}
-    ]
 
 
 def test_the_seed_decides_all_and_nothing_global(examples):

@@ -3,8 +3,7 @@
 import json
 from pathlib import Path
 
-from dialogsum_sft.evaluation.rouge import rouge_scores
-from dialogsum_sft.generation.journal import PartialPredictions, consensus, share, weights_digest
+from dialogsum_sft.generation.journal import PartialPredictions, share, weights_digest
 from dialogsum_sft.generation.transformers_engine import Completion
 
 import pytest
@@ -104,24 +103,3 @@ def test_processes_share_the_work_evenly_and_leave_none() -> None:
     parts = [share(range(9), lengths, rank, 2) for rank in range(2)]
     assert sorted(parts[0] + parts[1]) == list(range(9))
     assert abs(sum(lengths[i] for i in parts[0]) - sum(lengths[i] for i in parts[1])) <= max(lengths)
-
-
-@pytest.mark.parametrize("tokenizer", ["default", "unicode"])
-def test_the_consensus_is_the_best_by_rouge_against_the_others(tokenizer: str) -> None:
-    texts = [
-        "Tom asks Ann to water the plants.",
-        "Ann will water Tom's plants on Friday.",
-        "They talk.",
-        "Tom is asking Ann to water his plants on Friday.",
-    ]
-    means = []
-    for i, text in enumerate(texts):
-        scores = rouge_scores([text], [texts[:i] + texts[i + 1 :]], tokenizer)["rouge1"][0]
-        means.append(sum(scores) / len(scores))
-    assert consensus(texts, tokenizer) == means.index(max(means)) == 3
-
-
-def test_the_first_of_equal_candidates_is_taken() -> None:
-    assert consensus(["They talk.", "They meet.", "They meet."]) == 1
-    assert consensus(["", "", ""]) == 0
-    assert consensus(["alone"]) == 0

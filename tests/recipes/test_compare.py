@@ -7,6 +7,7 @@ from conftest import ROOT
 from dialogsum_sft import files
 from dialogsum_sft.cli import run
 from dialogsum_sft.evaluation import scoring
+from dialogsum_sft.evaluation.rouge import rouge_scores
 from dialogsum_sft.evaluation.significance import compare, holm
 
 import pytest
@@ -90,9 +91,7 @@ def test_markdown_has_every_run_the_best_in_bold_and_the_tests(call, rows, runs)
 
     scores = {
         name: {
-            metric: [
-                refs[0] for refs in scoring.metrics.rouge_scores(predictions, [r["references"] for r in rows])[metric]
-            ]
+            metric: [refs[0] for refs in rouge_scores(predictions, [r["references"] for r in rows])[metric]]
             for metric in ("rouge1", "rouge2", "rougeL")
         }
         for name, predictions in {

@@ -1,0 +1,100 @@
+"""Read predictions from files, and match them with a dataset."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dialogsum_sft import InputError
+from dialogsum_sft.data.sources import BadRow, one_line, read_file, suffix_of
+
+Row = dict[str, Any]
+
+
+def read_predictions(path: Path) -> list[Row]:
+    """The rows of a file of predictions: our predictions.jsonl or any .jsonl with `prediction`, and `id` to be matched
+    by; else a text file with a summary a line, where an empty line is an empty summary: {"prediction": line}.
+
+    Raises InputError naming the file and the first lines that are wrong.
+    """
+    if not path.is_file():
+        raise InputError(f"--predictions_file {path}: there is no such file")
+    if suffix_of(path) != ".jsonl":
+        try:
+            lines = path.read_bytes().decode("utf-8-sig").split("\n")  # no other character ends a line
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+        return [{"prediction": line.rstrip("\r")} for line in (lines if lines[-1] else lines[:-1])]
+    rows, bad = [], []
+    for number, row in read_file(path):
+        if isinstance(row, BadRow):
+            bad.append(f"line {number}: {row.reason}")
+        elif not isinstance(row.get("prediction"), str):
+            bad.append(f"line {number}: prediction is {'not text' if 'prediction' in row else 'missing'}")
+        else:
+            rows.append(row)
+    if bad:
+        more = f"; and {len(bad) - 5} more" if len(bad) > 5 else ""
+        raise InputError(f"{path}: {'; '.join(bad[:5])}{more}. Each line needs prediction, a string")
+    return rows
+
+
+def own_references(rows: Sequence[Row], path: Path) -> list[Row]:
+    """The rows of a predictions.jsonl, which carries dialogues and references itself; else InputError."""
+    for number, row in enumerate(rows, 1):
+        references = row.get("references")
+        listed = isinstance(references, list) and references and all(isinstance(text, str) for text in references)
+        if not listed or not isinstance(row.get("dialogue"), str):
+            raise InputError(
+                f"{path}: row {number} has no {'dialogue' if listed else 'references'}, so the dataset must be named: "
+                "give --dataset_name"
+            )
+    if not rows:
+        raise InputError(f"{path} has no predictions")
+    return [{"id": str(row.get("id", number))} | row for number, row in enumerate(rows, 1)]
+
+
+def match_examples(examples: Sequence[Row], predictions: Sequence[Row], path: Path, dataset: str) -> list[Row]:
+    """Each example {id, dialogue, references, topic} with its prediction, by id where the file has ids, else by order.
+
+    What else the file says of a prediction (tokens, finish_reason, dropped_turns, ...) goes along. Raises InputError
+    when the numbers differ, or ids are missing, unknown or twice there.
+    """
+    with_id = sum(row.get("id") is not None for row in predictions)
+    if with_id not in (0, len(predictions)):
+        raise InputError(f"{path}: {with_id} of {len(predictions)} rows have an id: give all of them one, or none")
+    if not with_id:
+        if len(predictions) != len(examples):
+            raise InputError(
+                f"{path} has {len(predictions)} predictions but {dataset} has {len(examples)} dialogues: give one for "
+                "each dialogue in the dataset's order (rows that share a dialogue are one), or ids"
+            )
+        return [_joined(example, row) for example, row in zip(examples, predictions, strict=True)]
+    by_id: dict[str, Row] = {}
+    twice = []
+    for row in predictions:
+        identity = str(row["id"])
+        if identity in by_id:
+            twice.append(identity)
+        by_id[identity] = row
+    wanted = {example["id"] for example in examples}
+    problems = [
+        f"{len(ids)} {what}: {', '.join(map(one_line, ids[:3]))}{', ...' if len(ids) > 3 else ''}"
+        for ids, what in (
+            (twice, "ids are there twice"),
+            ([identity for identity in by_id if identity not in wanted], f"ids are not in {dataset}"),
+            (
+                [example["id"] for example in examples if example["id"] not in by_id],
+                f"dialogues of {dataset} have no prediction",
+            ),
+        )
+        if ids
+    ]
+    if problems:
+        raise InputError(f"{path} and {dataset} do not match: {'; '.join(problems)}")
+    return [_joined(example, by_id[example["id"]]) for example in examples]
+
+
+def _joined(example: Row, prediction: Row) -> Row:
+    own = {name: example[name] for name in ("id", "dialogue", "references")}
+    topic = {"topic": example["topic"]} if example.get("topic") is not None else {}
+    return own | {name: value for name, value in prediction.items() if name not in own and name != "topic"} | topic
