@@ -10,14 +10,11 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from dialogsum_sft import InputError
 from dialogsum_sft.cli import parse, run
-from dialogsum_sft.evaluation.rouge import rouge_scores
-from dialogsum_sft.evaluation.scoring import read_run
+from dialogsum_sft.evaluation.runs import Run, check_comparable, read_run
 from dialogsum_sft.evaluation.significance import Comparison, compare, holm
-from dialogsum_sft.evaluation.tokenizers import TOKENIZERS
 from dialogsum_sft.report.report import write_report
 
 from rich import box
@@ -47,16 +44,6 @@ class CompareArguments:
 
 
 @dataclass
-class Run:
-    """`scores` is the mean over references, x 100, of each dialogue: {metric: [dialogue]}."""
-
-    folder: Path
-    rows: list[dict[str, Any]]
-    record: dict[str, Any]
-    scores: dict[str, list[float]]
-
-
-@dataclass
 class Cells:
     """A table for any output: `labels` columns of text, then numbers; the cells (row, column) in `bold`."""
 
@@ -75,13 +62,8 @@ def main() -> None:
 
     # 1. The runs, if they can be compared at all
     folders = [Path(name) for name in args.runs]
-    records = [read_run(folder) for folder in folders]
-    for folder, (rows, record) in zip(folders[1:], records[1:], strict=True):
-        refuse_other_protocol(folders[0], *records[0], folder, rows, record)
-    runs = {
-        name: Run(folder, *found, dialogue_scores(folder, *found))
-        for name, folder, found in zip(short_names(folders), folders, records, strict=True)
-    }
+    runs = {name: read_run(folder, name) for name, folder in zip(short_names(folders), folders, strict=True)}
+    check_comparable(list(runs.values()))
 
     # 2. Every run against the first, dialogue by dialogue
     first, *others = runs
@@ -96,7 +78,7 @@ def main() -> None:
 
     # 3. The page
     page = Path(args.output_dir) / "report.html"
-    write_report(page, {name: found.folder for name, found in runs.items()}, title=" and ".join(runs))
+    write_report(page, list(runs.values()), title=" and ".join(runs))
 
     # 4. Tell
     tables = [score_cells(runs), difference_cells(first, comparisons, adjusted, args.resamples)]
@@ -134,48 +116,6 @@ def short_names(folders: Sequence[Path]) -> list[str]:
         next("/".join(own[-n:]) for n in range(1, len(own) + 1) if sum(p[-n:] == own[-n:] for p in parts) == 1)
         for own in parts
     ]
-
-
-def refuse_other_protocol(
-    first: Path,
-    first_rows: list[dict[str, Any]],
-    first_record: dict[str, Any],
-    other: Path,
-    rows: list[dict[str, Any]],
-    record: dict[str, Any],
-) -> None:
-    ours, theirs = (found.get("fingerprint", {}) for found in (first_record, record))
-    differences = [
-        f"{key} is {theirs.get(key)!r}, not {ours.get(key)!r}"
-        for key in {**ours, **theirs}
-        if ours.get(key) != theirs.get(key)
-    ]
-    if differences:
-        raise InputError(
-            f"{other} cannot be compared with {first}: {'; '.join(differences)}. Evaluate both on the same split with "
-            "the same --summary_columns and --rouge_tokenizer; eval.py --predictions_file scores again without a model"
-        )
-    moved = [i for i, (a, b) in enumerate(zip(first_rows, rows, strict=True)) if a["dialogue"] != b["dialogue"]]
-    if moved:
-        raise InputError(
-            f"{other} cannot be compared with {first}: {len(moved)} dialogues differ, the first on line {moved[0] + 1}"
-        )
-
-
-def dialogue_scores(folder: Path, rows: list[dict[str, Any]], record: dict[str, Any]) -> dict[str, list[float]]:
-    """Scores of the predictions as they are, which must be those that metrics.json has."""
-    tokenizer = next((n for n, v in TOKENIZERS.items() if v == record["fingerprint"]["tokenizer"]), "default")
-    scores = rouge_scores([row["prediction"] for row in rows], [row["references"] for row in rows], tokenizer)
-    means = {name: [sum(refs) / len(refs) for refs in scores[name]] for name in METRICS}
-    for name, values in means.items():
-        mean = sum(values) / len(values)
-        if abs(mean - record[name]["mean"]) > 1e-6:
-            raise InputError(
-                f"{folder}: predictions.jsonl has {METRICS[name]} {mean:.2f} but metrics.json "
-                f"{record[name]['mean']:.2f}: one of them was changed, so score it again with eval.py "
-                f"--predictions_file {folder / 'predictions.jsonl'}"
-            )
-    return means
 
 
 def score_cells(runs: dict[str, Run]) -> Cells:

@@ -33,10 +33,10 @@ from dialogsum_sft.data import prompts
 from dialogsum_sft.data.dialogue import restore_speakers
 from dialogsum_sft.data.encoding import build_prompts
 from dialogsum_sft.data.examples import counts_table, load_examples
-from dialogsum_sft.evaluation import scoring
 from dialogsum_sft.evaluation.bertscore import BertScorer
 from dialogsum_sft.evaluation.consensus import consensus
 from dialogsum_sft.evaluation.predictions import match_examples, own_references, read_predictions
+from dialogsum_sft.evaluation.runs import Run, score_run
 from dialogsum_sft.evaluation.tokenizers import suggest_tokenizer
 from dialogsum_sft.generation import openai_engine, vllm_engine
 from dialogsum_sft.generation.journal import PartialPredictions, share, weights_digest
@@ -200,8 +200,7 @@ def main() -> None:
     }
 
     # 3. Generate, score and save, one system after the other
-    results: dict[str, dict[str, Any]] = {}
-    summarised: dict[str, list[dict[str, Any]]] = {}
+    runs: dict[str, Run] = {}
     for system in systems:
         set_seed(eval_args.seed)
         name = f"{system}-mbr{eval_args.num_candidates}" if eval_args.num_candidates > 1 else system
@@ -272,13 +271,14 @@ def main() -> None:
             | ({"topic": row["topic"]} if row["topic"] is not None else {})
             for i, row in enumerate(rows)
         ]
-        summarised[name] = predictions
-        results[name] = {
-            "format": files.FORMAT,
-            **scoring.score(
-                predictions, tokenizer=eval_args.rouge_tokenizer, seed=eval_args.seed, bert_scorer=bert_scorer
-            ),
-            "model": {
+        runs[name] = score_run(
+            system_name(name),
+            folder,
+            predictions,
+            tokenizer=eval_args.rouge_tokenizer,
+            seed=eval_args.seed,
+            bert_scorer=bert_scorer,
+            model={
                 "base": public_name(eval_args.served_model_name or str(model_args.model_name_or_path)),
                 "revision": model_args.model_revision,
                 "adapter": files.public(eval_args.adapter_path) if system == "tuned" else None,
@@ -286,7 +286,7 @@ def main() -> None:
                 "load_in_4bit": model_args.load_in_4bit,
                 "load_in_8bit": model_args.load_in_8bit,
             },
-            "data": {
+            data={
                 "dataset_name": files.public(script_args.dataset_name),
                 "revision": data_args.dataset_revision,
                 "split": script_args.dataset_test_split,
@@ -294,16 +294,14 @@ def main() -> None:
                 "shortened": sum(prompt.dropped_turns > 0 for prompt in shown),
                 "fingerprint": examples.fingerprint(),
             },
-            "prompt": settings.record(tokenizer),
-            "engine": engine
-            | {"seed": eval_args.seed, "num_candidates": eval_args.num_candidates, "resumed": resumed},
-            "versions": provenance.versions(),
-            "git_revision": provenance.git_revision(),
-            "hardware": provenance.hardware(),
-            "seconds": round(seconds, 2),
-        }
-        files.write_jsonl(folder / "predictions.jsonl", predictions)
-        files.write_json(folder / "metrics.json", results[name])
+            prompt=settings.record(tokenizer),
+            engine=engine | {"seed": eval_args.seed, "num_candidates": eval_args.num_candidates, "resumed": resumed},
+            versions=provenance.versions(),
+            git_revision=provenance.git_revision(),
+            hardware=provenance.hardware(),
+            seconds=round(seconds, 2),
+        )
+        runs[name].save()
         partial.remove()
 
     if not state.is_main_process:
@@ -311,6 +309,7 @@ def main() -> None:
 
     # 4. Note in the model card what was measured
     trained = Path(eval_args.adapter_path or str(model_args.model_name_or_path))
+    results = {name: run.record for name, run in runs.items()}
     measured = results.get(systems[-1])  # of candidates or an endpoint there is none: the card is of the model alone
     if measured and eval_args.engine != "openai" and model_card.can_be_written(trained):
         base = results.get("base") if eval_args.adapter_path is not None else None
@@ -322,7 +321,7 @@ def main() -> None:
         console.print(f"{trained / 'README.md'}: {end}")
 
     # 5. Tell
-    tell(console, eval_args, results, summarised)
+    tell(console, eval_args, list(runs.values()))
 
 
 def score_file(
@@ -355,24 +354,26 @@ def score_file(
     warn_of_tokenizer(console, rows, eval_args.rouge_tokenizer)
 
     # 2. Score and save
-    result = {
-        "format": files.FORMAT,
-        **scoring.score(rows, tokenizer=eval_args.rouge_tokenizer, seed=eval_args.seed, bert_scorer=bert_scorer),
-        "model": {"base": None, "predictions_file": path.name},
-        "data": data,
-        "engine": {"name": "predictions_file", "seed": eval_args.seed},
-        "versions": provenance.versions(),
-        "git_revision": provenance.git_revision(),
-    }
     system = path.name.split(".")[0]
     if system == "predictions":  # of a run, whose own record must not be lost
         system = f"{path.resolve().parent.name.removeprefix('eval-')}-rescored"
-    folder = Path(eval_args.output_dir) / f"eval-{system}"
-    files.write_jsonl(folder / "predictions.jsonl", rows)
-    files.write_json(folder / "metrics.json", result)
+    scored = score_run(
+        system_name(system),
+        Path(eval_args.output_dir) / f"eval-{system}",
+        rows,
+        tokenizer=eval_args.rouge_tokenizer,
+        seed=eval_args.seed,
+        bert_scorer=bert_scorer,
+        model={"base": None, "predictions_file": path.name},
+        data=data,
+        engine={"name": "predictions_file", "seed": eval_args.seed},
+        versions=provenance.versions(),
+        git_revision=provenance.git_revision(),
+    )
+    scored.save()
 
     # 3. Tell
-    tell(console, eval_args, {system: result}, {system: rows})
+    tell(console, eval_args, [scored])
 
 
 def parse_json(option: str, text: str | None) -> dict[str, Any]:
@@ -429,27 +430,23 @@ def warn_of_tokenizer(console: Console, rows: list[dict[str, Any]], tokenizer: s
         )
 
 
-def tell(
-    console: Console,
-    eval_args: EvalArguments,
-    results: dict[str, dict[str, Any]],
-    summarised: dict[str, list[dict[str, Any]]],
-) -> None:
+def tell(console: Console, eval_args: EvalArguments, runs: list[Run]) -> None:
     """Some dialogues with the systems' summaries, the tables, and where the records are."""
     console = Console(width=min(console.width, 100), highlight=False)
-    for same_dialogue in list(zip(*summarised.values(), strict=True))[: eval_args.num_examples]:
-        summaries = {name: row["prediction"] for name, row in zip(summarised, same_dialogue, strict=True)}
-        console.print(Panel(side_by_side(same_dialogue[0], summaries), title=Text(same_dialogue[0]["id"])))
+    for i, row in enumerate(runs[0].rows[: eval_args.num_examples]):
+        summaries = {run.name: run.rows[i]["prediction"] for run in runs}
+        console.print(Panel(side_by_side(row, summaries), title=Text(row["id"])))
+    results = {run.name: run.record for run in runs}
     console.print(score_table(results), diagnostics_table(results))
-    for system in results:
-        console.print(Text(f"{Path(eval_args.output_dir) / f'eval-{system}'}: predictions.jsonl, metrics.json"))
+    for scored in runs:
+        console.print(Text(f"{scored.folder}: predictions.jsonl, metrics.json"))
     page = Path(eval_args.output_dir) / "report.html"
-    first = next(iter(results.values()))
+    first = runs[0].record
     report.write_report(
         page,
-        {system_name(system): Path(eval_args.output_dir) / f"eval-{system}" for system in results},
+        runs,
         training_log=Path(eval_args.adapter_path).parent / "training.jsonl" if eval_args.adapter_path else None,
-        title=f"{first['model']['base'] or next(iter(results))} on {first['data'].get('dataset_name', 'dialogues')}",
+        title=f"{first['model']['base'] or runs[0].name} on {first['data'].get('dataset_name', 'dialogues')}",
     )
     console.print(Text(f"{page}: scores, charts and every dialogue"))
 
@@ -460,7 +457,7 @@ def side_by_side(row: dict[str, Any], summaries: dict[str, str]) -> Group:
     table.add_column(overflow="fold")
     table.add_row("reference", Text(row["references"][0]))
     for system, text in summaries.items():
-        table.add_row(Text(system_name(system)), Text(text))
+        table.add_row(Text(system), Text(text))
     return Group(Text(row["dialogue"], "dim"), "", table)
 
 
@@ -493,16 +490,16 @@ def score_table(results: dict[str, dict[str, Any]]) -> Table:
     for system, result in results.items():
         share = (result["share_of_human"] or {}).get("rouge1")
         means = [result[name]["mean"] for name in types]
-        row(system_name(system), means, result["rouge1"]["ci95"], share, "bold")
+        row(system, means, result["rouge1"]["ci95"], share, "bold")
     if human:
         row("human ceiling", [human[name]["mean"] for name in types], None, 1.0, "dim")
         if "bertscore" in result:
             model, layer = result["bertscore"]["model"], result["bertscore"]["layer"]
             table.caption = f"BERTScore F1 x 100 of {model}, layer {layer}: " + ", ".join(
-                f"{system_name(name)} {scored['bertscore']['mean']:.2f}" for name, scored in results.items()
+                f"{name} {scored['bertscore']['mean']:.2f}" for name, scored in results.items()
             )
-    if list(results) == ["base", "tuned"]:
-        gains = [f"{results['tuned'][name]['mean'] - results['base'][name]['mean']:+.2f}" for name in types]
+    if list(results) == list(SYSTEM_NAMES.values()):
+        gains = [f"{results['tuned'][name]['mean'] - first[name]['mean']:+.2f}" for name in types]
         table.add_section()
         table.add_row("difference", gains[0], "", *gains[1:], "")
     return table
@@ -512,7 +509,7 @@ def diagnostics_table(results: dict[str, dict[str, Any]]) -> Table:
     """What ROUGE does not see, of every system and of the references."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="What ROUGE does not see")
     table.add_column("")
-    found = {system_name(system): result["diagnostics"] for system, result in results.items()}
+    found = {system: result["diagnostics"] for system, result in results.items()}
     found["references"] = next(iter(results.values()))["diagnostics_of_references"]
     for name in found:
         table.add_column(Text(name), justify="right", style="dim" if name == "references" else "")

@@ -86,7 +86,7 @@ def share_of_human(
     if human is None:
         return None
     return {
-        name: float(np.mean([mean(values) for values in by_dialogue if len(values) > 1])) / human[name]["mean"]
-        for name, by_dialogue in scores.items()
-        if human[name]["mean"]
+        name: float(np.mean([mean(values) for values in scores[name] if len(values) > 1])) / ceiling["mean"]
+        for name, ceiling in human.items()
+        if ceiling["mean"]
     }

@@ -1,16 +1,16 @@
-"""`report.html`: what one or several evaluated runs scored, as a page that needs nothing but itself.
+"""report.html: the scores of one or several evaluated runs, as a self-contained page.
 
-The figures of a page are pure functions of the files that a run leaves; `page.html.jinja` has its words and its
-drawings. A user's text reaches the page through Jinja's autoescape, or as JSON that the page's script writes as text,
-never as markup; a content security policy forbids every other script, and every request.
+This module computes the figures; `page.html.jinja` has the text and the drawings. A user's text reaches the page
+through Jinja's autoescape, or as JSON that the page's script inserts as text, never as markup. A content security
+policy forbids every other script and every request.
 """
 
 import base64
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -18,34 +18,29 @@ from typing import Any
 import dialogsum_sft
 from dialogsum_sft import InputError, files
 from dialogsum_sft.data.dialogue import split_turns
-from dialogsum_sft.evaluation import scoring, significance
-from dialogsum_sft.evaluation.diagnostics import Diagnosis, diagnose
-from dialogsum_sft.evaluation.rouge import rouge_scores
+from dialogsum_sft.evaluation import significance
+from dialogsum_sft.evaluation.diagnostics import Diagnosis
+from dialogsum_sft.evaluation.rouge import HEADLINE
+from dialogsum_sft.evaluation.runs import Run, check_comparable
 from dialogsum_sft.evaluation.tokenizers import words
 from dialogsum_sft.report import charts
 
 import jinja2
 
-HEADLINE = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
 OTHERS = {"rougeLsum": "ROUGE-Lsum", "rougeS4": "ROUGE-S4", "rougeSU4": "ROUGE-SU4", "bertscore": "BERTScore"}
 
-# What a summary can have that ROUGE does not see: how the page says it, whether a diagnosis has it, and the share of
-# the references that have it in metrics.json's `diagnostics_of_references`.
-FINDINGS: dict[str, tuple[str, Callable[[Diagnosis], bool], str]] = {
-    "unfinished": ("cut off at the token limit", lambda found: found.unfinished, "unfinished"),
-    "empty": ("empty", lambda found: found.empty, "empty"),
-    "name": ("a name that the dialogue lacks", lambda found: bool(found.unsupported_names), "unsupported_names"),
-    "number": (
-        "a number that the dialogue lacks",
-        lambda found: bool(found.unsupported_numbers),
-        "unsupported_numbers",
-    ),
-    "tag": ("a speaker that the dialogue lacks", lambda found: bool(found.wrong_tags), "wrong_tags"),
-    "format": ("a speaker’s tag in another format", lambda found: bool(found.foreign_tags), "foreign_tags"),
-    "repeats": ("three words in a row said twice", lambda found: found.repeated_trigrams > 0, ""),
+# Faults of a summary: the label on the page, and the field of a diagnosis that is not empty, false or 0 then.
+FINDINGS = {
+    "unfinished": ("cut off at the token limit", "unfinished"),
+    "empty": ("empty", "empty"),
+    "name": ("a name that the dialogue lacks", "unsupported_names"),
+    "number": ("a number that the dialogue lacks", "unsupported_numbers"),
+    "tag": ("a speaker that the dialogue lacks", "wrong_tags"),
+    "format": ("a speaker’s tag in another format", "foreign_tags"),
+    "repeats": ("three words in a row said twice", "repeated_trigrams"),
 }
 
-# Of metrics.json's `diagnostics` those that are no shares of summaries: how the page says them, and writes them.
+# Those of metrics.json's `diagnostics` that are not shares of summaries: label on the page, and format.
 DIAGNOSTICS = {
     "words": ("words", "{:.1f}"),
     "length_ratio": ("length, of the references’", "{:.0%}"),
@@ -59,58 +54,23 @@ DIAGNOSTICS = {
 MAX_TOPICS = 12
 
 
-@dataclass(frozen=True)
-class Run:
-    """An evaluated run; `scores` are means over a dialogue's references, {type: [dialogue]}, x 100."""
+def write_report(path: Path, runs: Sequence[Run], *, training_log: Path | None = None, title: str) -> None:
+    """Write one HTML file for `runs`.
 
-    name: str
-    metrics: dict[str, Any]
-    rows: list[dict[str, Any]]
-    scores: dict[str, list[float]]
-    diagnoses: list[Diagnosis]
+    The first run provides the baselines and the human ceiling, and all others are compared with it. `training_log` is
+    a `training.jsonl`; where it is None or not a file, the page has no training curves.
 
-
-def write_report(path: Path, runs: Mapping[str, Path], *, training_log: Path | None = None, title: str) -> None:
-    """Write one HTML file for `runs`: {name: folder with predictions.jsonl and metrics.json}.
-
-    The first run is the one that all others are compared with, and has the baselines and the human ceiling.
-    `training_log` is a `training.jsonl`; where it is None or no file, the page has no training curves.
-
-    Raises InputError where a file is missing or is not what a run leaves, or two runs are not of the same dialogues
-    and references in the same order.
+    Raises InputError unless all runs have the same dialogues, references and protocol, or for a broken log.
     """
-    loaded = [load_run(name, folder) for name, folder in runs.items()]
-    check_alike(loaded, list(runs.values()))
+    check_comparable(runs)
     curves = read_training_log(training_log) if training_log is not None and training_log.is_file() else {}
-    files.write_text(path, render(loaded, curves, title))
-
-
-def load_run(name: str, folder: Path) -> Run:
-    """Raises InputError where predictions.jsonl or metrics.json is missing or broken."""
-    rows, metrics = scoring.read_run(folder)
-    tokenizer = str((metrics.get("fingerprint") or {}).get("tokenizer", "default")).partition("-")[0]
-    scores = rouge_scores([row["prediction"] for row in rows], [row["references"] for row in rows], tokenizer)
-    means = {kind: [charts.mean(values) for values in scores[kind]] for kind in HEADLINE}
-    return Run(name, metrics, rows, means, [diagnose(row) for row in rows])
-
-
-def check_alike(runs: Sequence[Run], folders: Sequence[Path]) -> None:
-    """Raises InputError unless all runs summarise the same dialogues with the same references, in the same order."""
-    for run, folder in zip(runs[1:], folders[1:], strict=True):
-        if len(run.rows) != len(runs[0].rows):
-            found = f"{folders[0]} has {len(runs[0].rows)} dialogues, {folder} has {len(run.rows)}"
-            raise InputError(f"{found}: a report compares runs over the same dialogues")
-        for number, (a, b) in enumerate(zip(runs[0].rows, run.rows, strict=True), 1):
-            if (a["dialogue"], a["references"]) != (b["dialogue"], b["references"]):
-                found = f"row {number} ({a['id']}) of {folders[0]} has another dialogue or references than of {folder}"
-                raise InputError(f"{found}: a report compares runs over the same dialogues")
+    files.write_text(path, render(runs, curves, title))
 
 
 def read_training_log(path: Path) -> dict[str, list[tuple[float, float]]]:
-    """{quantity: [(step, value)]} of all finite numbers; what is null or has no step is left out, as is a last line
-    that was being written.
+    """{quantity: [(step, value)]} of all finite numbers; lines without a step and an unfinished last line are skipped.
 
-    Raises InputError for another line that is not a JSON object.
+    Raises InputError for any other line that is not a JSON object.
     """
     curves: dict[str, list[tuple[float, float]]] = {}
     *lines, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
@@ -118,7 +78,7 @@ def read_training_log(path: Path) -> dict[str, list[tuple[float, float]]]:
         try:
             items = json.loads(line).items()
         except (ValueError, AttributeError) as error:
-            raise InputError(f"{path} line {number} is not a JSON object: take it out") from error
+            raise InputError(f"{path} line {number} is not a JSON object: remove it") from error
         numbers = {key: x for key, x in items if isinstance(x, int | float) and math.isfinite(x)}
         for key, value in numbers.items():
             if key != "step" and "step" in numbers:
@@ -135,27 +95,27 @@ def render(runs: Sequence[Run], curves: Mapping[str, list[tuple[float, float]]],
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    human, baselines = runs[0].metrics.get("human"), runs[0].metrics.get("baselines") or {}
+    human, baselines = runs[0].record["human"], runs[0].record["baselines"]
     references = [text for row in runs[0].rows for text in row["references"]]
     environment.filters["sha256"] = lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     html = environment.get_template("page.html.jinja").render(
         title=title,
         runs=runs,
         version=dialogsum_sft.__version__,
-        dataset=(runs[0].metrics.get("data") or {}).get("dataset_name"),
+        dataset=(runs[0].record.get("data") or {}).get("dataset_name"),
         human=human,
         baselines=baselines,
         headline=HEADLINE,
         measures={
             kind: name
             for kind, name in (HEADLINE | OTHERS).items()
-            if all(isinstance(run.metrics.get(kind), dict) for run in runs)
+            if all(isinstance(run.record.get(kind), dict) for run in runs)
         },
         differences=differences(runs),
         scores=[
             charts.scores(
                 name,
-                {run.name: run.metrics[kind] for run in runs},
+                {run.name: run.record[kind] for run in runs},
                 {label: scores[kind]["mean"] for label, scores in baselines.items()},
                 human[kind]["mean"] if human else None,
             )
@@ -167,7 +127,7 @@ def render(runs: Sequence[Run], curves: Mapping[str, list[tuple[float, float]]],
             charts.histograms(
                 "Length of each summary",
                 "words",
-                [[found.words for found in run.diagnoses] for run in runs],
+                [[diagnosis.words for diagnosis in run.diagnoses] for run in runs],
                 [len(words(text)) for text in references],
             ),
         ],
@@ -179,35 +139,38 @@ def render(runs: Sequence[Run], curves: Mapping[str, list[tuple[float, float]]],
         record=record_rows(runs),
         data=reader_data(runs),
     )
-    return html.lstrip().encode("utf-8", "replace").decode()  # a lone surrogate, which JSON can hold and UTF-8 cannot
+    return html.lstrip().encode("utf-8", "replace").decode()  # JSON can hold a lone surrogate, UTF-8 cannot
 
 
 def differences(runs: Sequence[Run]) -> list[dict[str, significance.Comparison]]:
     """Each later run against the first, {type: comparison}; p is adjusted over all of them by Holm's method."""
-    found = [
+    comparisons = [
         {kind: significance.compare(run.scores[kind], runs[0].scores[kind]) for kind in HEADLINE} for run in runs[1:]
     ]
-    adjusted = iter(significance.holm([one.p for by_kind in found for one in by_kind.values()]))
-    return [{kind: replace(one, p=next(adjusted)) for kind, one in by_kind.items()} for by_kind in found]
+    adjusted = iter(significance.holm([test.p for by_kind in comparisons for test in by_kind.values()]))
+    return [{kind: replace(test, p=next(adjusted)) for kind, test in by_kind.items()} for by_kind in comparisons]
 
 
 def finding_rows(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
-    """For each finding its label, how many summaries of each run have it, and the share of references, where known."""
-    references = runs[0].metrics.get("diagnostics_of_references") or {}
+    """For each fault its label, the number of summaries of each run with it, and the share of references or None."""
+    references = runs[0].record["diagnostics_of_references"]
     rows = {}
-    for name, (label, has, key) in FINDINGS.items():
-        counts: list[int | None] = [sum(map(has, run.diagnoses)) for run in runs]
-        if name == "unfinished":  # where nothing says why any summary ended, none is known to be whole
+    for name, (label, field) in FINDINGS.items():
+        counts: list[int | None] = [
+            sum(bool(getattr(diagnosis, field)) for diagnosis in run.diagnoses) for run in runs
+        ]
+        if name == "unfinished":  # unknown for a run without any finish_reason
             known = [any(row.get("finish_reason") is not None for row in run.rows) for run in runs]
-            counts = [count if said else None for count, said in zip(counts, known, strict=True)]
-        rows[name] = {"label": label, "counts": counts, "references": references.get(key)}
+            counts = [count if is_known else None for count, is_known in zip(counts, known, strict=True)]
+        # metrics.json has the mean share of repeated trigrams, not the share of summaries that repeat one.
+        share = None if name == "repeats" else references.get(field)
+        rows[name] = {"label": label, "counts": counts, "references": share}
     return rows
 
 
 def diagnostic_rows(runs: Sequence[Run]) -> dict[str, tuple[str, list[str]]]:
-    """For each of DIAGNOSTICS its label and its value of each run and of the references, "" where it is not known."""
-    records = [run.metrics.get("diagnostics") or {} for run in runs]
-    records.append(runs[0].metrics.get("diagnostics_of_references") or {})
+    """For each of DIAGNOSTICS its label, and its value for each run and the references, "" where unknown."""
+    records = [*(run.record["diagnostics"] for run in runs), runs[0].record["diagnostics_of_references"]]
     rows = {}
     for key, (label, form) in DIAGNOSTICS.items():
         values = ["" if record.get(key) is None else form.format(record[key]) for record in records]
@@ -217,10 +180,10 @@ def diagnostic_rows(runs: Sequence[Run]) -> dict[str, tuple[str, list[str]]]:
 
 
 def slice_tables(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """The slices that every run has; of topics, the most frequent."""
+    """The slices that all runs have; of the topics only the most frequent."""
     tables = []
-    for name, slices in (runs[0].metrics.get("slices") or {}).items():
-        others = [run.metrics.get("slices", {}).get(name, {}) for run in runs]
+    for name, slices in runs[0].record["slices"].items():
+        others = [run.record["slices"].get(name, {}) for run in runs]
         labels = [label for label in slices if all(label in other for other in others)]
         shown = labels
         if name == "topic":
@@ -234,12 +197,12 @@ def slice_tables(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def record_rows(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
-    """(name, value of each run) of what metrics.json says about how it came about; one value where all agree."""
+    """(key, value of each run) of the parts of metrics.json about the evaluation itself; one value where all agree."""
     parts = ("model", "data", "prompt", "engine", "fingerprint", "versions", "hardware", "git_revision", "seconds")
-    flat = [dict(_flatten({part: run.metrics.get(part) for part in parts})) for run in runs]
-    keys = dict.fromkeys(key for one in flat for key in one)
-    values = {key: [one.get(key, "") for one in flat] for key in keys}
-    return [(key, found[:1] if len(set(found)) == 1 else found) for key, found in values.items() if any(found)]
+    records = [dict(_flatten({part: run.record.get(part) for part in parts})) for run in runs]
+    keys = dict.fromkeys(key for record in records for key in record)
+    rows = [(key, [record.get(key, "") for record in records]) for key in keys]
+    return [(key, values[:1] if len(set(values)) == 1 else values) for key, values in rows if any(values)]
 
 
 def _flatten(record: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -247,15 +210,15 @@ def _flatten(record: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     for key, value in record.items():
         if isinstance(value, dict):
             rows += _flatten(value, f"{prefix}{key}.")
+        elif value is None or isinstance(value, str):
+            rows.append((f"{prefix}{key}", value or ""))
         else:
-            rows.append(
-                (f"{prefix}{key}", "" if value is None else value if isinstance(value, str) else json.dumps(value))
-            )
+            rows.append((f"{prefix}{key}", json.dumps(value, default=str)))
     return rows
 
 
 def reader_data(runs: Sequence[Run]) -> dict[str, Any]:
-    """What the page's reader shows of each dialogue, as JSON."""
+    """The dialogues with references and summaries, as JSON for the page's script."""
     dialogues = []
     for index, row in enumerate(runs[0].rows):
         outputs = [
@@ -263,7 +226,7 @@ def reader_data(runs: Sequence[Run]) -> dict[str, Any]:
                 "text": segments(run.rows[index]["prediction"], run.diagnoses[index]),
                 "scores": [round(run.scores[kind][index], 2) for kind in HEADLINE],
                 "words": run.diagnoses[index].words,
-                "findings": [name for name, (_, has, _) in FINDINGS.items() if has(run.diagnoses[index])],
+                "findings": [name for name, (_, field) in FINDINGS.items() if getattr(run.diagnoses[index], field)],
                 "dropped": run.rows[index].get("dropped_turns", 0),
             }
             for run in runs
@@ -278,7 +241,7 @@ def reader_data(runs: Sequence[Run]) -> dict[str, Any]:
                 "outputs": outputs,
             }
         )
-    findings = {name: label for name, (label, *_) in FINDINGS.items()}
+    findings = {name: label for name, (label, _) in FINDINGS.items()}
     return {
         "systems": [run.name for run in runs],
         "types": list(HEADLINE.values()),
@@ -287,17 +250,17 @@ def reader_data(runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def segments(prediction: str, found: Diagnosis) -> list[list[str]]:
-    """The text in pieces [text, kind]: "name", "number", "tag", "format" for what is wrong with it, else "".
+def segments(prediction: str, diagnosis: Diagnosis) -> list[list[str]]:
+    """Split a prediction into pieces [text, fault]; the fault is "name", "number", "tag", "format" or "".
 
-    In pieces, as offsets in Python count characters, but in a browser UTF-16 units.
+    Pieces rather than offsets, because Python counts characters and a browser counts UTF-16 units.
     """
     kinds = [""] * len(prediction)
     spans = {
-        "name": found.unsupported_names,
-        "number": found.unsupported_numbers,
-        "format": found.foreign_tags,
-        "tag": found.wrong_tags,
+        "name": diagnosis.unsupported_names,
+        "number": diagnosis.unsupported_numbers,
+        "format": diagnosis.foreign_tags,
+        "tag": diagnosis.wrong_tags,
     }
     for kind, places in spans.items():
         for start, end in places:

@@ -1,6 +1,6 @@
 from dialogsum_sft import InputError
 from dialogsum_sft.evaluation.bertscore import BertScorer
-from dialogsum_sft.evaluation.scoring import score
+from dialogsum_sft.evaluation.runs import score_run
 
 import pytest
 import torch
@@ -73,8 +73,10 @@ def test_a_model_that_is_not_here_is_told_in_a_line():
 
 def test_it_stands_in_the_record_only_when_asked_for(encoder):
     rows = [{"dialogue": "A: tom", "references": ["tom sings", "anna sings"], "prediction": "tom sings"}]
-    assert "bertscore" not in score(rows)
-    record = score(rows, bert_scorer=BertScorer(str(encoder), 2))["bertscore"]
+    assert "bertscore" not in score_run("a", encoder, rows).record
+    run = score_run("a", encoder, rows, bert_scorer=BertScorer(str(encoder), 2))
+    record = run.record["bertscore"]
+    assert run.scores["bertscore"] == [record["mean"]]
     assert (record["model"], record["layer"]) == (str(encoder), 2)
     assert record["max"] == pytest.approx(100, abs=1e-3)
     assert record["mean"] < 100

@@ -13,18 +13,22 @@ def row(prediction, dialogue=DIALOGUE, references=("#Person2# lost the keys.",),
     return {"id": "a", "dialogue": dialogue, "references": list(references), "prediction": prediction} | more
 
 
-def found(field, prediction, **more):
+def marked(field, prediction, **more):
     return [prediction[start:end] for start, end in getattr(diagnose(row(prediction, **more)), field)]
 
 
-def test_lengths_counted_by_hand():
+def rewritten(a_row):
+    return rewrite_tags(a_row, diagnose(a_row).foreign_tags)
+
+
+def test_lengths_by_hand():
     diagnosis = diagnose(row("#Person2# lost two keys there", references=["a b", "a b c d e f"]))
     assert diagnosis.words == 5
     assert diagnosis.length_ratio == 5 / 4
     assert diagnosis.compression == 18 / 5  # with the labels: 5, 8 and 5 words
 
 
-def test_an_empty_summary_divides_by_nothing():
+def test_empty_summary_has_ratios_of_zero():
     diagnosis = diagnose(row(" ...\n"))
     assert diagnosis.empty
     assert (diagnosis.words, diagnosis.length_ratio, diagnosis.compression) == (0, 0, 0)
@@ -33,7 +37,7 @@ def test_an_empty_summary_divides_by_nothing():
     assert diagnose(row("no", references=["..."])).length_ratio == 0
 
 
-def test_the_longest_copied_run():
+def test_longest_copied_run():
     assert diagnose(row("He said: I lost my keys, in a park")).copied_run == 5 / 9  # i lost my keys in
     assert diagnose(row("nothing of it")).copied_run == 0
     assert diagnose(row(DIALOGUE)).copied_run == 1
@@ -46,7 +50,7 @@ def test_novel_bigrams_and_repeated_trigrams():
     assert diagnose(row("my keys in the park")).novel_bigrams == 0
 
 
-def test_unfinished_is_cut_off_at_max_new_tokens():
+def test_unfinished_means_cut_off_at_max_new_tokens():
     assert diagnose(row("a", finish_reason="length")).unfinished
     assert not diagnose(row("a", finish_reason="stop")).unfinished
     assert not diagnose(row("a")).unfinished
@@ -55,59 +59,59 @@ def test_unfinished_is_cut_off_at_max_new_tokens():
 @pytest.mark.parametrize(
     "tag", ["#Person3#", "Person 3", "Person3", "#Person3", "Person #3", "Person C", "Person three"]
 )
-def test_a_speaker_whom_the_dialogue_lacks_in_any_format(tag):
+def test_wrong_tags_in_any_format(tag):
     prediction = f"{tag} asks #Person1#, and #Person12# too."
-    assert found("wrong_tags", prediction) == [tag, "#Person12#"]
-    assert found("foreign_tags", prediction) == []
-    assert found("unsupported_names", prediction) == found("unsupported_numbers", prediction) == []
+    assert marked("wrong_tags", prediction) == [tag, "#Person12#"]
+    assert marked("foreign_tags", prediction) == []
+    assert marked("unsupported_names", prediction) == marked("unsupported_numbers", prediction) == []
 
 
 @pytest.mark.parametrize("tag", ["Person 2", "Person2", "#Person2", "person 2", "Person #2", "Person B", "Person Two"])
-def test_a_format_that_no_reference_uses(tag):
+def test_foreign_tags_are_in_a_format_that_no_reference_uses(tag):
     prediction = f"{tag}'s keys are with #Person1#."
-    assert found("foreign_tags", prediction) == [tag]
-    assert found("wrong_tags", prediction) == []
-    assert rewrite_tags(row(prediction)) == "#Person2#'s keys are with #Person1#."
+    assert marked("foreign_tags", prediction) == [tag]
+    assert marked("wrong_tags", prediction) == []
+    assert rewritten(row(prediction)) == "#Person2#'s keys are with #Person1#."
 
 
-def test_ordinary_words_are_no_speakers():
+def test_ordinary_words_are_not_tags():
     prediction = "A person in person 2.5 times, one Person Above all, superperson1"
-    assert found("wrong_tags", prediction) == found("foreign_tags", prediction) == []
+    assert marked("wrong_tags", prediction) == marked("foreign_tags", prediction) == []
 
 
-def test_the_references_decide_the_format_and_else_the_dialogue():
+def test_format_is_that_of_the_references_else_of_the_dialogue():
     other = row("#Person2# and Person 1", references=["Person 1 and Person 2"])
     assert diagnose(other).foreign_tags == [(0, 9)]
-    assert rewrite_tags(other) == "Person 2 and Person 1"
+    assert rewritten(other) == "Person 2 and Person 1"
     untagged = row("#Person2# and Person 1", references=["Anna has keys."])
-    assert rewrite_tags(untagged) == "#Person2# and #Person1#"
+    assert rewritten(untagged) == "#Person2# and #Person1#"
     spelt = row("#Person1# and Person 2", references=["Person A sings."])
-    assert rewrite_tags(spelt) == "Person A and Person 2"  # nobody wrote the second one so
+    assert rewritten(spelt) == "Person A and Person 2"  # nobody wrote the second one so
 
 
-def test_speakers_of_other_datasets():
+def test_tags_of_other_datasets():
     dialogue = "Speaker 1: Hi.\nSpeaker 2: Hello."
     prediction = "Speaker 1 meets Speaker 3 and #Speaker2#."
-    assert found("wrong_tags", prediction, dialogue=dialogue, references=["x"]) == ["Speaker 3"]
-    assert found("foreign_tags", prediction, dialogue=dialogue, references=["x"]) == ["#Speaker2#"]
+    assert marked("wrong_tags", prediction, dialogue=dialogue, references=["x"]) == ["Speaker 3"]
+    assert marked("foreign_tags", prediction, dialogue=dialogue, references=["x"]) == ["#Speaker2#"]
     named = "Ann: Hi.\nBob: Hello."
-    assert found("wrong_tags", "#Person1# meets Bob.", dialogue=named, references=["x"]) == ["#Person1#"]
-    assert found("unsupported_names", "Ann meets Rob.", dialogue=named, references=["x"]) == ["Rob"]
+    assert marked("wrong_tags", "#Person1# meets Bob.", dialogue=named, references=["x"]) == ["#Person1#"]
+    assert marked("unsupported_names", "Ann meets Rob.", dialogue=named, references=["x"]) == ["Rob"]
 
 
-def test_unsupported_facts_are_spans_of_the_prediction():
-    assert found("unsupported_numbers", "He lost 3 keys.") == ["3"]
-    assert found("unsupported_names", "Anna and Bob found 3 keys.") == ["Bob"]
+def test_unsupported_numbers_and_names_are_spans_of_the_prediction():
+    assert marked("unsupported_numbers", "He lost 3 keys.") == ["3"]
+    assert marked("unsupported_names", "Anna and Bob found 3 keys.") == ["Bob"]
 
 
-def test_rates_counted_by_hand():
+def test_rates_by_hand():
     rows = [
         row("#Person2# lost the keys.", finish_reason="stop"),
         row("Person 2 lost the keys.", finish_reason="length"),
         row("", finish_reason="stop"),
         row("Bob and #Person3# lost 5 keys.", finish_reason="stop"),
     ]
-    record = rates(rows)
+    record = rates(rows, list(map(diagnose, rows)))
     assert record["words"] == (4 + 5 + 0 + 6) / 4
     assert record["compression"] == pytest.approx((18 / 4 + 18 / 5 + 18 / 6) / 3)
     assert record["unfinished"] == record["empty"] == record["foreign_tags"] == record["wrong_tags"] == 0.25
@@ -116,13 +120,13 @@ def test_rates_counted_by_hand():
     assert record["foreign_tags_cost"] == pytest.approx((100 - 100 * 6 / 9) / 4)
 
 
-def test_no_share_of_unfinished_where_nobody_knows():
+def test_unfinished_share_is_none_without_finish_reasons():
     assert unfinished_share([row("a"), row("b")]) is None
     assert unfinished_share([row("a"), row("b", finish_reason="length")]) == 1
-    assert rates([row("a")])["unfinished"] is None
+    assert rates([row("a")], [diagnose(row("a"))])["unfinished"] is None
 
 
-def test_slices_counted_by_hand():
+def test_slices_by_hand():
     lengths = [2, 4, 6, 8, 10, 12, 14, 16]
     rows = [
         row("a", dialogue="A: " + "a " * (n - 1) + ("\nB: b" if n > 8 else ""), topic="trips" if n < 12 else f"t{n}")
@@ -130,20 +134,20 @@ def test_slices_counted_by_hand():
         for n in lengths
     ]
     scores = {name: [[n, n + 2] for n in lengths] for name in ("rouge1", "rouge2", "rougeL")}
-    found = slices(rows, scores)
-    assert list(found) == ["topic", "dialogue length", "speakers", "shortened"]
-    assert found["topic"] == {
+    result = slices(rows, scores)
+    assert list(result) == ["topic", "dialogue length", "speakers", "shortened"]
+    assert result["topic"] == {
         "trips": {"examples": 5, "rouge1": 7, "rouge2": 7, "rougeL": 7, "unfinished": 0},
         "other topics": {"examples": 3, "rouge1": 15, "rouge2": 15, "rougeL": 15, "unfinished": 1 / 3},
     }
-    assert [values["examples"] for values in found["dialogue length"].values()] == [2, 2, 2, 2]
-    assert list(found["dialogue length"]) == ["2 to 4 words", "6 to 8 words", "12 to 14 words", "16 to 18 words"]
-    assert {label: values["examples"] for label, values in found["speakers"].items()} == {"1": 4, "2": 4}
-    assert list(found["shortened"]) == ["whole", "shortened"]
-    assert found["shortened"]["shortened"]["rouge1"] == 17
+    assert [values["examples"] for values in result["dialogue length"].values()] == [2, 2, 2, 2]
+    assert list(result["dialogue length"]) == ["2 to 4 words", "6 to 8 words", "12 to 14 words", "16 to 18 words"]
+    assert {label: values["examples"] for label, values in result["speakers"].items()} == {"1": 4, "2": 4}
+    assert list(result["shortened"]) == ["whole", "shortened"]
+    assert result["shortened"]["shortened"]["rouge1"] == 17
 
 
-def test_a_slice_with_one_label_is_left_out():
+def test_slice_with_one_label_is_left_out():
     scores = {name: [[1.0]] * 2 for name in ("rouge1", "rouge2", "rougeL")}
     assert slices([row("a"), row("b")], scores) == {}
 
@@ -172,7 +176,7 @@ any_text = st.lists(pieces, max_size=8).map("".join)
 def test_any_text_has_a_diagnosis_with_spans_inside_it(prediction, dialogue, reference):
     a_row = row(prediction, dialogue=dialogue, references=[reference])
     diagnosis = diagnose(a_row)
-    rewrite_tags(a_row)
+    rewrite_tags(a_row, diagnosis.foreign_tags)
     for field in fields(diagnosis):
         if isinstance(value := getattr(diagnosis, field.name), list):
             assert value == sorted(value)

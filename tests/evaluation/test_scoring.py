@@ -5,11 +5,13 @@ import json
 import socket
 import sys
 import time
+from pathlib import Path
 
 from conftest import ROOT
 from dialogsum_sft import modeling
 from dialogsum_sft.cli import run
 from dialogsum_sft.evaluation import scoring
+from dialogsum_sft.evaluation.runs import score_run
 
 import numpy as np
 import pytest
@@ -67,6 +69,10 @@ def records(folder):
     return rows, json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
 
 
+def score(rows, **options):
+    return score_run("a", Path(), rows, **options).record
+
+
 def lead(examples):
     return [example["dialogue"].split("\n")[0] for example in examples]
 
@@ -99,7 +105,7 @@ def test_metrics_computed_again_from_predictions_jsonl_are_the_same_to_the_bit(e
         for i, (example, text) in enumerate(zip(examples, lead(examples), strict=True))
         for reason in (["length"] if i % 3 else ["stop"])
     ]
-    first = json.loads(json.dumps(scoring.score(rows, seed=7)))
+    first = json.loads(json.dumps(score(rows, seed=7)))
     path = tmp_path / "eval-tuned" / "predictions.jsonl"
     path.parent.mkdir()
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -197,16 +203,16 @@ def test_a_file_without_its_references(evaluate, tmp_path, name, content, messag
 def test_the_seed_decides_all_and_nothing_global(examples):
     rows = [example | {"prediction": text} for example, text in zip(examples, lead(examples), strict=True)]
     before = np.random.get_state()[1].copy()
-    first = scoring.score(rows, seed=1)
-    scoring._of_dataset.cache_clear()
-    assert json.dumps(scoring.score(rows, seed=1)) == json.dumps(first)
-    assert scoring.score(rows, seed=2)["rouge1"]["ci95"] != first["rouge1"]["ci95"]
+    first = score(rows, seed=1)
+    scoring._dataset_scores.cache_clear()
+    assert json.dumps(score(rows, seed=1)) == json.dumps(first)
+    assert score(rows, seed=2)["rouge1"]["ci95"] != first["rouge1"]["ci95"]
     np.testing.assert_array_equal(np.random.get_state()[1], before)
 
 
 def test_500_dialogues_with_three_references_cost_under_20_seconds(examples):
     rows = [example | {"prediction": text} for example, text in zip(examples, lead(examples), strict=True)] * 3
-    scoring._of_dataset.cache_clear()
+    scoring._dataset_scores.cache_clear()
     started = time.process_time()
-    scoring.score(rows)
+    score(rows)
     assert time.process_time() - started < 20 * len(rows) / 500

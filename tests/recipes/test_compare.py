@@ -6,8 +6,8 @@ import sys
 from conftest import ROOT
 from dialogsum_sft import files
 from dialogsum_sft.cli import run
-from dialogsum_sft.evaluation import scoring
 from dialogsum_sft.evaluation.rouge import rouge_scores
+from dialogsum_sft.evaluation.runs import score_run
 from dialogsum_sft.evaluation.significance import compare, holm
 
 import pytest
@@ -21,8 +21,7 @@ def compare_recipe():
 
 
 def write_run(folder, rows, tokenizer="default"):
-    files.write_jsonl(folder / "predictions.jsonl", rows)
-    files.write_json(folder / "metrics.json", scoring.score(rows, tokenizer=tokenizer))
+    score_run(folder.name, folder, rows, tokenizer=tokenizer).save()
     return folder
 
 
@@ -181,7 +180,7 @@ def test_runs_with_another_tokenizer_are_refused(call, rows, runs, tmp_path):
 
 def test_runs_on_other_dialogues_are_refused(call, rows, runs, tmp_path):
     other = write_run(tmp_path / "other", rows[:3] + [rows[3] | {"dialogue": "A: b"}] + rows[4:])
-    assert "1 dialogues differ, the first on line 4" in call(runs["lead"], other, status=2)
+    assert "1 dialogues or their references differ, the first on line 4" in call(runs["lead"], other, status=2)
 
 
 def test_changed_predictions_are_refused(call, rows, runs, tmp_path):

@@ -1,6 +1,7 @@
 """The report as a file, and as headless Chromium shows it."""
 
 import base64
+import copy
 import hashlib
 import json
 import os
@@ -8,14 +9,15 @@ import select
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from dialogsum_sft import InputError, files
-from dialogsum_sft.evaluation import scoring
+from dialogsum_sft import InputError
 from dialogsum_sft.evaluation.diagnostics import Diagnosis
 from dialogsum_sft.evaluation.rouge import rouge_scores
+from dialogsum_sft.evaluation.runs import Run, score_run
 from dialogsum_sft.report import report
 
 import pytest
@@ -48,34 +50,28 @@ def zero_shot(row: dict[str, Any], number: int) -> str:
     return said if number % 37 else ""
 
 
-def tuned(row: dict[str, Any], number: int) -> str:
+def fine_tuned(row: dict[str, Any], number: int) -> str:
     words = row["references"][number % 3].split()
     rest = row["dialogue"].split()[number % 17 : number % 17 + 9]
     planted = ["#Person9#", "paid", "4711", "euros", "to", "Zanzibar."] if number % 20 == 0 else []
     return " ".join([*words[: len(words) // 3], *rest[: number % 10], *planted])
 
 
-def write_run(
-    folder: Path,
-    rows: list[dict[str, Any]],
-    summarise: Callable[[dict[str, Any], int], str],
-    scored: int | None = None,
-) -> Path:
-    """A folder as eval.py leaves it; metrics.json is of the first `scored` rows only, as scoring takes its time."""
+def make_run(
+    name: str, folder: Path, rows: list[dict[str, Any]], summarise: Callable[[dict[str, Any], int], str]
+) -> Run:
     predictions = [
         row | {"prediction": summarise(row, i), "finish_reason": "stop" if i % 19 else "length"}
         for i, row in enumerate(rows)
     ]
-    record = {
-        "format": 1,
-        **scoring.score(predictions[:scored]),
-        "model": {"base": "SmolLM2-135M-Instruct", "adapter": None},
-        "data": {"dataset_name": "sample", "split": "test"},
-        "seconds": 12.3,
-    }
-    files.write_jsonl(folder / "predictions.jsonl", predictions)
-    files.write_json(folder / "metrics.json", record)
-    return folder
+    return score_run(
+        name,
+        folder,
+        predictions,
+        model={"base": "SmolLM2-135M-Instruct", "adapter": None},
+        data={"dataset_name": "sample", "split": "test"},
+        seconds=12.3,
+    )
 
 
 def write_log(path: Path, steps: int) -> Path:
@@ -98,11 +94,11 @@ def write_log(path: Path, steps: int) -> Path:
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Two runs over 24 dialogues, whose metrics.json is theirs."""
+def small(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    """Two runs over 24 dialogues."""
     folder = tmp_path_factory.mktemp("small")
     rows = sample_rows(24)
-    return {"zero-shot": write_run(folder / "a", rows, zero_shot), "tuned": write_run(folder / "b", rows, tuned)}
+    return [make_run("zero-shot", folder / "a", rows, zero_shot), make_run("tuned", folder / "b", rows, fine_tuned)]
 
 
 class Page(HTMLParser):
@@ -137,12 +133,12 @@ class Page(HTMLParser):
         self._inside = None if tag == "script" else self._inside
 
 
-def write(folder: Path, runs: dict[str, Path], **options: Any) -> Page:
+def write(folder: Path, runs: list[Run], **options: Any) -> Page:
     report.write_report(folder / "report.html", runs, **{"title": "A report"} | options)
     return Page((folder / "report.html").read_text(encoding="utf-8"))
 
 
-def test_the_page_names_no_other_file_and_forbids_what_it_does_not_bring(small: dict[str, Path], tmp_path: Path):
+def test_the_page_names_no_other_file_and_forbids_what_it_does_not_bring(small: list[Run], tmp_path: Path):
     page = write(tmp_path, small)
     links = [value for _, attrs in page.tags for name in ("src", "href") if (value := attrs.get(name)) is not None]
     assert all(link.startswith("#") or link == "data:," for link in links)
@@ -155,11 +151,11 @@ def test_the_page_names_no_other_file_and_forbids_what_it_does_not_bring(small: 
     assert "url(" not in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-def test_the_table_has_the_figures_of_metrics_json(small: dict[str, Path], tmp_path: Path):
+def test_the_table_has_the_figures_of_metrics_json(small: list[Run], tmp_path: Path):
     rows = write(tmp_path, small).tables
-    for name, folder in small.items():
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        row = next(row for row in rows if row[0] == name)
+    for run in small:
+        metrics = run.record
+        row = next(row for row in rows if row[0] == run.name)
         for cell, kind in zip(row[1:4], ("rouge1", "rouge2", "rougeL"), strict=True):
             low, high = metrics[kind]["ci95"]
             assert cell == f"{metrics[kind]['mean']:.2f}{low:.1f} to {high:.1f}"
@@ -171,9 +167,9 @@ def test_the_table_has_the_figures_of_metrics_json(small: dict[str, Path], tmp_p
     }
 
 
-def test_the_reader_has_every_dialogue_with_its_scores(small: dict[str, Path], tmp_path: Path):
+def test_the_reader_has_every_dialogue_with_its_scores(small: list[Run], tmp_path: Path):
     data = json.loads(write(tmp_path, small).scripts[-1])
-    rows = [json.loads(line) for line in (small["tuned"] / "predictions.jsonl").open(encoding="utf-8")]
+    rows = small[1].rows
     assert [one["id"] for one in data["dialogues"]] == [row["id"] for row in rows]
     assert data["systems"] == ["zero-shot", "tuned"]
     for one, row in zip(data["dialogues"], rows, strict=True):
@@ -186,7 +182,7 @@ def test_the_reader_has_every_dialogue_with_its_scores(small: dict[str, Path], t
     assert data["dialogues"][0]["outputs"][1]["findings"] == ["unfinished", "name", "number", "tag"]
 
 
-def planted(folder: Path) -> dict[str, Path]:
+def planted(folder: Path) -> list[Run]:
     """A run in which everything that a user can write is an attack."""
     rows = [
         {
@@ -197,17 +193,18 @@ def planted(folder: Path) -> dict[str, Path]:
         }
         for i in range(6)
     ]
-    run = write_run(folder / "run", rows, lambda row, number: f"{EVIL} said hello to #Person7# \U0001f600 99 times.")
-    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    metrics["model"] = {"base": EVIL, EVIL: EVIL}
-    metrics["data"] = {"dataset_name": EVIL}
-    metrics["baselines"][EVIL] = metrics["baselines"]["lead-1"]
-    metrics["slices"][EVIL] = {EVIL: {"examples": 3, "rouge1": 1.0}, "b": {"examples": 3, "rouge1": 2.0}}
-    files.write_json(run / "metrics.json", metrics)
-    return {f"system {EVIL}": run, "other": run}
+    run = make_run(
+        f"system {EVIL}", folder, rows, lambda row, number: f"{EVIL} said hello to #Person7# \U0001f600 99 times."
+    )
+    record = copy.deepcopy(run.record)
+    record["model"] = {"base": EVIL, EVIL: EVIL}
+    record["data"] = {"dataset_name": EVIL}
+    record["baselines"][EVIL] = record["baselines"]["lead-1"]
+    record["slices"][EVIL] = {EVIL: {"examples": 3, "rouge1": 1.0}, "b": {"examples": 3, "rouge1": 2.0}}
+    return [replace(run, record=record), replace(run, record=record, name="other")]
 
 
-def test_planted_markup_stays_text(small: dict[str, Path], tmp_path: Path):
+def test_planted_markup_stays_text(small: list[Run], tmp_path: Path):
     page = write(tmp_path, planted(tmp_path), title=f"title {EVIL}")
     clean = write(tmp_path, small)
     assert len(page.scripts) == len(clean.scripts) == 2
@@ -231,7 +228,7 @@ def test_marks_are_cut_where_a_browser_counts_otherwise():
 
 def test_a_single_run_with_one_reference_each_has_no_human_and_no_differences(tmp_path: Path):
     rows = [row | {"references": row["references"][:1], "topic": None} for row in sample_rows(3)]
-    page = write(tmp_path, {"tuned": write_run(tmp_path / "run", rows, zero_shot)})
+    page = write(tmp_path, [make_run("tuned", tmp_path, rows, zero_shot)])
     sections = [attrs["id"] for tag, attrs in page.tags if tag == "section"]
     assert sections == ["scores", "spread", "faults", "slices", "dialogues", "record"]
     names = [row[0] for row in page.tables if row]
@@ -244,17 +241,13 @@ def test_a_single_run_with_one_reference_each_has_no_human_and_no_differences(tm
 
 def test_a_script_that_the_tokenizer_does_not_know_scores_0_and_has_no_share(tmp_path: Path):
     row = {"id": "1", "dialogue": "甲：你好。\n乙：再见。", "references": ["甲问好。", "乙告别。"]}
-    page = write(tmp_path, {"a": write_run(tmp_path / "a", [row, row | {"id": "2"}], lambda row, number: "甲走了。")})
+    page = write(tmp_path, [make_run("a", tmp_path, [row, row | {"id": "2"}], lambda row, number: "甲走了。")])
     assert next(row for row in page.tables if row[:1] == ["a"])[1:5] == ["0.000.0 to 0.0"] * 3 + ["–"]
 
 
-def test_rows_that_do_not_say_why_they_ended_are_not_called_whole(small: dict[str, Path], tmp_path: Path):
-    run = shutil.copytree(small["tuned"], tmp_path / "run")
-    rows = [json.loads(line) for line in (run / "predictions.jsonl").open(encoding="utf-8")]
-    for row in rows:
-        del row["finish_reason"]
-    files.write_jsonl(run / "predictions.jsonl", rows)
-    row = next(row for row in write(tmp_path, {"tuned": run}).tables if row[0].startswith("cut off"))
+def test_no_count_of_cut_off_summaries_without_finish_reasons(small: list[Run], tmp_path: Path):
+    rows = [{name: value for name, value in row.items() if name != "finish_reason"} for row in small[1].rows]
+    row = next(row for row in write(tmp_path, [replace(small[1], rows=rows)]).tables if row[0].startswith("cut off"))
     assert row[1] == ""
 
 
@@ -265,11 +258,11 @@ def test_the_training_log_may_lack_anything_but_whole_lines(tmp_path: Path):
     path.write_text("\n".join(lines), encoding="utf-8")
     assert report.read_training_log(path) == {"loss": [(1, 2.5), (3, 1.5)], "eval_loss": [(2, 2.0)]}
     path.write_text('{"format": 1}\n{"step"\n{"step": 3}\n', encoding="utf-8")
-    with pytest.raises(InputError, match=r"training.jsonl line 2 is not a JSON object: take it out"):
+    with pytest.raises(InputError, match=r"training.jsonl line 2 is not a JSON object: remove it"):
         report.read_training_log(path)
 
 
-def test_curves_are_drawn_of_what_was_logged_twice(small: dict[str, Path], tmp_path: Path):
+def test_curves_are_drawn_of_what_was_logged_twice(small: list[Run], tmp_path: Path):
     log = write_log(tmp_path / "training.jsonl", 30)
     labels = [str(attrs.get("aria-label")) for _, attrs in write(tmp_path, small, training_log=log).tags]
     drawn = [label.partition(":")[0] for label in labels]
@@ -279,16 +272,12 @@ def test_curves_are_drawn_of_what_was_logged_twice(small: dict[str, Path], tmp_p
     assert "training" not in [attrs.get("id") for _, attrs in page.tags]
 
 
-def test_other_dialogues_or_references_are_refused(small: dict[str, Path], tmp_path: Path):
-    run = shutil.copytree(small["tuned"], tmp_path / "run")
-    rows = [json.loads(line) for line in (run / "predictions.jsonl").open(encoding="utf-8")]
-    rows[2]["references"] = ["Another."]
-    files.write_jsonl(run / "predictions.jsonl", rows)
-    with pytest.raises(InputError, match=r"row 3 \(test_2\) .*another dialogue or references"):
-        write(tmp_path, {"a": small["tuned"], "b": run})
-    files.write_jsonl(run / "predictions.jsonl", rows[:5])
-    with pytest.raises(InputError, match="has 24 dialogues, .* has 5: a report compares runs over the same dialogues"):
-        write(tmp_path, {"a": small["tuned"], "b": run})
+def test_runs_that_are_not_comparable_are_refused(small: list[Run], tmp_path: Path):
+    rows = [*small[1].rows[:2], small[1].rows[2] | {"references": ["Another."]}, *small[1].rows[3:]]
+    with pytest.raises(InputError, match="1 dialogues or their references differ, the first on line 3"):
+        write(tmp_path, [small[0], replace(small[1], rows=rows)])
+    with pytest.raises(InputError, match="5 predictions, not 24"):
+        write(tmp_path, [small[0], replace(small[1], rows=rows[:5])])
     assert not (tmp_path / "report.html").exists()
 
 
@@ -404,10 +393,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report of 500 dialogues, which differ."""
     folder = tmp_path_factory.mktemp("large")
     rows = sample_rows(500)
-    runs = {
-        "zero-shot": write_run(folder / "a", rows, zero_shot, scored=24),
-        "tuned": write_run(folder / "b", rows, tuned, scored=24),
-    }
+    runs = [make_run("zero-shot", folder, rows, zero_shot), make_run("tuned", folder, rows, fine_tuned)]
     log = write_log(folder / "training.jsonl", 60)
     report.write_report(folder / "report.html", runs, training_log=log, title="SmolLM2-135M-Instruct, tuned")
     return folder / "report.html"

@@ -1,0 +1,129 @@
+"""An evaluated run: predictions, record, scores of each dialogue and diagnoses, computed once and used everywhere."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dialogsum_sft import InputError, files
+from dialogsum_sft.evaluation import scoring
+from dialogsum_sft.evaluation.diagnostics import Diagnosis, diagnose
+from dialogsum_sft.evaluation.predictions import Row, own_references, read_predictions
+from dialogsum_sft.evaluation.rouge import HEADLINE, ROUGE_TYPES, mean, rouge_scores
+from dialogsum_sft.evaluation.tokenizers import TOKENIZERS
+
+if TYPE_CHECKING:  # the encoder needs torch, and is optional
+    from dialogsum_sft.evaluation.bertscore import BertScorer
+
+# Parts of metrics.json without which a run cannot be compared or drawn.
+_REQUIRED = {*ROUGE_TYPES, "fingerprint", "human", "share_of_human", "baselines", "examples", "references"}
+_REQUIRED |= {"diagnostics", "diagnostics_of_references", "slices"}
+
+
+@dataclass
+class Run:
+    """A system's summaries of a test set with their scores."""
+
+    name: str  # label in tables and on the page, such as "zero-shot"
+    folder: Path  # predictions.jsonl and metrics.json are there, or will be
+    rows: list[Row]  # lines of predictions.jsonl
+    record: dict[str, Any]  # metrics.json
+    scores: dict[str, list[float]]  # {type: [dialogue]}, mean over the references, x 100
+    diagnoses: list[Diagnosis]
+
+    def save(self) -> None:
+        """Write predictions.jsonl, then metrics.json, each atomically."""
+        files.write_jsonl(self.folder / "predictions.jsonl", self.rows)
+        files.write_json(self.folder / "metrics.json", self.record)
+
+
+def score_run(
+    name: str,
+    folder: Path,
+    rows: list[Row],
+    *,
+    tokenizer: str = "default",
+    seed: int = 42,
+    bert_scorer: "BertScorer | None" = None,
+    **record: Any,
+) -> Run:
+    """Score rows {id, dialogue, references, prediction, ...}; nothing is written.
+
+    The further parts of metrics.json (`model`, `data`, `prompt`, `engine`, `versions`, ...) follow the scores in the
+    order given. Raises ValueError for an unknown tokenizer or a row without references.
+    """
+    predictions, references = [row["prediction"] for row in rows], [row["references"] for row in rows]
+    by_reference = rouge_scores(predictions, references, tokenizer)
+    diagnoses = [diagnose(row) for row in rows]
+    if bert_scorer is not None:
+        by_reference["bertscore"] = bert_scorer.scores(predictions, references)
+    scores = scoring.score(rows, by_reference, diagnoses, tokenizer=tokenizer, seed=seed)
+    if bert_scorer is not None:
+        scores["bertscore"] |= {"model": bert_scorer.name, "layer": bert_scorer.layer}
+    return Run(name, folder, rows, {"format": files.FORMAT, **scores, **record}, _means(by_reference), diagnoses)
+
+
+def read_run(folder: Path, name: str | None = None) -> Run:
+    """Read a run that recipes/eval.py has saved; `name` is the folder's name by default.
+
+    ROUGE is computed again from the predictions; BERTScore is not. Raises InputError when a file is missing or broken,
+    or when metrics.json has other scores than the predictions.
+    """
+    missing = [file for file in ("predictions.jsonl", "metrics.json") if not (folder / file).is_file()]
+    if missing:
+        raise InputError(f"{folder} has no {' and no '.join(missing)}: give a folder that recipes/eval.py has written")
+    path = folder / "predictions.jsonl"
+    again = f"score it again with eval.py --predictions_file {path}"
+    try:
+        record = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{folder / 'metrics.json'} is not JSON: {error}") from error
+    if not isinstance(record, dict) or not set(record) >= _REQUIRED:
+        raise InputError(f"{folder / 'metrics.json'} is of an older version: {again}")
+    try:
+        recorded = {kind: float(record[kind]["mean"]) for kind in HEADLINE}
+        version = record["fingerprint"]["tokenizer"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{folder / 'metrics.json'} is damaged: {again}") from error
+    tokenizer = next((key for key, value in TOKENIZERS.items() if value == version), "default")
+    rows = own_references(read_predictions(path), path)
+    scores = _means(rouge_scores([row["prediction"] for row in rows], [row["references"] for row in rows], tokenizer))
+    for kind, label in HEADLINE.items():
+        computed = mean(scores[kind])
+        if abs(computed - recorded[kind]) > 1e-6:
+            raise InputError(
+                f"{folder}: predictions.jsonl has {label} {computed:.2f} but metrics.json {recorded[kind]:.2f}: one "
+                f"of them was changed, so {again}"
+            )
+    return Run(name or folder.resolve().name, folder, rows, record, scores, [diagnose(row) for row in rows])
+
+
+def _means(by_reference: dict[str, list[list[float]]]) -> dict[str, list[float]]:
+    return {kind: [mean(values) for values in by_dialogue] for kind, by_dialogue in by_reference.items()}
+
+
+def check_comparable(runs: Sequence[Run]) -> None:
+    """Raise InputError unless all runs have the protocol, the dialogues and the references of the first, in order."""
+    for run in runs[1:]:
+        refused = f"{run.folder} cannot be compared with {runs[0].folder}"
+        ours, theirs = runs[0].record["fingerprint"], run.record["fingerprint"]
+        differences = [
+            f"{key} is {theirs.get(key)!r}, not {ours.get(key)!r}"
+            for key in {**ours, **theirs}
+            if ours.get(key) != theirs.get(key)
+        ]
+        if len(run.rows) != len(runs[0].rows):
+            differences.append(f"{len(run.rows)} predictions, not {len(runs[0].rows)}")
+        if differences:
+            raise InputError(
+                f"{refused}: {'; '.join(differences)}. Evaluate both on the same split with the same "
+                "--summary_columns and --rouge_tokenizer; eval.py --predictions_file scores again without a model"
+            )
+        pairs = zip(runs[0].rows, run.rows, strict=True)
+        keys = ("dialogue", "references")
+        lines = [n for n, (a, b) in enumerate(pairs, 1) if any(a[key] != b[key] for key in keys)]
+        if lines:
+            raise InputError(
+                f"{refused}: {len(lines)} dialogues or their references differ, the first on line {lines[0]}"
+            )

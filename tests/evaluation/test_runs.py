@@ -1,0 +1,93 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+from dialogsum_sft import InputError, files
+from dialogsum_sft.evaluation.runs import check_comparable, read_run, score_run
+
+import pytest
+
+ROWS = [
+    {
+        "id": str(number),
+        "dialogue": f"#Person1#: Hi, I lost my {thing}.\n#Person2#: I saw it.",
+        "references": [f"#Person1# lost the {thing}.", f"The {thing} is lost."],
+        "prediction": f"#Person1# lost a {thing}.",
+        "finish_reason": "length" if number == 0 else "stop",
+    }
+    for number, thing in enumerate(["key", "cat", "umbrella"])
+]
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = score_run("zero-shot", tmp_path / "eval-base", ROWS, data={"split": "test"}, seconds=1.5)
+    run.save()
+    return run
+
+
+def test_scoring_imports_neither_evaluate_nor_datasets():
+    """Each takes seconds to import, and scoring needs none of them."""
+    code = (
+        "import sys, dialogsum_sft.evaluation.scoring\n"
+        "print([name for name in ('datasets', 'evaluate', 'torch', 'transformers') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_scores_are_means_over_references(run):
+    assert list(run.scores) == ["rouge1", "rouge2", "rougeL", "rougeLsum", "rougeS4", "rougeSU4"]
+    for kind, values in run.scores.items():
+        assert sum(values) / 3 == pytest.approx(run.record[kind]["mean"], abs=1e-9)
+    assert [diagnosis.unfinished for diagnosis in run.diagnoses] == [True, False, False]
+
+
+def test_record_has_the_format_first_and_the_given_parts_last(run):
+    assert list(run.record)[0] == "format"
+    assert list(run.record)[-2:] == ["data", "seconds"]
+
+
+def test_saved_run_is_read_back_unchanged(run):
+    assert read_run(run.folder, "zero-shot") == run
+    assert read_run(run.folder).name == "eval-base"
+
+
+def edit(run, change):
+    record = json.loads((run.folder / "metrics.json").read_text())
+    change(record)
+    files.write_json(run.folder / "metrics.json", record)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda record: record.pop("baselines"), "is of an older version: score it again"),
+        (lambda record: record["rouge2"].pop("mean"), "metrics.json is damaged: score it again"),
+        (lambda record: record.update(fingerprint=[]), "metrics.json is damaged: score it again"),
+        (lambda record: record["rougeL"].update(mean=1.0), "but metrics.json 1.00: one of them was changed"),
+    ],
+)
+def test_broken_record_is_refused(run, change, message):
+    edit(run, change)
+    with pytest.raises(InputError, match=message):
+        read_run(run.folder)
+
+
+def test_missing_files_are_refused(run):
+    with pytest.raises(InputError, match="has no predictions.jsonl and no metrics.json: give a folder"):
+        read_run(run.folder.parent)
+    (run.folder / "metrics.json").write_text("{")
+    with pytest.raises(InputError, match="metrics.json is not JSON"):
+        read_run(run.folder)
+
+
+def test_runs_with_another_protocol_or_other_dialogues_are_not_comparable(run):
+    check_comparable([run, replace(run, name="other")])
+    unicode = score_run("b", run.folder, ROWS, tokenizer="unicode")
+    with pytest.raises(InputError, match="tokenizer is 'unicode-1', not 'default'. Evaluate both"):
+        check_comparable([run, unicode])
+    with pytest.raises(InputError, match="2 predictions, not 3"):
+        check_comparable([run, replace(run, rows=ROWS[:2])])
+    with pytest.raises(InputError, match="1 dialogues or their references differ, the first on line 2"):
+        check_comparable([run, replace(run, rows=[ROWS[0], ROWS[1] | {"dialogue": "A: b"}, ROWS[2]])])
