@@ -24,7 +24,6 @@ from dialogsum_sft.data.examples import DUPLICATE, Counts, Examples, counts_tabl
 from dialogsum_sft.evaluation.tokenizers import lost_share, suggest_tokenizer
 from dialogsum_sft.modeling import EMBEDDED, embedded_model, load_generation_config, load_tokenizer, public_name
 from dialogsum_sft.training import memory
-from dialogsum_sft.training.collator import CompletionOnlyCollator
 
 import numpy as np
 import torch
@@ -84,7 +83,6 @@ def main() -> None:
         trust_remote_code=training_args.trust_remote_code,
     )
     stop_ids = prompts.stop_token_ids(tokenizer, load_generation_config(model_args))
-    collator = CompletionOnlyCollator(pad_token_id=tokenizer.pad_token_id, stop_token_ids=stop_ids)
     settings = prompts.PromptSettings.from_arguments(data_args)
     evaluates = training_args.eval_strategy != "no"
     validation = None
@@ -106,7 +104,7 @@ def main() -> None:
         validation = None
     splits = {
         name: Split(
-            examples, *training_rows(examples, tokenizer, collator, settings, None, swap=swap, allow_dropped_rows=True)
+            examples, *training_rows(examples, tokenizer, stop_ids, settings, None, swap=swap, allow_dropped_rows=True)
         )
         for name, examples, swap in (
             ("training", train, train_args.swap_speakers),
@@ -115,7 +113,7 @@ def main() -> None:
         if examples is not None
     }
 
-    # 2. What there is; that rows are supervised as they should be was checked by encoding and collator
+    # 2. What there is; that rows are supervised as they should be was checked by encoding
     name = public_name(str(model_args.model_name_or_path))
     console.print(Text.assemble("\n", (str(script_args.dataset_name), "bold"), " as ", (name, "bold"), " sees it"))
     for note in dict.fromkeys(note for split in splits.values() for note in split.examples.notes):

@@ -102,13 +102,13 @@ def main() -> None:
     max_length = training_args.max_length
     settings, allow = prompts.PromptSettings.from_arguments(data_args), data_args.allow_dropped_rows
     train_rows, train_counts = training_rows(
-        train, tokenizer, collator, settings, max_length, swap=train_args.swap_speakers, allow_dropped_rows=allow
+        train, tokenizer, stop_ids, settings, max_length, swap=train_args.swap_speakers, allow_dropped_rows=allow
     )
     counts = {"training": train.counts, "rows to train on": train_counts}
     validation_rows = None
     if validation is not None:
         validation_rows, validation_counts = training_rows(
-            validation, tokenizer, collator, settings, max_length, allow_dropped_rows=allow
+            validation, tokenizer, stop_ids, settings, max_length, allow_dropped_rows=allow
         )
         counts |= {"validation": validation.counts, "rows to validate on": validation_counts}
     show(train_rows, tokenizer, console)

@@ -1,7 +1,7 @@
 """Examples become token ids that fit: speakers renamed, whole turns dropped where there are too many, all counted."""
 
 import itertools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +9,6 @@ from dialogsum_sft import InputError
 from dialogsum_sft.data.dialogue import Renamed, Shortened, rename_speakers, shorten, swap_speakers
 from dialogsum_sft.data.examples import Counts, Examples, on_disk
 from dialogsum_sft.data.prompts import Message, PromptSettings, encode_batch, render_batch
-from dialogsum_sft.training.collator import CompletionOnlyCollator
 
 from datasets import Dataset, Features, IterableDataset, List, Value
 from transformers import PreTrainedTokenizerBase
@@ -31,7 +30,7 @@ _BATCH = 256
 def training_rows(
     examples: Examples,
     tokenizer: PreTrainedTokenizerBase,
-    collator: CompletionOnlyCollator,
+    stop_token_ids: Collection[int],
     settings: PromptSettings,
     max_length: int | None,
     *,
@@ -41,13 +40,12 @@ def training_rows(
     """One row for each reference (and once more with its speakers exchanged, if `swap`), at most `max_length` tokens.
 
     A dialogue that is too long loses whole turns from its middle (`dialogue.shorten`), never its summary; a row that
-    does not fit with one turn is dropped and counted. Every row passes the collator's check of its labels. Rows lie on
+    does not fit with one turn is dropped and counted. Every row passes `label_fault`. Rows lie on
     disk; with streaming they are made while training, and so are the counts.
 
     Raises InputError when more than 1% of the rows are lost unless `allow_dropped_rows`.
     """
     counts = Counts()
-    stop_ids = collator.stop_token_ids
     longest = (0, "")
 
     def pairs() -> Iterator[tuple[str, str, str]]:
@@ -69,7 +67,7 @@ def training_rows(
         while batch := list(itertools.islice(stream, _BATCH)):
             faults: dict[int, str] = {}
             texts = [(dialogue, summary) for _, dialogue, summary in batch]
-            rows = encode_batch(tokenizer, texts, stop_ids, settings, faults=faults)
+            rows = encode_batch(tokenizer, texts, stop_token_ids, settings, faults=faults)
             for i, ((name, dialogue, summary), row) in enumerate(zip(batch, rows, strict=True)):
                 counts.read += 1
                 dropped_turns = 0
@@ -78,13 +76,13 @@ def training_rows(
                     continue
                 longest = max(longest, (len(row["input_ids"]), name))
                 if max_length is not None and len(row["input_ids"]) > max_length:
-                    fitting = _fitting_row(tokenizer, dialogue, summary, stop_ids, settings, max_length)
+                    fitting = _fitting_row(tokenizer, dialogue, summary, stop_token_ids, settings, max_length)
                     if fitting is None:
                         counts.drop(name, TOO_LONG)
                         continue
                     row, dropped_turns = fitting
                     counts.shortened += 1
-                fault = collator.fault(row)
+                fault = label_fault(row, stop_token_ids)
                 if fault:
                     raise InputError(f"training row {name}: {fault}")
                 counts.kept += 1
@@ -103,6 +101,29 @@ def training_rows(
             + ("" if counts.kept == 0 else ". Mend them, or go on without them by --allow_dropped_rows")
         )
     return rows, counts
+
+
+def label_fault(row: Mapping[str, Any], stop_token_ids: Collection[int]) -> str | None:
+    """What is wrong with the labels of a row, or None.
+
+    A row must be supervised on its summary and the stop token that ends it, and on nothing else: labels are -100 up to
+    `prompt_tokens`, equal to `input_ids` from there to the first of `stop_token_ids`, and -100 after it.
+    """
+    ids, labels, n = row["input_ids"], row["labels"], row["prompt_tokens"]
+    if len(ids) != len(labels):
+        return f"{len(ids)} input ids but {len(labels)} labels"
+    if any(label != -100 for label in labels[:n]):
+        return "the prompt is supervised: a label before the summary is not -100"
+    end = next((i for i in range(n, len(ids)) if ids[i] in stop_token_ids), None)
+    if end is None:
+        return "no stop token after the summary: the model would not learn to end it"
+    if end == n:
+        return "the summary is empty: only the stop token is supervised"
+    if labels[n : end + 1] != ids[n : end + 1]:
+        return "a token of the summary or its stop token is not supervised, or with another label"
+    if any(label != -100 for label in labels[end + 1 :]):
+        return "a label after the stop token is not -100"
+    return None
 
 
 @dataclass

@@ -12,7 +12,6 @@ from dialogsum_sft.data.dialogue import GAP
 from dialogsum_sft.data.encoding import TOO_LONG, build_prompts, training_rows
 from dialogsum_sft.data.examples import load_examples
 from dialogsum_sft.data.prompts import PromptSettings, encode, render_batch
-from dialogsum_sft.training.collator import CompletionOnlyCollator
 
 import pytest
 from datasets import Dataset, disable_caching, enable_caching
@@ -21,10 +20,6 @@ from trl import ScriptArguments, SFTConfig, SFTTrainer
 
 LONG = "\n".join(f"#Person{n % 2 + 1}#: This is what is said in turn number {n} of this talk." for n in range(40))
 SHORT = "#Person1#: Is it late?\n#Person2#: Very."
-
-
-def collator(tokenizer: PreTrainedTokenizerFast) -> CompletionOnlyCollator:
-    return CompletionOnlyCollator(tokenizer.pad_token_id, stop_token_ids=frozenset([tokenizer.eos_token_id]))
 
 
 def prepared(
@@ -44,7 +39,7 @@ def prepared(
     examples = load_examples(script_args, data_args, "train")
     settings, allow = PromptSettings.from_arguments(data_args), data_args.allow_dropped_rows
     encoded, counts = training_rows(
-        examples, tokenizer, collator(tokenizer), settings, max_length, swap=swap, allow_dropped_rows=allow
+        examples, tokenizer, {tokenizer.eos_token_id}, settings, max_length, swap=swap, allow_dropped_rows=allow
     )
     return list(encoded), counts
 
