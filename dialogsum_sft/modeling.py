@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dialogsum_sft import InputError
 from dialogsum_sft.files import public
-from dialogsum_sft.kernels.unpadded import fuse_lora
+from dialogsum_sft.kernels.fused_lora import fuse_lora
 
 import torch
 from peft import PeftConfig, PeftModel

@@ -22,7 +22,7 @@ from dialogsum_sft.data import prompts
 from dialogsum_sft.data.encoding import training_rows
 from dialogsum_sft.data.examples import counts_table, load_examples
 from dialogsum_sft.distributed import run_on_main
-from dialogsum_sft.kernels.supervised_logits import SupervisedLogitsSFTTrainer, without_triton
+from dialogsum_sft.kernels.supervised_logits import without_triton
 from dialogsum_sft.modeling import load_generation_config, load_model, load_tokenizer, public_name
 from dialogsum_sft.publish import hub, model_card
 from dialogsum_sft.training import checkpoints, manifest
@@ -35,8 +35,8 @@ from dialogsum_sft.training.callbacks import (
 )
 from dialogsum_sft.training.collator import CompletionOnlyCollator
 from dialogsum_sft.training.sampler import accumulation_steps
-from dialogsum_sft.training.stopping import AlreadyTrained, StopRequest, StopTogether
-from dialogsum_sft.training.trainer import ResumableSFTTrainer
+from dialogsum_sft.training.stopping import AlreadyTrained, StopCallback, StopRequest
+from dialogsum_sft.training.trainer import ResumableSFTTrainer, SupervisedLogitsSFTTrainer
 
 import torch
 from accelerate import PartialState
@@ -135,15 +135,7 @@ def main() -> None:
         return
     model = load_model(model_args, trust_remote_code=training_args.trust_remote_code)
 
-    # 3. Trainer: TRL's own, or on a machine without Triton the one that spares the LM head
-    training_args.chat_template_path = None  # is in the tokenizer already
-    training_args.remove_unused_columns = False  # the collator names rows by their id
-    if not training_args.packing:
-        training_args.max_length = None  # nothing is left to cut
-    if script_args.dataset_streaming:
-        training_args.train_sampling_strategy = "random"  # what comes in a stream cannot be sorted by length
-    training_args.use_cache = True  # goes into the saved config: false would slow down all who generate with the model
-    training_args.logging_nan_inf_filter = False  # it would hide a loss that is not finite and train on
+    # 3. Trainer: TRL's with complete checkpoints; without Triton also with a cheaper LM head
     trainer_class = SupervisedLogitsSFTTrainer if without_triton() else ResumableSFTTrainer
     trainer = trainer_class(
         model=model,
@@ -165,7 +157,7 @@ def main() -> None:
 
     # 4. Train, from the newest whole checkpoint of this run if there is one
     request = StopRequest()
-    stop = StopTogether(trainer, request, train_rows)
+    stop = StopCallback(trainer, request, train_rows)
     trainer.add_callback(stop)
     checkpoint, notes = run_on_main(lambda: manifest.open_run(output_dir, this_run, resume, trainer.weight_shapes))
     for note in notes + ([f"going on from {checkpoint}"] if checkpoint else []):

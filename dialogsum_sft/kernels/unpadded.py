@@ -1,12 +1,10 @@
-"""Training and prompts on a CPU without padding, the rows' common beginning computed once, and LoRA in few passes.
+"""Training batches and prompts without padding on a CPU; the beginning that all rows share is computed once.
 
-There torch's kernels leave half of a step's time to other things than matrix products: scaled_dot_product_attention's
-flash kernels reach a third of the speed of plain products (their backward pass above all), PEFT's LoRA layer goes
-through memory four times more than it must, and padding is computed like text. The loss and the gradients are those of
-the padded batch, up to rounding.
+On a CPU padding costs as much as text, and torch's flash kernels of scaled_dot_product_attention reach a third of the
+speed of plain matrix products, above all in the backward pass. The loss and the gradients are those of the padded
+batch, up to rounding.
 """
 
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,26 +12,24 @@ from typing import Any
 import torch
 import transformers
 from packaging.version import Version
-from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedConfig, PreTrainedModel
 
-# Models whose tokens meet in causal attention and nowhere else, and whose attention goes through transformers'
-# AttentionInterface. Others (sliding windows, sinks, soft caps, state spaces, convolutions) keep their padded batch.
+# Models that mix tokens by plain causal attention only, called through transformers' AttentionInterface. Others
+# (sliding windows, sinks, soft caps, state spaces, convolutions) keep their padded batch.
 MODEL_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 ATTENTION = "unpadded"
 CACHE = "cache" if Version(transformers.__version__) >= Version("5.24") else "past_key_values"  # as where vLLM is
-_BLOCK = 128  # queries at a time: keys behind the block are not looked at, and its scores stay in the cache
+_BLOCK = 128  # queries at a time: later keys are skipped, and the block's scores stay in the CPU cache
 
 
 @dataclass
 class Unpadded:
     """A batch as one row: the beginning that all rows share, then the rest of each row.
 
-    `input_ids`, `position_ids`: (1, tokens). `segments`: length of the beginning and of each rest. `index`: for every
-    (row, position) of the padded batch where it now is; -1 for padding, and for the beginning.
+    `input_ids` and `position_ids` are (1, tokens). `segments` are the lengths of the beginning and of each rest.
+    `index` maps every (row, position) of the padded batch to its place in the row; -1 for padding and the beginning.
     """
 
     input_ids: Tensor
@@ -43,7 +39,7 @@ class Unpadded:
 
 
 def only_causal(config: PreTrainedConfig) -> bool:
-    """Whether the tokens of such a model meet in plain causal attention alone."""
+    """Whether such a model mixes tokens by plain causal attention only."""
     return (
         config.model_type in MODEL_TYPES
         and config._attn_implementation == "sdpa"
@@ -53,20 +49,20 @@ def only_causal(config: PreTrainedConfig) -> bool:
 
 
 def can_unpad(model: PreTrainedModel) -> bool:
-    """Whether `model`, on its device and as it is set up, can be given an unpadded batch."""
+    """Whether `model`, on its device and with its settings, takes an unpadded batch."""
     return (
         model.device.type == "cpu"
         and only_causal(model.config)
-        # Which would compute the layers again when this step is over.
+        # Checkpointing computes the layers again in the backward pass, when `config` has its own attention back.
         and not getattr(model, "is_activation_checkpointing", False)
         and not torch.is_autocast_enabled("cpu")
     )
 
 
 def unpad(input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Unpadded:
-    """Take the padding out of a batch padded on the right, each tensor (rows, positions)."""
+    """Remove the padding of a batch that is padded on the right; each tensor is (rows, positions)."""
     lengths: list[int] = attention_mask.sum(1).tolist()
-    # A row's first label is predicted from the token before it, which must be the row's own.
+    # The token before a row's first label predicts it, so it must not be shared.
     own = int((labels != -100).int().argmax(1).min()) - 1
     shared = 0
     if len(lengths) > 1 and own > 0:
@@ -83,9 +79,9 @@ def unpad(input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Unpadded
 
 
 def prefill(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> DynamicCache:
-    """Keys and values of all but the last token of each prompt, padded on the left, for `generate` to go on from.
+    """Keys and values of all but the last token of each prompt, padded on the left, for `generate` to continue.
 
-    `model` is one that `can_unpad`, without gradients.
+    Call it without gradients, on a model for which `can_unpad` is true.
     """
     lengths = [len(prompt) - 1 for prompt in prompts]
     shared = 0
@@ -94,7 +90,7 @@ def prefill(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> Dynamic
         shared = min(shared, *lengths)
     ids, positions = list(prompts[0][:shared]), list(range(shared))
     width = max(lengths)
-    index = torch.zeros(len(prompts), width, dtype=torch.long)  # where each token is; padding is masked
+    index = torch.zeros(len(prompts), width, dtype=torch.long)  # the place of each token; padding is masked
     for row, (prompt, length) in enumerate(zip(prompts, lengths, strict=True)):
         start = width - length
         index[row, start : start + shared] = torch.arange(shared)
@@ -145,7 +141,7 @@ class _Attention(torch.autograd.Function):
     """Causal attention within each segment and to the shared beginning, over plain batched matrix products.
 
     query: (heads, tokens, size); key, value: (key heads, tokens, size); returns (1, tokens, heads, size). The
-    probabilities are kept for the backward pass: half of tokens x longest row x heads.
+    probabilities are kept for the backward pass: half of tokens x longest row x heads numbers.
     """
 
     @staticmethod
@@ -179,7 +175,7 @@ class _Attention(torch.autograd.Function):
         groups, group, tokens, size = query.shape
         gradient = gradient.reshape(tokens, groups, group, size).permute(1, 2, 0, 3)
         grad_query = query.new_empty(tokens, groups, group, size)
-        # Summed over many blocks: in float32, whatever the model's dtype.
+        # These sum over many blocks, so they are float32 whatever the model's dtype.
         grad_key, grad_value = torch.zeros(2, tokens, groups, size).transpose(1, 2)
         for probabilities, (begin, end, shared, start) in zip(kept, _blocks(ctx.segments), strict=True):
             keys, values = _keys(key, end, shared, start), _keys(value, end, shared, start)
@@ -219,59 +215,3 @@ def _attention(
 
 AttentionInterface.register(ATTENTION, _attention)
 AttentionMaskInterface.register(ATTENTION, lambda *args, **kwargs: None)
-
-
-class _Lora(torch.autograd.Function):
-    """x W' + bias + scaling (x A') B', adding into the first product; W and bias are frozen."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float
-    ) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        low = rows @ a.T
-        output = F.linear(rows, weight, bias).addmm_(low, b.T, alpha=scaling)
-        ctx.save_for_backward(rows, low, weight, a, b)
-        ctx.scaling, ctx.shape = scaling, x.shape
-        return output.view(*x.shape[:-1], -1)
-
-    @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        rows, low, weight, a, b = ctx.saved_tensors
-        gradient = gradient.reshape(-1, gradient.shape[-1])
-        grad_low = (gradient @ b).mul_(ctx.scaling)
-        grad_x = None
-        if ctx.needs_input_grad[0]:
-            grad_x = (gradient @ weight).addmm_(grad_low, a).view(ctx.shape)
-        return grad_x, None, None, grad_low.T @ rows, (gradient.T @ low).mul_(ctx.scaling), None
-
-
-def _lora_forward(layer: LoraLinear, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    name = layer.active_adapters[0]
-    plain = not (args or kwargs or layer.disable_adapters or layer.merged or torch.is_autocast_enabled("cpu"))
-    if not plain or len(layer.active_adapters) > 1 or x.dtype != layer.base_layer.weight.dtype:
-        return type(layer).forward(layer, x, *args, **kwargs)
-    base, a, b = layer.base_layer, layer.lora_A[name].weight, layer.lora_B[name].weight
-    return _Lora.apply(x, base.weight, base.bias, a, b, layer.scaling[name])
-
-
-def fuse_lora(model: nn.Module) -> int:
-    """Give the plain LoRA layers of `model` a forward with fewer passes over memory; returns how many there are.
-
-    Left alone are layers with dropout, a bias, a variant (DoRA and others), a quantised or a trainable base, or more
-    than one adapter. While adapters are disabled or merged, a layer's own forward is called.
-    """
-    count = 0
-    for layer in model.modules():
-        if type(layer) is not LoraLinear or type(layer.base_layer) is not nn.Linear or len(layer.lora_A) != 1:
-            continue
-        (name,) = layer.lora_A
-        plain = (
-            isinstance(layer.lora_dropout[name], nn.Identity) and not layer.lora_variant and not layer.lora_bias[name]
-        )
-        dtypes = {layer.base_layer.weight.dtype, layer.lora_A[name].weight.dtype, layer.lora_B[name].weight.dtype}
-        if plain and len(dtypes) == 1 and not layer.base_layer.weight.requires_grad:
-            layer.forward = functools.partial(_lora_forward, layer)
-            count += 1
-    return count

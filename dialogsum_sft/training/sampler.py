@@ -2,15 +2,13 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from dialogsum_sft import InputError
 
 import torch
-from datasets import Dataset
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 
 
 def accumulation_steps(global_batch_size: int, training_args: SFTConfig, processes: int) -> int:
@@ -86,32 +84,3 @@ class GlobalBatchSampler(Sampler[int]):
         missing = len(self) - self.rows
         backwards = order[::-1] * math.ceil(missing / self.rows) if missing > 0 else []
         return iter((order + backwards[:missing])[: len(self)])
-
-
-class GlobalBatchSFTTrainer(SFTTrainer):
-    """TRL's `SFTTrainer`, whose order of rows does not depend on how many processes share a step."""
-
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        loader = super().get_train_dataloader()
-        sampler = getattr(loader.batch_sampler, "batch_sampler", loader.batch_sampler)
-        if isinstance(getattr(sampler, "sampler", None), GlobalBatchSampler):
-            # No step is short. accelerate, which counts rows, would take some ranks' last figures for duplicates and
-            # leave them out of what TRL logs, such as num_tokens.
-            loader._drop_last = True
-        return loader
-
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        strategy = self.args.train_sampling_strategy
-        if not isinstance(dataset, Dataset) or strategy not in ("random", "group_by_length"):
-            return super()._get_train_sampler(dataset)
-        # Packed rows have no length column: they are all about as long, so that there is nothing to group.
-        grouped = strategy == "group_by_length" and self.args.length_column_name in dataset.column_names
-        return GlobalBatchSampler(
-            len(dataset),
-            self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
-            self.args.seed if self.args.data_seed is None else self.args.data_seed,
-            epoch=lambda: int(self.state.epoch or 0),
-            lengths=list(dataset[self.args.length_column_name]) if grouped else None,
-            drop_last=self.args.dataloader_drop_last,
-        )

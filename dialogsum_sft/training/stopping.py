@@ -12,7 +12,7 @@ from dialogsum_sft import InputError, Stopped
 from dialogsum_sft.distributed import all_reduce_max, run_on_main
 from dialogsum_sft.files import free_space
 from dialogsum_sft.training.checkpoints import expected_size, find_checkpoints
-from dialogsum_sft.training.trainer import ResumableSFTTrainer, mib, way_back
+from dialogsum_sft.training.trainer import ResumableSFTTrainer, mib, resume_hint
 
 import numpy as np
 import torch
@@ -51,7 +51,7 @@ class StopRequest:
             os._exit(130)  # a checkpoint that is being written stays without its marker, older ones are whole
 
 
-class StopTogether(TrainerCallback, ExportableState):
+class StopCallback(TrainerCallback, ExportableState):
     """Ends training between two steps, on every process at the same one: saved when asked to stop, else at once.
 
     - After SIGTERM or Ctrl-C on any process all save a checkpoint; the recipe then leaves with status 75.
@@ -131,7 +131,7 @@ class StopTogether(TrainerCallback, ExportableState):
         return Stopped(
             f"the {what} at step {step}, in which these rows were trained on: {', '.join(rows)}. Look at them with "
             "recipes/inspect_data.py; if they are sound, lower --learning_rate or --max_grad_norm. "
-            + way_back(Path(self.trainer.args.output_dir))
+            + resume_hint(Path(self.trainer.args.output_dir))
         )
 
     def _rows_of_step(self) -> list[str]:
@@ -173,7 +173,7 @@ class StopTogether(TrainerCallback, ExportableState):
         state, name = self.trainer.state, self.stopping.name if self.stopping else "request"
         return Stopped(
             f"stopped by {name} after step {state.global_step} of {state.max_steps}. "
-            + way_back(Path(self.trainer.args.output_dir)),
+            + resume_hint(Path(self.trainer.args.output_dir)),
             status=RESUMABLE,
         )
 

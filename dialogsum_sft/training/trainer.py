@@ -1,4 +1,4 @@
-"""The trainer whose checkpoints are whole before an older one goes, and what to say of going on from one."""
+"""The trainers: SFTTrainer with complete checkpoints and a global batch, and its variant without Triton."""
 
 import contextlib
 import os
@@ -12,6 +12,8 @@ from typing import Any
 from dialogsum_sft import InputError, Stopped
 from dialogsum_sft.distributed import on_any_process, run_on_main
 from dialogsum_sft.files import free_space, size_of
+from dialogsum_sft.kernels.fused_lora import fuse_lora
+from dialogsum_sft.kernels.supervised_logits import supervised_forward
 from dialogsum_sft.training.checkpoints import (
     MARKER,
     expected_size,
@@ -20,31 +22,73 @@ from dialogsum_sft.training.checkpoints import (
     verify_adapter,
     weight_shapes,
 )
-from dialogsum_sft.training.sampler import GlobalBatchSFTTrainer
+from dialogsum_sft.training.sampler import GlobalBatchSampler
 
 import psutil
 import torch
+from datasets import Dataset, IterableDataset
+from peft import PeftModel
 from safetensors import SafetensorError
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
 from transformers.trainer_utils import rotate_checkpoints
+from trl import SFTConfig, SFTTrainer
 
 
-class ResumableSFTTrainer(GlobalBatchSFTTrainer):
-    """`SFTTrainer` whose checkpoints are whole before an older one is deleted, and that knows the rows of its step.
+class ResumableSFTTrainer(SFTTrainer):
+    """`SFTTrainer` that completes a checkpoint before rotating older ones, with one row order for any process count.
 
-    A checkpoint is checked and marked as complete when all processes have written their part; only then
-    `save_total_limit` is applied. One that cannot be written ends the run (`Stopped`) and leaves the older ones.
+    A checkpoint is verified and marked as complete when all processes have written their part; only then
+    `save_total_limit` is applied. A checkpoint that cannot be written ends the run (`Stopped`) and leaves the older
+    ones. `train_dataset` holds rows of token ids from `training_rows`. `args` are changed: see `_set_up`.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, *, args: SFTConfig, train_dataset: Dataset | IterableDataset, **kwargs: Any) -> None:
+        self._set_up(args, train_dataset)
+        super().__init__(args=args, train_dataset=train_dataset, **kwargs)
         self.save_total_limit = self.args.save_total_limit
         self.args.save_total_limit = None  # transformers would delete the older one before the new one is marked
         self.weight_shapes = weight_shapes(self.model)
-        # Input ids of the micro-batches of the running step; `StopTogether` empties it before each.
+        # Input ids of the micro-batches of the running step; `StopCallback` empties it before each step.
         self.step_batches: deque[torch.Tensor] = deque(maxlen=self.args.gradient_accumulation_steps)
         self._last_saved: Path | None = None
+
+    @staticmethod
+    def _set_up(args: SFTConfig, train_dataset: Dataset | IterableDataset) -> None:
+        args.chat_template_path = None  # the tokenizer has it already
+        args.remove_unused_columns = False  # the collator names rows by their id
+        if not args.packing:
+            args.max_length = None  # rows fit already; TRL would cut the summary off a longer one
+        if isinstance(train_dataset, IterableDataset):
+            args.train_sampling_strategy = "random"  # a stream cannot be sorted by length
+        args.use_cache = True  # is saved in the model's config, where false would slow down generation
+        args.logging_nan_inf_filter = False  # it hides a loss that is not finite and trains on
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        loader = super().get_train_dataloader()
+        sampler = getattr(loader.batch_sampler, "batch_sampler", loader.batch_sampler)
+        if isinstance(getattr(sampler, "sampler", None), GlobalBatchSampler):
+            # No step is short. accelerate counts rows, would take some ranks' last figures for duplicates and leave
+            # them out of what TRL logs, such as num_tokens.
+            loader._drop_last = True
+        return loader
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        strategy = self.args.train_sampling_strategy
+        if not isinstance(dataset, Dataset) or strategy not in ("random", "group_by_length"):
+            return super()._get_train_sampler(dataset)
+        # Packed rows have no length column: all are about as long, so there is nothing to group.
+        grouped = strategy == "group_by_length" and self.args.length_column_name in dataset.column_names
+        return GlobalBatchSampler(
+            len(dataset),
+            self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
+            self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            epoch=lambda: int(self.state.epoch or 0),
+            lengths=list(dataset[self.args.length_column_name]) if grouped else None,
+            drop_last=self.args.dataloader_drop_last,
+        )
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
@@ -53,7 +97,7 @@ class ResumableSFTTrainer(GlobalBatchSFTTrainer):
         return super().training_step(model, inputs, num_items_in_batch)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Leaves the global generator as it was (a loader draws from it): training is the same with and without."""
+        """Restores the global generator after it, from which a loader draws: evaluations do not change training."""
         self._rng_state = torch.get_rng_state()
         try:
             return super().evaluate(*args, **kwargs)
@@ -61,13 +105,13 @@ class ResumableSFTTrainer(GlobalBatchSFTTrainer):
             torch.set_rng_state(self._rng_state)
 
     def save_in_evaluation(self) -> None:
-        """A checkpoint of the step that is being evaluated."""
+        """Save a checkpoint of the step that is being evaluated."""
         torch.set_rng_state(self._rng_state)
         self._save_checkpoint(self.model, None)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self.args.output_dir).absolute() / f"checkpoint-{self.state.global_step}"
-        if folder == self._last_saved:  # a stop in the evaluation after it: a whole one is never written over
+        if folder == self._last_saved:  # stopped in the evaluation after it: a complete one is never overwritten
             return
 
         def save() -> None:
@@ -80,7 +124,7 @@ class ResumableSFTTrainer(GlobalBatchSFTTrainer):
         self._last_saved = folder
 
     def save_verified(self, folder: Path) -> None:
-        """`save_model`, checked: every weight is there, in its shape and finite. Raises `Stopped` on all processes."""
+        """`save_model`, then check that each weight is there, in its shape and finite; all processes raise `Stopped`."""
         self._write(folder, lambda: self.save_model(str(folder)))
         run_on_main(lambda: self._verify(folder))
 
@@ -91,7 +135,7 @@ class ResumableSFTTrainer(GlobalBatchSFTTrainer):
         except (OSError, RuntimeError, SafetensorError) as caught:
             error = caught
             if self.args.world_size > 1 and (self.state.best_global_step or self.is_fsdp_enabled):
-                # The others may be waiting inside the save, not at `on_any_process`: their launcher ends them.
+                # The others may be waiting inside the save and not at `on_any_process`: the launcher ends them.
                 os.write(2, f"error: {self._not_saved(folder, error)}\n".encode())
                 os._exit(1)
         if on_any_process(error is not None):
@@ -104,8 +148,8 @@ class ResumableSFTTrainer(GlobalBatchSFTTrainer):
             raise OSError(f"it takes about {mib(needed)} and {mib(free)} are free")
 
     def _complete(self, folder: Path) -> None:
-        """On the main process, when all have written."""
-        (folder / "training_args.bin").unlink(missing_ok=True)  # nobody needs this pickle, and it can hold a token
+        """Call it on the main process when all have written."""
+        (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads and that can hold a token
         self._verify(folder)
         try:
             mark_complete(folder, self.args.world_size)
@@ -127,11 +171,11 @@ class ResumableSFTTrainer(GlobalBatchSFTTrainer):
         reason = " ".join(str(error).split())[:300]
         folder = Path(os.path.relpath(folder)) if folder.is_relative_to(Path.cwd()) else folder
         return Stopped(
-            f"{folder} could not be written (is the disk full?): {reason}. {way_back(Path(self.args.output_dir))}"
+            f"{folder} could not be written (is the disk full?): {reason}. {resume_hint(Path(self.args.output_dir))}"
         )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        # PEFT casts an adapter that it loads to float32.
+        # PEFT loads an adapter as float32.
         dtypes = {name: parameter.dtype for name, parameter in self.model.named_parameters()}
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         self._last_saved = Path(resume_from_checkpoint).absolute()
@@ -140,7 +184,7 @@ class ResumableSFTTrainer(GlobalBatchSFTTrainer):
                 parameter.data = parameter.data.to(dtypes[name])
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """The state is the checkpoint's, the options this run's: --force_resume may have changed them."""
+        """Load the state but keep this run's options, which --force_resume may have changed."""
         if checkpoint is None or self.is_deepspeed_enabled:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
@@ -156,15 +200,43 @@ class ResumableSFTTrainer(GlobalBatchSFTTrainer):
                 scheduler._last_lr[i] = group["lr"]  # what is logged
 
 
-def way_back(output_dir: Path) -> str:
-    """Where a run that is started again goes on, and how it is started."""
+class SupervisedLogitsSFTTrainer(ResumableSFTTrainer):
+    """For machines without Triton: the same loss in about half the time, by `supervised_forward`.
+
+    Only the model's forward is replaced; the loss, its normalisation and the logged metrics stay TRL's. The adapter
+    takes the base model's dtype, as TRL does for QLoRA: PEFT's fp32 adapters on a bf16 base cost a third more.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        dtype = self.model.get_input_embeddings().weight.dtype
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(dtype)
+        if self.model.device.type == "cpu":
+            fuse_lora(self.model)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        unwrapped = self.accelerator.unwrap_model(model)
+        base = unwrapped.get_base_model() if isinstance(unwrapped, PeftModel) else unwrapped
+        return super().compute_loss(supervised_forward(model, base), inputs, return_outputs, num_items_in_batch)
+
+
+def resume_hint(output_dir: Path) -> str:
+    """The command that starts this run again, and the checkpoint that it resumes from."""
     whole = next((path for path in find_checkpoints(output_dir) if (path / MARKER).is_file()), None)
-    where = f"goes on from {whole}" if whole else "begins at step 0, as no checkpoint was written"
+    where = f"resumes from {whole}" if whole else "begins at step 0, as no checkpoint was written"
     return f"The same command {where}: {_command()}"
 
 
 def _command() -> str:
-    """The command that started this process, its launcher's where it has one, without the option to begin anew."""
+    """The command that started this process, its launcher's where it has one, without --resume_from_checkpoint."""
     words = ["python", *sys.argv]
     with contextlib.suppress(psutil.Error, AttributeError):
         launcher = psutil.Process().parent().cmdline()  # python .../bin/accelerate launch ... recipes/sft.py ...

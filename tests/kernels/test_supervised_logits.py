@@ -6,8 +6,9 @@ from typing import Any
 
 from conftest import tiny_model
 from dialogsum_sft.data.prompts import encode
-from dialogsum_sft.kernels.supervised_logits import SupervisedLogitsSFTTrainer, without_triton
+from dialogsum_sft.kernels.supervised_logits import without_triton
 from dialogsum_sft.training.collator import CompletionOnlyCollator
+from dialogsum_sft.training.trainer import SupervisedLogitsSFTTrainer
 
 import pytest
 import torch

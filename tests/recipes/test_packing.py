@@ -6,9 +6,8 @@ from typing import Any
 
 from conftest import tiny_model
 from dialogsum_sft.data.prompts import encode
-from dialogsum_sft.kernels.supervised_logits import SupervisedLogitsSFTTrainer
 from dialogsum_sft.training.collator import CompletionOnlyCollator
-from dialogsum_sft.training.sampler import GlobalBatchSFTTrainer
+from dialogsum_sft.training.trainer import ResumableSFTTrainer, SupervisedLogitsSFTTrainer
 
 import pytest
 import torch
@@ -77,7 +76,7 @@ def supervised(of: SFTTrainer) -> list[int]:
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("cls", [GlobalBatchSFTTrainer, SupervisedLogitsSFTTrainer])
+@pytest.mark.parametrize("cls", [ResumableSFTTrainer, SupervisedLogitsSFTTrainer])
 @pytest.mark.parametrize("how", [{"packing": True, "max_length": 210}, {"padding_free": True}], ids=["bfd", "flat"])
 def test_the_loss_and_gradients_of_rows_of_their_own(
     chatml_tokenizer: PreTrainedTokenizerFast,
@@ -112,8 +111,8 @@ def test_rows_that_see_each_other_would_be_noticed(
 def test_rows_are_packed_whole_into_rows_of_max_length(
     chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    apart = trainer(GlobalBatchSFTTrainer, chatml_tokenizer, tmp_path, "sdpa")
-    packed = trainer(GlobalBatchSFTTrainer, chatml_tokenizer, tmp_path, "sdpa", packing=True, max_length=210)
+    apart = trainer(ResumableSFTTrainer, chatml_tokenizer, tmp_path, "sdpa")
+    packed = trainer(ResumableSFTTrainer, chatml_tokenizer, tmp_path, "sdpa", packing=True, max_length=210)
     assert packed.train_dataset.column_names == ["input_ids", "labels", "seq_lengths"]
     lengths = [row["seq_lengths"] for row in packed.train_dataset]
     assert sorted(sum(lengths, [])) == sorted(len(ids) for ids in apart.train_dataset["input_ids"])

@@ -21,7 +21,7 @@ from dialogsum_sft.training import stopping
 from dialogsum_sft.training import trainer as resumable
 from dialogsum_sft.training.checkpoints import damage, find_checkpoints, step_of
 from dialogsum_sft.training.collator import CompletionOnlyCollator
-from dialogsum_sft.training.stopping import StopTogether
+from dialogsum_sft.training.stopping import StopCallback
 from dialogsum_sft.training.trainer import ResumableSFTTrainer
 
 import psutil
@@ -87,15 +87,15 @@ def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None
     """Have something happen in the middle of a step; the steps are counted from 1."""
 
     def arrange(step: int, happening: Callable[[], None]) -> None:
-        original = StopTogether.on_pre_optimizer_step
+        original = StopCallback.on_pre_optimizer_step
 
-        def patched(self: StopTogether, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        def patched(self: StopCallback, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step + 1 == step:
-                monkeypatch.setattr(StopTogether, "on_pre_optimizer_step", original)
+                monkeypatch.setattr(StopCallback, "on_pre_optimizer_step", original)
                 happening()
             original(self, args, state, control, **kwargs)
 
-        monkeypatch.setattr(StopTogether, "on_pre_optimizer_step", patched)
+        monkeypatch.setattr(StopCallback, "on_pre_optimizer_step", patched)
 
     return arrange
 
@@ -325,7 +325,7 @@ def test_a_signal_ends_a_run_saved_and_resumable(
     assert sft(tiny_folder, tmp_path / "cut", **options) == 75
     assert names(tmp_path / "cut") == ["checkpoint-3"]
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith(f"stopped by {number.name} after step 3 of 4. The same command goes on from {tmp_path}")
+    assert error.startswith(f"stopped by {number.name} after step 3 of 4. The same command resumes from {tmp_path}")
     assert "checkpoint-3: " in error
     assert "sft.py --model_name_or_path=" in error
     assert signal.getsignal(signal.SIGINT) is before
@@ -341,17 +341,17 @@ def test_a_signal_ends_an_evaluation_too(
     options = DROPOUT | {"save_strategy": save_strategy, "eval_strategy": "steps", "eval_steps": 2, "max_steps": 4}
     options |= {"per_device_eval_batch_size": 1}
     assert sft(tiny_folder, tmp_path / "whole", **options) == 0
-    original = StopTogether.on_prediction_step
+    original = StopCallback.on_prediction_step
     seen = []
 
-    def patched(self: StopTogether, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def patched(self: StopCallback, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         seen.append(state.global_step)
         if len(seen) == 2:
             send(signal.SIGTERM)()
         original(self, args, state, control, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(StopTogether, "on_prediction_step", patched)
+        patch.setattr(StopCallback, "on_prediction_step", patched)
         assert sft(tiny_folder, tmp_path / "cut", **options) == 75
     assert seen == [2, 2]  # of four rows
     assert not (tmp_path / "cut" / "adapter").exists()
@@ -377,13 +377,13 @@ def test_a_loss_that_is_not_finite_names_step_and_rows(
     sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches: list[list[str]] = []
-    original, step = CompletionOnlyCollator.torch_call, StopTogether.on_step_end
+    original, step = CompletionOnlyCollator.torch_call, StopCallback.on_step_end
 
     def collate(self: CompletionOnlyCollator, examples: list[dict[str, Any]]) -> dict[str, Any]:
         batches.append([example["id"] for example in examples])
         return original(self, examples)
 
-    def break_weights(self: StopTogether, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def break_weights(self: StopCallback, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 2:
             next(p for p in self.trainer.model.parameters() if p.requires_grad).data.fill_(float("nan"))
             control.should_save = False
@@ -391,7 +391,7 @@ def test_a_loss_that_is_not_finite_names_step_and_rows(
             step(self, args, state, control, **kwargs)
 
     monkeypatch.setattr(CompletionOnlyCollator, "torch_call", collate)
-    monkeypatch.setattr(StopTogether, "on_step_end", break_weights)
+    monkeypatch.setattr(StopCallback, "on_step_end", break_weights)
     options = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
     assert sft(tiny_folder, tmp_path, **options) == 1
     error = capsys.readouterr().err.splitlines()[-1]
@@ -399,17 +399,17 @@ def test_a_loss_that_is_not_finite_names_step_and_rows(
     rows = error.partition("trained on: ")[2].partition(". ")[0].split(", ")
     assert sorted(rows) == sorted(batches[4] + batches[5])
     assert len(rows) == 4
-    assert "The same command goes on from" in error
+    assert "The same command resumes from" in error
     assert names(tmp_path) == ["checkpoint-1"]
 
 
 def test_packed_rows_are_named_too(
     sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def break_weights(self: StopTogether, *_: Any, **__: Any) -> None:
+    def break_weights(self: StopCallback, *_: Any, **__: Any) -> None:
         next(p for p in self.trainer.model.parameters() if p.requires_grad).data.fill_(float("nan"))
 
-    monkeypatch.setattr(StopTogether, "on_step_begin", break_weights)
+    monkeypatch.setattr(StopCallback, "on_step_begin", break_weights)
     options = {"packing": "true", "max_length": 1024, "max_train_samples": 2, "per_device_train_batch_size": 1}
     assert sft(tiny_folder, tmp_path, **options) == 1
     assert (
@@ -421,14 +421,14 @@ def test_packed_rows_are_named_too(
 def test_a_gradient_that_is_not_finite_ends_the_run_before_the_weights_take_it(
     sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = StopTogether.on_pre_optimizer_step
+    original = StopCallback.on_pre_optimizer_step
 
-    def break_gradient(self: StopTogether, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def break_gradient(self: StopCallback, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 1:
             next(p for p in self.trainer.model.parameters() if p.grad is not None).grad[0] = float("inf")
         original(self, args, state, control, **kwargs)
 
-    monkeypatch.setattr(StopTogether, "on_pre_optimizer_step", break_gradient)
+    monkeypatch.setattr(StopCallback, "on_pre_optimizer_step", break_gradient)
     assert sft(tiny_folder, tmp_path) == 1
     assert "error: the gradient is not finite at step 2, in which these rows" in capsys.readouterr().err
     assert names(tmp_path) == ["checkpoint-1"]
@@ -453,7 +453,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith(f"error: {tmp_path}/cut/checkpoint-2 could not be written (is the disk full?): ")
-    assert "goes on from" in error
+    assert "resumes from" in error
     assert sft(tiny_folder, tmp_path / "cut", max_steps=3, dtype="float32") == 0
     assert record(tmp_path / "cut")["resumed_from_step"] == 1
     assert_same_weights(tmp_path / "cut", tmp_path / "whole")
@@ -636,7 +636,7 @@ def test_two_processes_stop_together_whichever_is_told(tiny_folder: Path, tmp_pa
     assert [process.is_running() for process in ranks] == [False, False]
     said = text_of(log)
     assert said.count("stopped by SIGTERM after step ") == 1
-    assert "goes on from " in said
+    assert "resumes from " in said
     assert ": accelerate launch --main_process_port 0 --config_file accelerate_configs/cpu.yaml recipes/sft.py" in said
     assert said.count("exitcode  : 75") == 2  # the launcher's own status is 1 whatever its processes' are
     (checkpoint,) = find_checkpoints(tmp_path / "out")

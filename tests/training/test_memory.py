@@ -8,7 +8,8 @@ from pathlib import Path
 from unittest.mock import patch
 
 from conftest import ROOT
-from dialogsum_sft.kernels.unpadded import ATTENTION, fuse_lora
+from dialogsum_sft.kernels.fused_lora import fuse_lora
+from dialogsum_sft.kernels.unpadded import ATTENTION
 from dialogsum_sft.modeling import embedded_model
 from dialogsum_sft.training import memory
 

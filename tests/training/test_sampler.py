@@ -6,7 +6,8 @@ from typing import Any
 
 from conftest import tiny_model
 from dialogsum_sft import InputError
-from dialogsum_sft.training.sampler import GlobalBatchSampler, GlobalBatchSFTTrainer, accumulation_steps
+from dialogsum_sft.training.sampler import GlobalBatchSampler, accumulation_steps
+from dialogsum_sft.training.trainer import ResumableSFTTrainer
 
 import pytest
 from accelerate import skip_first_batches
@@ -97,7 +98,7 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
 def test_each_epoch_of_a_training_has_its_own_order(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     """Also of one that is resumed in its second epoch, where skip_first_batches stands between loader and sampler."""
     rows = [{"input_ids": [i, i], "labels": [i, i], "length": 2} for i in range(1, 9)]
-    trainer = GlobalBatchSFTTrainer(
+    trainer = ResumableSFTTrainer(
         model=tiny_model(chatml_tokenizer),
         args=args(2, output_dir=str(tmp_path), max_length=None, remove_unused_columns=False),
         train_dataset=Dataset.from_list(rows),

@@ -1,21 +1,56 @@
-"""What is said of going on; the checkpoints themselves are in test_checkpoints.py, whole runs in test_resume.py."""
+"""The settings of the trainer, and how it says to resume; whole runs are in test_resume.py."""
 
+import copy
 import sys
 from pathlib import Path
 
-from dialogsum_sft.training import trainer as resumable
+from conftest import tiny_model
+from dialogsum_sft.training import trainer
+from dialogsum_sft.training.trainer import ResumableSFTTrainer
 
 import pytest
+from datasets import Dataset, IterableDataset
+from transformers import PreTrainedTokenizerFast
+from trl import SFTConfig
+
+ROWS = [{"input_ids": [1, 2], "labels": [-100, 2], "length": 2}] * 2
 
 
-def test_the_command_that_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("packing", "max_length"), [(False, None), (True, 64)])
+def test_the_trainer_sets_the_options_it_needs(
+    chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, packing: bool, max_length: int | None
+) -> None:
+    args = SFTConfig(
+        output_dir=str(tmp_path),
+        use_cpu=True,
+        bf16=False,
+        packing=packing,
+        max_length=64,
+        max_steps=1,
+        chat_template_path="no/such/file.jinja",
+        train_sampling_strategy="group_by_length",
+    )
+    stream = IterableDataset.from_generator(lambda: iter(ROWS), features=Dataset.from_list(ROWS).features)
+    made = ResumableSFTTrainer(
+        model=tiny_model(chatml_tokenizer),
+        args=args,
+        train_dataset=stream,
+        processing_class=copy.deepcopy(chatml_tokenizer),
+    )
+    assert made.args is args
+    assert (args.max_length, args.chat_template_path, args.train_sampling_strategy) == (max_length, None, "random")
+    assert (args.remove_unused_columns, args.use_cache, args.logging_nan_inf_filter) == (False, True, False)
+
+
+def test_the_command_that_resumes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     words = ["recipes/sft.py", "--config", "a b.yaml", "--resume_from_checkpoint", "false", "--seed=3"]
     monkeypatch.setattr(sys, "argv", words)
-    assert resumable._command() == "python recipes/sft.py --config 'a b.yaml' --seed=3"
+    assert trainer._command() == "python recipes/sft.py --config 'a b.yaml' --seed=3"
     monkeypatch.setattr(sys, "argv", ["recipes/sft.py", "--resume_from_checkpoint=x", "--seed=3"])
-    assert resumable._command() == "python recipes/sft.py --seed=3"
-    assert resumable.way_back(tmp_path).startswith("The same command begins at step 0, as no checkpoint was written: ")
+    assert trainer._command() == "python recipes/sft.py --seed=3"
+    begins = "The same command begins at step 0, as no checkpoint was written: "
+    assert trainer.resume_hint(tmp_path).startswith(begins)
     (tmp_path / "checkpoint-3").mkdir()
     (tmp_path / "checkpoint-12").mkdir()
     (tmp_path / "checkpoint-3" / "complete.json").write_text("{}")
-    assert resumable.way_back(tmp_path).startswith(f"The same command goes on from {tmp_path}/checkpoint-3: ")
+    assert trainer.resume_hint(tmp_path).startswith(f"The same command resumes from {tmp_path}/checkpoint-3: ")
