@@ -7,7 +7,13 @@ __version__ = "0.1.0"
 
 
 class InputError(Exception):
-    """A user's mistake, told in one line: what was found, where, and what to do. Recipes exit with status 2 on it."""
+    """A user's mistake: what was found, where, and what to do. Recipes exit with status 2 on it.
+
+    Each argument is one fault, printed as a line of its own.
+    """
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
 
 
 class Stopped(Exception):

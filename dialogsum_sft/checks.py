@@ -1,36 +1,56 @@
-"""What cannot work, or works wrongly without a word, said in one line before a model is loaded."""
+"""Combinations of options that fail or silently misbehave, refused before a model is loaded."""
 
 import logging
 import os
 from typing import Any
 
 from dialogsum_sft import InputError
+from dialogsum_sft.arguments import TrainArguments
 
 import torch
+from accelerate import PartialState
+from transformers.integrations import WandbCallback, get_reporting_integration_callbacks
 from transformers.training_args import OptimizerNames
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available, is_liger_kernel_available
-from trl import ModelConfig, SFTConfig
+from trl import ModelConfig, ScriptArguments, SFTConfig
 
 logger = logging.getLogger(__name__)
 
 _FLASH = {"flash_attention_2": is_flash_attn_2_available, "flash_attention_3": is_flash_attn_3_available}
+# The metrics of an evaluation and whether more is better; the second only where it generates summaries.
+_LOSS_METRICS = {"loss": False, "aux_loss": False, "entropy": False, "mean_token_accuracy": True}
+_SUMMARY_METRICS = {"rouge1_mean": True, "rouge2_mean": True, "rougeL_mean": True, "unfinished": False}
 
 
-def check_training(training_args: SFTConfig, model_args: ModelConfig, processes: int) -> None:
-    """Raise InputError naming all that stands against these options on this machine, in this kind of launch.
+def check_training(
+    script_args: ScriptArguments,
+    training_args: SFTConfig,
+    model_args: ModelConfig,
+    train_args: TrainArguments,
+    processes: int,
+    *,
+    connected: int | None = None,
+) -> None:
+    """Raise InputError with every fault of these options on this machine, one line each.
 
-    A bitsandbytes optimizer becomes plain AdamW without a GPU, and says so.
+    `processes` were started; `connected` is how many accelerate sees, None if all. Without a GPU a bitsandbytes
+    optimizer is replaced by plain AdamW, with a warning.
     """
     faults = [
+        *_launch(processes, processes if connected is None else connected),
         *_method(training_args, model_args),
         *_sharded(training_args, model_args),
         *_packing(training_args),
         *_kernels(training_args, model_args),
         *_processes(training_args, model_args, processes),
+        *_data(script_args, training_args),
+        *_global_batch(training_args, train_args, processes),
+        *_trackers(training_args),
+        *_evaluation(training_args, train_args),
     ]
     if faults:
-        raise InputError("; ".join(faults))
-    if _of_bitsandbytes(training_args) and not torch.accelerator.is_available():
+        raise InputError(*faults)
+    if _uses_bitsandbytes(training_args) and not torch.accelerator.is_available():
         logger.warning("no GPU: adamw_torch is used instead of %s", OptimizerNames(training_args.optim).value)
         training_args.optim = "adamw_torch"
 
@@ -38,7 +58,7 @@ def check_training(training_args: SFTConfig, model_args: ModelConfig, processes:
 def check_generation() -> None:
     """Raise InputError where `accelerate launch` shards models: generation needs the whole one in each process.
 
-    Under FSDP only the first process would load the weights, and the others generate from empty memory.
+    Under FSDP only the first process would load the weights, and the others would generate from empty memory.
     """
     if fsdp() or deepspeed():
         raise InputError(
@@ -48,12 +68,12 @@ def check_generation() -> None:
 
 
 def fsdp() -> bool:
-    """Whether `accelerate launch` was told to shard by FSDP."""
+    """Whether `accelerate launch` shards by FSDP."""
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
 def deepspeed() -> bool:
-    """Whether `accelerate launch` was told to use DeepSpeed."""
+    """Whether `accelerate launch` uses DeepSpeed."""
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
 
 
@@ -70,16 +90,24 @@ def _zero(training_args: SFTConfig) -> dict[str, Any]:
     return options
 
 
-def _of_bitsandbytes(training_args: SFTConfig) -> bool:
+def _uses_bitsandbytes(training_args: SFTConfig) -> bool:
     name = OptimizerNames(training_args.optim).value
     return any(word in name for word in ("8bit", "paged", "bnb"))
+
+
+def _launch(processes: int, connected: int) -> list[str]:
+    if processes != connected:
+        return [f"{processes} processes were started but accelerate sees {connected}: start them by accelerate launch"]
+    return []
 
 
 def _method(training_args: SFTConfig, model_args: ModelConfig) -> list[str]:
     faults = []
     if training_args.model_init_kwargs:
+        kwargs = training_args.model_init_kwargs
+        names = ", ".join(kwargs) if isinstance(kwargs, dict) else kwargs
         faults.append(
-            f"model_init_kwargs ({', '.join(_keys(training_args))}) has no effect, as the recipe loads the model: "
+            f"model_init_kwargs ({names}) has no effect, as the recipe loads the model: "
             "use --dtype, --attn_implementation, --model_revision; a device_map has no place in training"
         )
     if training_args.fsdp:
@@ -89,7 +117,7 @@ def _method(training_args: SFTConfig, model_args: ModelConfig) -> list[str]:
     if training_args.hub_token is not None:
         faults.append("--hub_token would be written to files in plain text: set HF_TOKEN in the environment instead")
     if training_args.save_only_model:
-        faults.append("--save_only_model leaves checkpoints that no run can go on from: leave it out")
+        faults.append("--save_only_model writes checkpoints from which no run can be resumed: leave it out")
     if training_args.restore_callback_states_from_checkpoint:
         faults.append("--restore_callback_states_from_checkpoint is not needed: leave it out")
     modes = [name for name in ("use_rslora", "use_dora") if getattr(model_args, name)]
@@ -100,15 +128,10 @@ def _method(training_args: SFTConfig, model_args: ModelConfig) -> list[str]:
     return faults
 
 
-def _keys(training_args: SFTConfig) -> list[str]:
-    kwargs = training_args.model_init_kwargs
-    return list(kwargs) if isinstance(kwargs, dict) else [str(kwargs)]
-
-
 def _sharded(training_args: SFTConfig, model_args: ModelConfig) -> list[str]:
     faults: list[str] = []
     if (fsdp() or deepspeed()) and not torch.accelerator.is_available():
-        # accelerate would go on without either, and each process hold all.
+        # accelerate would continue without sharding, and each process would hold the whole model.
         faults.append(f"{'FSDP' if fsdp() else 'DeepSpeed'} needs GPUs: on a CPU use accelerate_configs/cpu.yaml")
     by = sharded_by(training_args)
     if by is None:
@@ -128,10 +151,10 @@ def _sharded(training_args: SFTConfig, model_args: ModelConfig) -> list[str]:
     if by == "ZeRO-3" and not _zero(training_args).get("stage3_gather_16bit_weights_on_model_save"):
         faults.append("ZeRO-3 would save no model: set zero3_save_16bit_model: true in the accelerate config")
     if by == "FSDP":
-        if _of_bitsandbytes(training_args):
+        if _uses_bitsandbytes(training_args):
             name = OptimizerNames(training_args.optim).value
             faults.append(f"FSDP cannot shard the states of optim: {name}: use optim: adamw_torch_fused")
-        # FSDP2 falls back to SHARDED_STATE_DICT, of which the Trainer saves no model.
+        # FSDP2 falls back to SHARDED_STATE_DICT, with which the Trainer saves no model.
         if os.environ.get("FSDP_STATE_DICT_TYPE", "").upper() != "FULL_STATE_DICT":
             faults.append(
                 "FSDP would save no model: set fsdp_state_dict_type: FULL_STATE_DICT in the accelerate config"
@@ -165,10 +188,10 @@ def _kernels(training_args: SFTConfig, model_args: ModelConfig) -> list[str]:
         faults.append("use_liger_kernel needs its package: pip install liger-kernel")
     attention = model_args.attn_implementation or ""
     if "flash" in attention:
-        known = _FLASH.get(attention)
+        is_installed = _FLASH.get(attention)
         if not on_gpu:
             faults.append(f"attn_implementation: {attention} needs a GPU: use sdpa")
-        elif known is not None and not known(kernels_fallback_ok=True):
+        elif is_installed is not None and not is_installed(kernels_fallback_ok=True):
             faults.append(
                 f"attn_implementation: {attention} is not installed: pip install flash-attn --no-build-isolation, "
                 "or pip install kernels; or use sdpa"
@@ -181,8 +204,101 @@ def _kernels(training_args: SFTConfig, model_args: ModelConfig) -> list[str]:
 def _processes(training_args: SFTConfig, model_args: ModelConfig, processes: int) -> list[str]:
     kwargs = training_args.activation_checkpointing_kwargs
     reentrant = isinstance(kwargs, dict) and kwargs.get("use_reentrant") is True
-    # PEFT under ZeRO-3 needs it, and TRL sets it there. Elsewhere a parameter of a checkpointed layer that several
-    # processes share is marked ready twice.
+    # PEFT under ZeRO-3 needs it, and TRL sets it there. Elsewhere DDP would mark a parameter of a checkpointed layer
+    # as ready twice.
     if processes > 1 and reentrant and not (sharded_by(training_args) == "ZeRO-3" and model_args.use_peft):
         return ["use_reentrant: true fails with several processes: leave it out of activation_checkpointing_kwargs"]
     return []
+
+
+def _data(script_args: ScriptArguments, training_args: SFTConfig) -> list[str]:
+    if script_args.dataset_streaming and training_args.max_steps <= 0:
+        return ["with --dataset_streaming the number of rows is not known: give --max_steps"]
+    return []
+
+
+def _global_batch(training_args: SFTConfig, train_args: TrainArguments, processes: int) -> list[str]:
+    size, rows = train_args.global_batch_size, training_args.per_device_train_batch_size
+    if size is None:
+        return []
+    given = training_args.gradient_accumulation_steps
+    here = f"{processes} process{'es' if processes > 1 else ''}"
+    if size < 1 or size % processes:
+        nearest = max(1, round(size / processes)) * processes
+        return [
+            f"--global_batch_size {size} cannot be shared by {here}: give a multiple of {processes}, such as {nearest}"
+        ]
+    share = size // processes
+    if share % rows:
+        fitting = [str(n) for n in range(1, min(share, 2 * rows) + 1) if share % n == 0]
+        return [
+            f"--global_batch_size {size} is not a multiple of {rows} rows on each of {here}: "
+            f"give --per_device_train_batch_size {' or '.join(fitting)}, or --global_batch_size "
+            f"{max(1, round(share / rows)) * rows * processes}"
+        ]
+    if given not in (1, share // rows):  # 1 is the default and cannot be told from an option that was left out
+        return [
+            f"--gradient_accumulation_steps {given} makes a global batch of {given * rows * processes} "
+            f"({rows} rows on each of {here}), but --global_batch_size is {size}: leave one of them out"
+        ]
+    return []
+
+
+def _trackers(training_args: SFTConfig) -> list[str]:
+    faults = []
+    for name in training_args.report_to:
+        try:
+            # Each looks for its package; the trainer would make them do so after the model is loaded.
+            (tracker,) = (kind() for kind in get_reporting_integration_callbacks([name]))
+        except ValueError as error:
+            faults.append(f"--report_to {name}: {error}")
+        except (RuntimeError, ImportError):
+            faults.append(f"--report_to {name}: the package is not installed: pip install {name}, or leave it out")
+        else:
+            if isinstance(tracker, WandbCallback) and PartialState().is_main_process:
+                faults += _wandb_login(tracker._wandb)
+    return faults
+
+
+def _wandb_login(wandb: Any) -> list[str]:
+    """Without a login `wandb.init` would prompt for one, or fail, after the model is loaded."""
+    try:
+        if wandb.setup().settings.mode != "online" or wandb.login(prompt=False):
+            return []
+        fault = "nobody is logged in"
+    except wandb.Error as error:  # a wrong key, or no connection to the server
+        fault = str(error).rstrip(".")
+    return [f"--report_to wandb: {fault}: run wandb login, or set WANDB_API_KEY, or WANDB_MODE=offline"]
+
+
+def _evaluation(training_args: SFTConfig, train_args: TrainArguments) -> list[str]:
+    """Options of evaluation, best model and early stopping that would fail hours into a run."""
+    faults = []
+    evaluates, generates = training_args.eval_strategy != "no", train_args.eval_generate_samples > 0
+    if train_args.eval_generate_samples < 0:
+        faults.append(f"--eval_generate_samples {train_args.eval_generate_samples}: give 0 (off) or more")
+    if train_args.eval_max_new_tokens < 1:
+        faults.append(f"--eval_max_new_tokens {train_args.eval_max_new_tokens}: give 1 or more")
+    if generates and not evaluates:
+        faults.append("--eval_generate_samples without evaluations: add --eval_strategy epoch (or steps)")
+    if generates and (sharding := "FSDP" if training_args.fsdp else sharded_by(training_args)):
+        faults.append(
+            f"--eval_generate_samples with {sharding}: each process holds a part of every weight there, and "
+            "generating needs them whole; leave it out and summarise with recipes/eval.py"
+        )
+    name = (training_args.metric_for_best_model or "").removeprefix("eval_")
+    metrics = _LOSS_METRICS | (_SUMMARY_METRICS if generates else {})
+    if name and name not in metrics:
+        hint = " (give --eval_generate_samples for it)" if name in _SUMMARY_METRICS else f"; use {', '.join(metrics)}"
+        faults.append(f"--metric_for_best_model {name}: no evaluation measures it{hint}")
+    elif name and training_args.greater_is_better != metrics[name]:
+        wanted = str(metrics[name]).lower()
+        faults.append(f"--metric_for_best_model {name}: the worst would be kept, give --greater_is_better {wanted}")
+    if train_args.early_stopping_patience is not None:
+        if train_args.early_stopping_patience < 1:
+            faults.append(f"--early_stopping_patience {train_args.early_stopping_patience}: give 1 or more")
+        if not evaluates:
+            faults.append("--early_stopping_patience without evaluations: add --eval_strategy epoch (or steps)")
+        if not name:
+            faults.append("--early_stopping_patience needs the metric to improve: add --metric_for_best_model loss")
+    return faults

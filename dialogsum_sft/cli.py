@@ -142,7 +142,7 @@ def _to_argv(config: dict[str, Any]) -> list[str]:
     return argv
 
 
-def _one_line(error: BaseException) -> str:
+def _one_line(error: BaseException | str) -> str:
     return " ".join(str(error).split())
 
 
@@ -163,7 +163,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except InputError as error:
-        status, line = 2, f"error: {_one_line(error)}"
+        status, line = 2, "\n".join(f"error: {_one_line(fault)}" for fault in error.args)
     except Stopped as error:
         status, line = error.status, _one_line(error) if error.status == 75 else f"error: {_one_line(error)}"
     except KeyboardInterrupt:

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dialogsum_sft import InputError, files, provenance
+from dialogsum_sft import files, provenance
 from dialogsum_sft.arguments import DataArguments, TrainArguments
 from dialogsum_sft.checks import check_training
 from dialogsum_sft.cli import parse, run
@@ -30,8 +30,6 @@ from dialogsum_sft.training.callbacks import (
     EarlyStopping,
     GenerationEvaluation,
     TrainingLog,
-    check_evaluation,
-    check_trackers,
 )
 from dialogsum_sft.training.collator import CompletionOnlyCollator
 from dialogsum_sft.training.sampler import accumulation_steps
@@ -58,23 +56,17 @@ def main() -> None:
     script_args, training_args, model_args, data_args, train_args = parse(
         (ScriptArguments, SFTConfig, ModelConfig, DataArguments, TrainArguments)
     )
-    check_training(training_args, model_args, world_size)
+    state = PartialState()
+    check_training(script_args, training_args, model_args, train_args, world_size, connected=state.num_processes)
     if train_args.global_batch_size is not None:
         training_args.gradient_accumulation_steps = accumulation_steps(
-            train_args.global_batch_size, training_args, world_size
+            train_args.global_batch_size, training_args.per_device_train_batch_size, world_size
         )
     arguments: dict[str, Any] = training_args.to_dict()  # as resolved, before this recipe changes any
     for others in (script_args, model_args, data_args, train_args):
         arguments |= vars(others)
-    state = PartialState()
-    if state.num_processes != world_size:
-        raise InputError(f"{world_size} processes were started but {state.num_processes} found each other")
     console = Console(quiet=not state.is_main_process, soft_wrap=True)
     output_dir = Path(training_args.output_dir)
-    if script_args.dataset_streaming and training_args.max_steps <= 0:
-        raise InputError("with --dataset_streaming the number of rows is not known: give --max_steps")
-    check_trackers(training_args.report_to)
-    check_evaluation(training_args, train_args)
     push_to_hub, training_args.push_to_hub = training_args.push_to_hub, False  # TRL's own uploads training_args.bin
     if push_to_hub and state.is_main_process:
         training_args.hub_model_id = hub.create_repo(

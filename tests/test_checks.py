@@ -1,19 +1,25 @@
-"""Each guard refuses what it is there for, by a line that names the remedy, and nothing else."""
+"""Each check refuses its combination of options with a line that names the remedy, and nothing else."""
 
+import contextlib
 import logging
 import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 from dialogsum_sft import InputError, checks
+from dialogsum_sft.arguments import TrainArguments
 from dialogsum_sft.checks import check_generation, check_training
+from dialogsum_sft.cli import parse
 from dialogsum_sft.modeling import load_model
 
 import pytest
 import torch
 from accelerate import DeepSpeedPlugin
-from transformers import AutoModelForCausalLM
-from trl import ModelConfig, SFTConfig
+from transformers import AutoModelForCausalLM, integrations
+from trl import ModelConfig, ScriptArguments, SFTConfig
 
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}
 ZERO3 = {
@@ -46,7 +52,7 @@ def fault(model: dict[str, Any] | None = None, processes: int = 1, **training: A
         os.environ["ACCELERATE_USE_DEEPSPEED"] = under_deepspeed
         args.deepspeed_plugin = DeepSpeedPlugin()
     try:
-        check_training(args, ModelConfig(**(model or {})), processes)
+        check_training(ScriptArguments(), args, ModelConfig(**(model or {})), TrainArguments(), processes)
     except InputError as error:
         return str(error)
     return ""
@@ -62,8 +68,8 @@ def test_ordinary_options_pass(launched) -> None:
 def test_several_faults_are_named_together(launched) -> None:
     launched(gpu=False)
     found = fault({"attn_implementation": "flash_attention_2"}, use_liger_kernel=True, packing=True, max_length=None)
-    assert len(found.split("; ")) == 4
-    assert all(word in found for word in ("use_liger_kernel", "needs a GPU", "no float32", "give max_length"))
+    words = ("give max_length", "use_liger_kernel", "flash_attention_2 needs a GPU", "no float32")
+    assert all(word in line for word, line in zip(words, found.splitlines(), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -161,9 +167,132 @@ def test_the_optimizer_becomes_adamw_without_a_gpu(launched, caplog: pytest.LogC
         launched(gpu=gpu)
         args = SFTConfig(output_dir="out", use_cpu=True, bf16=False, optim="paged_adamw_8bit")
         with caplog.at_level(logging.WARNING):
-            check_training(args, ModelConfig(), 1)
+            check_training(ScriptArguments(), args, ModelConfig(), TrainArguments(), 1)
         assert args.optim == expected
     assert caplog.messages[-1] == "no GPU: adamw_torch is used instead of paged_adamw_8bit"
+
+
+@pytest.mark.parametrize(
+    ("mode", "login", "outcome"),
+    [
+        ("online", False, pytest.raises(InputError, match="--report_to wandb: nobody is logged in: run wandb login")),
+        ("online", RuntimeWarning("no way"), pytest.raises(InputError, match="--report_to wandb: no way: run wandb")),
+        ("online", True, contextlib.nullcontext()),
+        ("offline", False, contextlib.nullcontext()),
+    ],
+)
+def test_wandb_without_a_login_is_refused_unless_offline(
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str,
+    login: bool | Exception,
+    outcome: contextlib.AbstractContextManager[Any],
+) -> None:
+    settings = SimpleNamespace(settings=SimpleNamespace(mode=mode))
+    wandb = SimpleNamespace(setup=lambda: settings, login=Mock(side_effect=[login]), Error=RuntimeWarning)
+    monkeypatch.setattr(integrations.integration_utils, "is_wandb_available", lambda: True)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    args = SFTConfig(output_dir="out", use_cpu=True, bf16=False, report_to=["wandb"])
+    with outcome:
+        check_training(ScriptArguments(), args, ModelConfig(), TrainArguments(), 1)
+
+
+def test_an_unknown_tracker_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--report_to tensorbord: .* tensorboard"):
+        check(tmp_path, "--report_to=tensorbord")
+
+
+def test_no_tracker_is_the_default(tmp_path: Path) -> None:
+    assert SFTConfig(str(tmp_path), bf16=False).report_to == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--eval_generate_samples=4"], "--eval_generate_samples without evaluations: add --eval_strategy epoch"),
+        (["--eval_generate_samples=-1"], "--eval_generate_samples -1: give 0"),
+        (["--eval_max_new_tokens=0"], "--eval_max_new_tokens 0: give 1 or more"),
+        (["--eval_strategy=epoch", "--eval_generate_samples=4", "--fsdp"], "with FSDP: each process holds a part"),
+        (["--metric_for_best_model=rouge1_mean"], "measures it (give --eval_generate_samples for it)"),
+        (["--metric_for_best_model=eval_bleu"], "bleu: no evaluation measures it; use loss,"),
+        (
+            ["--eval_strategy=epoch", "--eval_generate_samples=4", "--metric_for_best_model=unfinished"],
+            "unfinished: the worst would be kept, give --greater_is_better false",
+        ),
+        (["--early_stopping_patience=0", "--metric_for_best_model=loss", "--eval_strategy=epoch"], "patience 0: give"),
+        (["--early_stopping_patience=1", "--metric_for_best_model=loss"], "patience without evaluations"),
+        (["--early_stopping_patience=1", "--eval_strategy=epoch"], "needs the metric to improve"),
+    ],
+)
+def test_evaluation_options_that_fail_later_are_refused(tmp_path: Path, flags: list[str], message: str) -> None:
+    with pytest.raises(InputError) as refused:
+        check(tmp_path, *flags)
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("metric", ["rouge1_mean", "eval_rougeL_mean"])
+def test_greater_rouge_is_better_by_default(tmp_path: Path, metric: str) -> None:
+    check(
+        tmp_path,
+        *("--eval_strategy=epoch", "--save_strategy=epoch", "--load_best_model_at_end=true"),
+        *("--eval_generate_samples=4", f"--metric_for_best_model={metric}", "--early_stopping_patience=2"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("stage", "outcome"),
+    [(2, contextlib.nullcontext()), (3, pytest.raises(InputError, match="with ZeRO-3: each process holds"))],
+)
+def test_generating_needs_whole_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: int, outcome: contextlib.AbstractContextManager[Any]
+) -> None:
+    args = SFTConfig(str(tmp_path), bf16=False, eval_strategy="epoch")
+    zero = {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True}
+    monkeypatch.setattr(args, "deepspeed_plugin", SimpleNamespace(deepspeed_config={"zero_optimization": zero}))
+    with outcome:
+        check_training(ScriptArguments(), args, ModelConfig(), TrainArguments(eval_generate_samples=4), 1)
+
+
+@pytest.mark.parametrize(
+    ("size", "rows", "processes", "words"),
+    [
+        (64, 8, 3, "cannot be shared by 3 processes: give a multiple of 3, such as 63"),
+        (2, 8, 4, "give a multiple of 4, such as 4"),
+        (0, 8, 1, "give a multiple of 1, such as 1"),
+        (12, 8, 1, "8 rows on each of 1 process: give --per_device_train_batch_size 1 or 2 or 3 or 4 or 6 or 12, or"),
+        (64, 24, 2, "--per_device_train_batch_size 1 or 2 or 4 or 8 or 16 or 32, or --global_batch_size 48"),
+        (4, 8, 2, "--per_device_train_batch_size 1 or 2, or --global_batch_size 16"),
+    ],
+)
+def test_an_impossible_global_batch_is_refused(
+    tmp_path: Path, size: int, rows: int, processes: int, words: str
+) -> None:
+    flags = (f"--global_batch_size={size}", f"--per_device_train_batch_size={rows}")
+    with pytest.raises(InputError, match=f"--global_batch_size {size} .*{words}"):
+        check(tmp_path, *flags, processes=processes)
+
+
+def test_an_accumulation_that_contradicts_the_global_batch_is_refused(tmp_path: Path) -> None:
+    flags = ("--global_batch_size=32", "--per_device_train_batch_size=8")
+    check(tmp_path, *flags, "--gradient_accumulation_steps=2", processes=2)
+    with pytest.raises(InputError, match="makes a global batch of 64 .*but --global_batch_size is 32: leave one"):
+        check(tmp_path, *flags, "--gradient_accumulation_steps=4", processes=2)
+
+
+def test_a_stream_needs_max_steps(tmp_path: Path) -> None:
+    check(tmp_path, "--dataset_streaming=true", "--max_steps=3")
+    with pytest.raises(InputError, match="give --max_steps"):
+        check(tmp_path, "--dataset_streaming=true")
+
+
+def test_processes_that_are_not_connected_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="2 processes were started but accelerate sees 1"):
+        check(tmp_path, processes=2, connected=1)
+
+
+def check(folder: Path, *flags: str, processes: int = 1, connected: int | None = None) -> None:
+    types = (ScriptArguments, SFTConfig, ModelConfig, TrainArguments)
+    arguments = parse(types, [f"--output_dir={folder}", "--use_cpu=true", "--bf16=no", *flags])
+    check_training(*arguments, processes, connected=connected)
 
 
 def test_no_evaluation_in_shards(monkeypatch: pytest.MonkeyPatch) -> None:

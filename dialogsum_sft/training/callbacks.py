@@ -12,7 +12,6 @@ from typing import Any
 
 from dialogsum_sft import InputError, files
 from dialogsum_sft.arguments import DataArguments, TrainArguments
-from dialogsum_sft.checks import sharded_by
 from dialogsum_sft.data.dialogue import restore_speakers
 from dialogsum_sft.data.encoding import build_prompts
 from dialogsum_sft.data.prompts import PromptSettings
@@ -36,87 +35,14 @@ from transformers.integrations import (
     TensorBoardCallback,
     TrackioCallback,
     WandbCallback,
-    get_reporting_integration_callbacks,
 )
-from trl import SFTConfig, SFTTrainer
+from trl import SFTTrainer
 
 logger = logging.getLogger(__name__)
 
 LOG_NAME = "training.jsonl"
 SAMPLES = 3  # dialogues of an evaluation whose summaries are shown and kept
 _ROUGE = ("rouge1", "rouge2", "rougeL")
-
-# What an evaluation measures, and whether more of it is better; the second only where summaries are generated.
-_OF_THE_LOSS = {"loss": False, "aux_loss": False, "entropy": False, "mean_token_accuracy": True}
-_OF_SUMMARIES = {f"{name}_mean": True for name in _ROUGE} | {"unfinished": False}
-
-
-def check_trackers(report_to: Sequence[str]) -> None:
-    """Raises InputError for a tracker of `--report_to` that is unknown, not installed, or (wandb) not logged in to."""
-    problems = []
-    for name in report_to:
-        try:
-            # Each looks for its package; the trainer would have it do so after the model is loaded.
-            (tracker,) = (kind() for kind in get_reporting_integration_callbacks([name]))
-        except ValueError as error:
-            problems.append(f"--report_to {name}: {error}")
-        except (RuntimeError, ImportError):
-            problems.append(f"--report_to {name}: the package is not installed here: pip install {name}, or leave it")
-        else:
-            if isinstance(tracker, WandbCallback) and PartialState().is_main_process:
-                problems += _wandb_login(tracker._wandb)
-    if problems:
-        raise InputError("; ".join(problems))
-
-
-def _wandb_login(wandb: Any) -> list[str]:
-    """Without a login `wandb.init` would ask for one, or fail, when the model is loaded."""
-    try:
-        if wandb.setup().settings.mode != "online" or wandb.login(prompt=False):
-            return []
-        fault = "nobody is logged in"
-    except wandb.Error as error:  # a wrong key, or no way to the server
-        fault = str(error).rstrip(".")
-    return [f"--report_to wandb: {fault}: run wandb login, or set WANDB_API_KEY, or WANDB_MODE=offline"]
-
-
-def check_evaluation(training_args: SFTConfig, train_args: TrainArguments) -> None:
-    """Raises InputError for evaluation, best model or early stopping options that would fail hours into a run."""
-    problems = []
-    evaluates, generates = training_args.eval_strategy != "no", train_args.eval_generate_samples > 0
-    if train_args.eval_generate_samples < 0:
-        problems.append(f"--eval_generate_samples {train_args.eval_generate_samples}: give 0 (off) or more")
-    if train_args.eval_max_new_tokens < 1:
-        problems.append(f"--eval_max_new_tokens {train_args.eval_max_new_tokens}: give 1 or more")
-    if generates and not evaluates:
-        problems.append("--eval_generate_samples without evaluations: add --eval_strategy epoch (or steps)")
-    if generates and (sharding := _sharding(training_args)):
-        problems.append(
-            f"--eval_generate_samples with {sharding}: each process holds a part of every weight there, and "
-            "generating needs them whole; leave it out and summarise with recipes/eval.py"
-        )
-    name = (training_args.metric_for_best_model or "").removeprefix("eval_")
-    known = _OF_THE_LOSS | (_OF_SUMMARIES if generates else {})
-    if name and name not in known:
-        hint = " (give --eval_generate_samples for it)" if name in _OF_SUMMARIES else f"; use {', '.join(known)}"
-        problems.append(f"--metric_for_best_model {name}: no evaluation measures it{hint}")
-    elif name and training_args.greater_is_better != known[name]:
-        wanted = str(known[name]).lower()
-        problems.append(f"--metric_for_best_model {name}: the worst would be kept, give --greater_is_better {wanted}")
-    if train_args.early_stopping_patience is not None:
-        if train_args.early_stopping_patience < 1:
-            problems.append(f"--early_stopping_patience {train_args.early_stopping_patience}: give 1 or more")
-        if not evaluates:
-            problems.append("--early_stopping_patience without evaluations: add --eval_strategy epoch (or steps)")
-        if not name:
-            problems.append("--early_stopping_patience: say what must improve: add --metric_for_best_model loss")
-    if problems:
-        raise InputError("; ".join(problems))
-
-
-def _sharding(training_args: SFTConfig) -> str | None:
-    by = "FSDP" if training_args.fsdp else sharded_by(training_args)
-    return "DeepSpeed ZeRO-3" if by == "ZeRO-3" else by
 
 
 class TrainingLog(TrainerCallback):

@@ -1,57 +1,31 @@
-"""The global batch: the same rows in the same step, however many processes and accumulation steps share it."""
+"""The global batch: a step has the same rows for any number of processes and accumulation steps."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-from dialogsum_sft import InputError
-
 import torch
 from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
-from trl import SFTConfig
 
 
-def accumulation_steps(global_batch_size: int, training_args: SFTConfig, processes: int) -> int:
-    """How many batches of `per_device_train_batch_size` each process takes for one step of `global_batch_size` rows.
+def accumulation_steps(global_batch_size: int, rows: int, processes: int) -> int:
+    """How many batches of `rows` rows each of `processes` takes for a step of `global_batch_size` rows.
 
-    Raises InputError where it does not come out even, or where `gradient_accumulation_steps` says something else.
+    `check_training` refuses sizes that are no multiple of `rows * processes`.
     """
-    rows = training_args.per_device_train_batch_size
-    given = training_args.gradient_accumulation_steps
-    here = f"{processes} process{'es' if processes > 1 else ''}"
-    if global_batch_size < 1 or global_batch_size % processes:
-        nearest = max(1, round(global_batch_size / processes)) * processes
-        raise InputError(
-            f"--global_batch_size {global_batch_size} cannot be shared by {here}: "
-            f"give a multiple of {processes}, such as {nearest}"
-        )
-    share = global_batch_size // processes
-    if share % rows:
-        fitting = [str(size) for size in range(1, min(share, 2 * rows) + 1) if share % size == 0]
-        raise InputError(
-            f"--global_batch_size {global_batch_size} is not a multiple of {rows} rows on each of {here}: "
-            f"give --per_device_train_batch_size {' or '.join(fitting)}, or --global_batch_size "
-            f"{max(1, round(share / rows)) * rows * processes}"
-        )
-    steps = share // rows
-    if given not in (1, steps):  # 1 is the default, and so as good as not given
-        raise InputError(
-            f"--gradient_accumulation_steps {given} makes a global batch of {given * rows * processes} "
-            f"({rows} rows on each of {here}), but --global_batch_size is {global_batch_size}: leave one of them out"
-        )
-    return steps
+    return global_batch_size // (rows * processes)
 
 
 class GlobalBatchSampler(Sampler[int]):
-    """An epoch's order of rows, in which each `batch_size` rows are one step of all processes together.
+    """The order of rows in an epoch, in which each `batch_size` rows are one step of all processes.
 
-    transformers' own sampler groups by length what one process takes for a step, and draws from each process's global
-    random numbers, so that its order changes with the number of processes, with dropout on a CPU even from rank to
-    rank, and after a resume. Here the order depends on seed, epoch and `batch_size` alone.
+    transformers' sampler groups by length the rows of one process's step and draws from the global generator of each
+    process. Its order changes with the number of processes, after a resume, and with dropout on a CPU even from rank
+    to rank. This order depends on seed, epoch and `batch_size` only.
 
     `lengths` are grouped as transformers does (the longest row comes first); without them the order is random. The
-    last step is filled up with the last, so the shortest, rows once more, or left out with `drop_last`. `epoch` is
-    asked for the epoch, from 0: accelerate's set_epoch does not get through when several processes resume in one.
+    last step is filled up with the last rows once more (the shortest, if grouped), or left out with `drop_last`.
+    `epoch` returns the epoch, from 0: accelerate's set_epoch does not reach the sampler when several processes resume.
     """
 
     def __init__(

@@ -124,7 +124,7 @@ class ResumableSFTTrainer(SFTTrainer):
         self._last_saved = folder
 
     def save_verified(self, folder: Path) -> None:
-        """`save_model`, then check that each weight is there, in its shape and finite; all processes raise `Stopped`."""
+        """`save_model`, then check that each weight is there, in its shape and finite; else all raise `Stopped`."""
         self._write(folder, lambda: self.save_model(str(folder)))
         run_on_main(lambda: self._verify(folder))
 

@@ -4,6 +4,7 @@ import os
 import re
 
 from conftest import ROOT
+from dialogsum_sft.arguments import TrainArguments
 from dialogsum_sft.checks import check_training
 
 import pytest
@@ -12,7 +13,7 @@ from accelerate import DeepSpeedPlugin, FullyShardedDataParallelPlugin
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 from torch.distributed.fsdp import StateDictType
-from trl import ModelConfig, SFTConfig
+from trl import ModelConfig, ScriptArguments, SFTConfig
 
 FOLDER = ROOT / "accelerate_configs"
 
@@ -51,9 +52,8 @@ def test_the_command_in_fsdp2_qlora_passes_the_guards(monkeypatch: pytest.Monkey
     given = dict(re.findall(r"--(bnb_4bit_quant_storage|optim) (\S+)", command))
     args = SFTConfig(output_dir="out", use_cpu=True, bf16=False, optim=given["optim"])
     storage = given["bnb_4bit_quant_storage"]
-    check_training(
-        args, ModelConfig(dtype="bfloat16", use_peft=True, load_in_4bit=True, bnb_4bit_quant_storage=storage), 2
-    )
+    model_args = ModelConfig(dtype="bfloat16", use_peft=True, load_in_4bit=True, bnb_4bit_quant_storage=storage)
+    check_training(ScriptArguments(), args, model_args, TrainArguments(), 2)
 
 
 @pytest.mark.parametrize("stage", [2, 3])
