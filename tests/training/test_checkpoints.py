@@ -1,225 +1,22 @@
-import contextlib
 import json
-import os
-import platform
 import random
-import resource
 import shutil
-import subprocess
-from pathlib import Path
 
-from conftest import ROOT, tiny_model
-from dialogsum_sft import InputError, files, provenance
+from conftest import tiny_model
+from dialogsum_sft import InputError, files
 from dialogsum_sft.training import checkpoints
 
 import numpy as np
 import pytest
 import torch
-import trl
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-
-
-def git(folder, *command):
-    config = ["-c", "user.name=nobody", "-c", "user.email=nobody@example.com"]
-    return subprocess.run(["git", "-C", folder, *config, *command], capture_output=True, text=True, check=True).stdout
-
-
-@contextlib.contextmanager
-def full_disk():
-    """Files cannot grow beyond 4 KiB, as on a disk that is full: a longer write fails halfway.
-
-    Not a fixture: pytest itself writes while one is in force, and its output may be a file.
-    """
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
-def test_text_is_written_as_it_is_into_a_new_folder(tmp_path):
-    path = tmp_path / "a" / "b" / "text.txt"
-    files.write_text(path, "Grüße, 中文\n")
-    assert path.read_bytes() == "Grüße, 中文\n".encode()
-    assert os.listdir(path.parent) == ["text.txt"]
-
-
-def test_text_replaces_what_was_there(tmp_path):
-    path = tmp_path / "text.txt"
-    path.write_text("a longer old text")
-    files.write_text(path, "new")
-    assert path.read_text() == "new"
-
-
-@pytest.mark.parametrize(
-    ("write", "content"),
-    [
-        (files.write_text, "x" * 100_000),
-        (files.write_json, {"key": "x" * 100_000}),
-        (files.write_jsonl, [{"key": "x" * 1000}] * 100),
-    ],
-)
-def test_a_write_that_fails_halfway_leaves_the_old_file_whole(tmp_path, write, content):
-    path = tmp_path / "file"
-    path.write_text("old")
-    with pytest.raises(OSError, match="File too large"), full_disk():
-        write(path, content)
-    assert path.read_text() == "old"
-
-
-def test_a_write_that_fails_halfway_leaves_nothing_under_a_new_name(tmp_path):
-    path = tmp_path / "file"
-    with pytest.raises(OSError, match="File too large"), full_disk():
-        files.write_text(path, "x" * 100_000)
-    assert not path.exists()
-
-
-def test_a_row_that_is_no_json_leaves_the_old_file_whole(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    path.write_text("old")
-    with pytest.raises(TypeError):
-        files.write_jsonl(path, [{"a": 1}, {"a": object()}])
-    assert path.read_text() == "old"
-
-
-def test_json_keeps_characters_and_order(tmp_path):
-    path = tmp_path / "record.json"
-    files.write_json(path, {"b": "Zoë 中", "a": [1, 2.5, None, True], "path": Path("runs/x")})
-    assert "Zoë 中" in path.read_text(encoding="utf-8")
-    assert list(json.loads(path.read_bytes()).items()) == [
-        ("b", "Zoë 中"),
-        ("a", [1, 2.5, None, True]),
-        ("path", "runs/x"),
-    ]
-
-
-def test_jsonl_has_one_line_a_row_whatever_separators_the_text_has(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    rows = [{"text": "one\u2028two\u2029three\x85four\nfive\r\nsix"}, {"text": "Zoë 中"}]
-    files.write_jsonl(path, rows)
-    assert path.read_bytes().count(b"\n") == 2
-    with path.open(encoding="utf-8") as file:
-        assert [json.loads(line) for line in file] == rows
-    assert "Zoë 中" in path.read_text(encoding="utf-8")
 
 
 def make_folder(path, name):
     path.mkdir()
     (path / name).write_text(name)
     return path
-
-
-def test_a_folder_takes_its_new_place(tmp_path):
-    partial, final = make_folder(tmp_path / ".adapter.partial", "new"), tmp_path / "adapter"
-    files.replace_folder(partial, final)
-    assert os.listdir(tmp_path) == ["adapter"]
-    assert os.listdir(final) == ["new"]
-
-
-def test_a_folder_replaces_the_one_that_was_there_whole(tmp_path):
-    partial, final = make_folder(tmp_path / ".adapter.partial", "new"), make_folder(tmp_path / "adapter", "old")
-    files.replace_folder(partial, final)
-    assert os.listdir(tmp_path) == ["adapter"]
-    assert os.listdir(final) == ["new"]
-
-
-def test_what_an_interrupted_replacement_left_is_no_hindrance(tmp_path):
-    partial, final = make_folder(tmp_path / ".adapter.partial", "new"), make_folder(tmp_path / "adapter", "old")
-    make_folder(tmp_path / ".adapter.old", "older")
-    files.replace_folder(partial, final)
-    assert os.listdir(tmp_path) == ["adapter"]
-    assert os.listdir(final) == ["new"]
-
-
-def test_a_missing_new_folder_leaves_something_to_go_back_to(tmp_path):
-    final = make_folder(tmp_path / "adapter", "old")
-    with pytest.raises(FileNotFoundError):
-        files.replace_folder(tmp_path / "nothing", final)
-    assert [path.name for path in tmp_path.rglob("old")] == ["old"]
-
-
-def test_versions_has_python_and_every_package_that_decides_a_result():
-    found = provenance.versions()
-    assert set(found) == {
-        "python",
-        "trl",
-        "transformers",
-        "datasets",
-        "peft",
-        "bitsandbytes",
-        "accelerate",
-        "evaluate",
-        "rouge_score",
-        "torch",
-        "dialogsum_sft",
-    }
-    assert "not installed" not in found.values()
-    assert (found["python"], found["trl"]) == (platform.python_version(), trl.__version__)
-
-
-def test_hardware_has_what_a_speed_depends_on_and_no_host_name(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    found = provenance.hardware()
-    assert set(found) == {"gpus", "cpu_cores", "cpu_capability", "memory_gib", "processes"}
-    assert found["cpu_cores"] >= 1
-    assert found["memory_gib"] > 0.5
-    assert found["processes"] == 3
-    assert platform.node() not in json.dumps(found)
-
-
-@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a checkout")
-def test_the_revision_of_this_checkout():
-    assert provenance.git_revision().removesuffix("+") == git(ROOT, "rev-parse", "HEAD").strip()
-
-
-def test_the_revision_of_a_changed_checkout_ends_in_a_plus(monkeypatch, tmp_path):
-    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
-    (tmp_path / "file").write_text("one")
-    git(tmp_path, "init")
-    git(tmp_path, "add", "file")
-    git(tmp_path, "commit", "-m", "one")
-    head = git(tmp_path, "rev-parse", "HEAD").strip()
-    assert len(head) == 40
-    assert provenance.git_revision() == head
-    (tmp_path / "file").write_text("two")
-    assert provenance.git_revision() == head + "+"
-
-
-def test_there_is_no_revision_outside_a_checkout(monkeypatch, tmp_path):
-    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
-    assert provenance.git_revision() is None
-
-
-@pytest.mark.parametrize(
-    ("value", "seen"),
-    [
-        ("/home/ana/runs/one", "one"),
-        ("~/runs/one", "one"),
-        (Path("/data/rows.jsonl"), "rows.jsonl"),
-        ("runs/one", "runs/one"),
-        ("Qwen/Qwen3-8B", "Qwen/Qwen3-8B"),
-        (["/data/a.csv", 3, None], ["a.csv", 3, None]),
-        (
-            {"model_init_kwargs": {"cache_dir": "/home/ana", "token": "hf_x"}},
-            {"model_init_kwargs": {"cache_dir": "ana", "token": "<TOKEN>"}},
-        ),
-        (
-            {"hub_token": "hf_x", "push_token": None, "eos_token": "</s>"},
-            {"hub_token": "<HUB_TOKEN>", "push_token": None, "eos_token": "</s>"},
-        ),
-        (
-            {"instruction": "/no_think Sum up", "system_prompt": "/a/b"},
-            {"instruction": "/no_think Sum up", "system_prompt": "/a/b"},
-        ),
-    ],
-)
-def test_what_others_may_see(value: object, seen: object) -> None:
-    assert files.public(value) == seen
-
-
-# Whole adapters and checkpoints.
 
 
 @pytest.fixture(scope="module")
@@ -404,10 +201,6 @@ def test_checkpoints_are_numbered_not_named(tmp_path):
 def test_what_is_set_aside_twice_has_two_names(tmp_path):
     for name in ("damaged-checkpoint-3", "damaged-checkpoint-3-2"):
         assert checkpoints.set_aside(make_folder(tmp_path / "checkpoint-3", "file"), "damaged").name == name
-
-
-def test_free_space_is_that_of_the_folder_to_come(tmp_path):
-    assert files.free_space(tmp_path / "a" / "b") == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)
 
 
 def test_a_checkpoint_is_smaller_than_expected(lora_model, tmp_path):
