@@ -19,15 +19,14 @@ from dialogsum_sft.arguments import DataArguments, TrainArguments
 from dialogsum_sft.cli import parse, run
 from dialogsum_sft.data import prompts
 from dialogsum_sft.data.dialogue import split_turns
-from dialogsum_sft.data.encoding import training_rows
-from dialogsum_sft.data.examples import DUPLICATE, Counts, Examples, counts_table, load_examples
+from dialogsum_sft.data.examples import DUPLICATE, counts_table
+from dialogsum_sft.data.training_data import EncodedSplit, load_training_data
 from dialogsum_sft.evaluation.tokenizers import lost_share, suggest_tokenizer
 from dialogsum_sft.modeling import EMBEDDED, embedded_model, load_generation_config, load_tokenizer, public_name
 from dialogsum_sft.training import memory
 
 import numpy as np
 import torch
-from datasets import Dataset
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -49,14 +48,8 @@ class InspectArguments:
 
 
 @dataclass
-class Split:
-    """A split as dialogues, and as rows for the model: their ids, and their lengths as arrays of the same order."""
-
-    examples: Examples
-    rows: Dataset
-    counts: Counts
-    prompt: np.ndarray = field(init=False)
-    total: np.ndarray = field(init=False)
+class Split(EncodedSplit):
+    """A split with the lengths of its rows in tokens, as arrays in the order of the rows."""
 
     def __post_init__(self) -> None:
         self.prompt, self.total = np.array(self.rows["prompt_tokens"]), np.array(self.rows["length"])
@@ -82,41 +75,25 @@ def main() -> None:
         chat_template_path=training_args.chat_template_path,
         trust_remote_code=training_args.trust_remote_code,
     )
-    stop_ids = prompts.stop_token_ids(tokenizer, load_generation_config(model_args))
-    settings = prompts.PromptSettings.from_arguments(data_args)
     evaluates = training_args.eval_strategy != "no"
-    validation = None
-    try:
-        validation = load_examples(script_args, data_args, script_args.dataset_test_split, data_args.max_eval_samples)
-    except InputError as error:
-        if evaluates:
-            raise
-        console.print(Text(f"no evaluation split, and with eval_strategy no none is needed: {error}", "yellow"))
-    train = load_examples(
+    data = load_training_data(
         script_args,
         data_args,
-        script_args.dataset_train_split,
-        train_args.max_train_samples,
-        other_split=validation if evaluates else None,
+        train_args,
+        tokenizer,
+        prompts.stop_token_ids(tokenizer, load_generation_config(model_args)),
+        max_length=None,
+        evaluates=evaluates,
+        optional_validation=True,
     )
-    if validation is not None and validation.fingerprint() == train.fingerprint():
-        console.print("[yellow]the evaluation split has the same rows as the training split; shown once")
-        validation = None
-    splits = {
-        name: Split(
-            examples, *training_rows(examples, tokenizer, stop_ids, settings, None, swap=swap, allow_dropped_rows=True)
-        )
-        for name, examples, swap in (
-            ("training", train, train_args.swap_speakers),
-            ("validation" if evaluates else "evaluation", validation, False),
-        )
-        if examples is not None
-    }
+    splits = {"training": Split(**vars(data.train))}
+    if data.validation is not None:
+        splits["validation" if evaluates else "evaluation"] = Split(**vars(data.validation))
 
     # 2. What there is; that rows are supervised as they should be was checked by encoding
     name = public_name(str(model_args.model_name_or_path))
     console.print(Text.assemble("\n", (str(script_args.dataset_name), "bold"), " as ", (name, "bold"), " sees it"))
-    for note in dict.fromkeys(note for split in splits.values() for note in split.examples.notes):
+    for note in data.notes:
         console.print(Text(note))
     counts = {name: split.examples.counts for name, split in splits.items()}
     console.print(counts_table(counts | {f"{name} rows": split.counts for name, split in splits.items()}))
@@ -158,7 +135,7 @@ def main() -> None:
     except (ValueError, RuntimeError) as error:  # a model's own code may need real numbers
         batch_size = None
         console.print(Text(f"memory not estimated: {str(error).splitlines()[0]}", "yellow"))
-    references = [text for row in train.rows for text in row["references"]]
+    references = [text for row in data.train.examples.rows for text in row["references"]]
     console.print(suggestions(splits["training"], batch_size, gpu_memory, suggest_tokenizer(references)))
 
     # 6. Keep it

@@ -1,0 +1,74 @@
+"""What a training and an inspection load: which splits, which rows, which notes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dialogsum_sft import InputError
+from dialogsum_sft.arguments import DataArguments, TrainArguments
+from dialogsum_sft.data.training_data import TrainingData, load_training_data
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+from trl import ScriptArguments
+
+ROWS = [
+    {"id": name, "dialogue": f"Ann: {text}\nBob: Yes.", "summary": f"Ann and Bob talk about {text}."}
+    for name, text in (("a", "tea"), ("b", "rain"), ("c", "trains"))
+]
+
+
+def write(folder: Path, **splits: list[dict[str, Any]]) -> None:
+    for split, rows in splits.items():
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def load(tokenizer: PreTrainedTokenizerFast, folder: Path, **options: Any) -> TrainingData:
+    script_args = ScriptArguments(dataset_name=str(folder), dataset_test_split="validation")
+    stop_ids = {tokenizer.eos_token_id}
+    defaults = {"max_length": None, "evaluates": False}
+    return load_training_data(
+        script_args,
+        DataArguments(allow_dropped_rows=True),
+        TrainArguments(),
+        tokenizer,
+        stop_ids,
+        **(defaults | options),
+    )
+
+
+def test_validation_dialogues_are_left_out_of_training(
+    chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    write(tmp_path, train=ROWS, validation=ROWS[2:])
+    data = load(chatml_tokenizer, tmp_path, evaluates=True)
+    assert data.train.rows["id"] == ["a", "b"]
+    assert data.validation is not None
+    assert data.validation.rows["id"] == ["c"]
+    assert {name: counts.kept for name, counts in data.counts().items()} == {
+        "training": 2,
+        "rows to train on": 2,
+        "validation": 1,
+        "rows to validate on": 1,
+    }
+
+
+def test_without_evaluation_the_validation_split_is_loaded_only_when_asked_for(
+    chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    write(tmp_path, train=ROWS, validation=ROWS[2:])
+    assert load(chatml_tokenizer, tmp_path).validation is None
+    data = load(chatml_tokenizer, tmp_path, optional_validation=True)
+    assert data.validation is not None
+    assert len(data.train.rows) == 3
+
+
+def test_an_optional_validation_split_may_be_missing(
+    chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    write(tmp_path, train=ROWS)
+    data = load(chatml_tokenizer, tmp_path, optional_validation=True)
+    assert data.validation is None
+    assert data.notes[0].startswith("no evaluation split, and with eval_strategy no none is needed: ")
+    with pytest.raises(InputError, match="no split 'validation'"):
+        load(chatml_tokenizer, tmp_path, evaluates=True, optional_validation=True)
