@@ -85,7 +85,8 @@ def read_manifest(output_dir: Path) -> dict[str, Any] | None:
         return None
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        dict(manifest["run"])
+        run, _, _ = (manifest[key] for key in ("run", "sha256", "finished_at_step"))
+        dict(run)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not the manifest of a run: give another --output_dir, or delete it") from error
     return manifest

@@ -25,7 +25,7 @@ def write(folder: Path, **splits: list[dict[str, Any]]) -> None:
 
 def load(tokenizer: PreTrainedTokenizerFast, folder: Path, **options: Any) -> TrainingData:
     script_args = ScriptArguments(dataset_name=str(folder), dataset_test_split="validation")
-    stop_ids = {tokenizer.eos_token_id}
+    data_args, stop_ids = DataArguments(allow_dropped_rows=True), {tokenizer.eos_token_id}
     defaults = {"max_length": None, "evaluates": False}
     return load_training_data(
         script_args,

@@ -58,8 +58,11 @@ def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "manifest.json").read_text())["sha256"] != found["sha256"]
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"run": 3}'])
-def test_a_file_that_is_no_manifest_is_not_taken_for_one(tmp_path: Path, text: str) -> None:
+NO_STEP = '{"format": 1, "sha256": "x", "run": {}}'
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"run": 3}', '{"run": {}}', NO_STEP])
+def test_a_file_that_is_no_manifest_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(InputError, match="manifest.json is not the manifest of a run"):
         manifest.read_manifest(tmp_path)
