@@ -1,4 +1,4 @@
-"""Which run a folder of checkpoints belongs to, and so whether one that is started there goes on or begins anew."""
+"""The manifest of an output folder: which run it belongs to, and whether a start there resumes or begins anew."""
 
 import hashlib
 import json
@@ -13,46 +13,28 @@ from dialogsum_sft.training.checkpoints import damage, find_checkpoints, newest_
 from datasets import Dataset, IterableDataset
 
 NAME = "manifest.json"
-# With another value of one of these, checkpoints are those of another run.
+# With another value of one of these options the folder belongs to another run, which cannot be resumed.
 _IDENTITY = (
     *("base_model", "model_revision", "data_fingerprint", "rows_fingerprint", "template_sha256", "use_peft", "lora_r"),
     *("lora_target_modules", "lora_target_parameters", "lora_modules_to_save", "use_dora", "use_rslora", "lora_alpha"),
     *("dtype", "load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "use_bnb_nested_quant"),
 )
-# Options that change no weight: where and how often something is written, shown or evaluated, on which device; and
-# those that the fingerprints, base_model and template_sha256 stand for.
-_NO_MATTER = (
-    *(
-        "logging_",
-        "save_",
-        "eval_",
-        "hub_",
-        "push_to_hub",
-        "report_to",
-        "run_name",
-        "project",
-        "trackio_",
-        "output_dir",
-    ),
-    *(
-        "disable_tqdm",
-        "log_level",
-        "log_on_each_node",
-        "do_",
-        "use_cpu",
-        "per_device_eval_batch_size",
-        "max_eval_samples",
-    ),
+# Options with these beginnings do not change the weights: where, how often and on which device something is written,
+# shown or evaluated; what is recomputed to save memory; what the fingerprints, base_model and template_sha256 cover.
+_WITHOUT_EFFECT = (
+    *("logging_", "save_", "eval_", "hub_", "push_to_hub", "report_to", "run_name", "project", "trackio_"),
+    *("output_dir", "overwrite_output_dir", "disable_tqdm", "log_level", "log_on_each_node", "do_", "use_cpu"),
+    *("per_device_eval_batch_size", "max_eval_samples", "activation_checkpointing", "gradient_checkpointing"),
     *("resume_from_checkpoint", "force_resume", "enable_jit_checkpoint", "restore_callback_states", "load_best_model"),
     *("metric_for_best_model", "greater_is_better", "prediction_loss_only", "batch_eval_metrics", "include_", "debug"),
     *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent", "dataloader_prefetch"),
-    *("dataloader_in_order", "dataloader_multiprocessing", "ddp_", "local_rank", "gradient_checkpointing"),
-    *("skip_memory_metrics", "torch_empty_cache_steps", "label_names", "full_determinism", "bf16_full", "fp16_full"),
+    *("dataloader_in_order", "dataloader_multiprocessing", "ddp_", "local_rank", "skip_memory_metrics"),
+    *("torch_empty_cache_steps", "label_names", "full_determinism", "bf16_full", "fp16_full"),
     *("model_name_or_path", "chat_template_path", "trust_remote_code", "length_column_name", "remove_unused_columns"),
     *("truncation_mode", "eos_token", "pad_token", "ignore_bias_buffers", "allow_dropped_rows"),
 )
-# Those that decide the rows, for which the fingerprints stand where rows can be read before training.
-_IN_ROWS = (
+# Options that determine the rows. The fingerprints cover them, except in a stream, whose rows are not known before.
+_ROW_OPTIONS = (
     *("dataset_", "dialogue_column", "summary_columns", "id_column", "topic_column", "max_train_samples"),
     *("instruction", "system_prompt", "max_length", "swap_speakers", "rename_speakers"),
 )
@@ -72,10 +54,10 @@ def rows_fingerprint(rows: Dataset | IterableDataset) -> str | None:
 
 
 def describe_run(arguments: dict[str, Any], **facts: Any) -> dict[str, Any]:
-    """What decides the weights that a run ends with: of all resolved `arguments` those that matter, and `facts`."""
-    left_out = _NO_MATTER if facts.get("rows_fingerprint") is None else _NO_MATTER + _IN_ROWS
-    matters = {name: value for name, value in arguments.items() if not name.startswith(left_out)}
-    return json.loads(json.dumps(matters | facts, default=str, sort_keys=True))
+    """What determines the final weights of a run: the `arguments` that have an effect on them, and `facts`."""
+    left_out = _WITHOUT_EFFECT if facts.get("rows_fingerprint") is None else _WITHOUT_EFFECT + _ROW_OPTIONS
+    options = {name: value for name, value in arguments.items() if not name.startswith(left_out)}
+    return json.loads(json.dumps(options | facts, default=str, sort_keys=True))
 
 
 def read_manifest(output_dir: Path) -> dict[str, Any] | None:
@@ -107,8 +89,9 @@ def mark_finished(output_dir: Path, step: int) -> None:
 
 def changes(old: dict[str, Any], new: dict[str, Any], names: Iterable[str] | None = None) -> list[str]:
     """`learning_rate 0.001 -> 0.002` for each value that differs, of these `names` or of all."""
-    wanted = sorted(old.keys() | new.keys()) if names is None else names
-    return [f"{name} {old.get(name)} -> {new.get(name)}" for name in wanted if old.get(name) != new.get(name)]
+    if names is None:  # an older manifest may hold options that are left out by now
+        names = sorted(name for name in old.keys() | new.keys() if not name.startswith(_WITHOUT_EFFECT))
+    return [f"{name} {old.get(name)} -> {new.get(name)}" for name in names if old.get(name) != new.get(name)]
 
 
 def check_start(output_dir: Path, run: dict[str, Any], option: str | None, force: bool) -> str | None:

@@ -27,14 +27,7 @@ def load(tokenizer: PreTrainedTokenizerFast, folder: Path, **options: Any) -> Tr
     script_args = ScriptArguments(dataset_name=str(folder), dataset_test_split="validation")
     data_args, stop_ids = DataArguments(allow_dropped_rows=True), {tokenizer.eos_token_id}
     defaults = {"max_length": None, "evaluates": False}
-    return load_training_data(
-        script_args,
-        DataArguments(allow_dropped_rows=True),
-        TrainArguments(),
-        tokenizer,
-        stop_ids,
-        **(defaults | options),
-    )
+    return load_training_data(script_args, data_args, TrainArguments(), tokenizer, stop_ids, **(defaults | options))
 
 
 def test_validation_dialogues_are_left_out_of_training(

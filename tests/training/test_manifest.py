@@ -46,6 +46,15 @@ def test_what_changes_no_weight_is_no_part_of_a_run() -> None:
     )  # of a stream, rows are not known
 
 
+def test_activation_checkpointing_changes_no_weight() -> None:
+    with_it, without = (
+        manifest.describe_run({"activation_checkpointing": value, "seed": 1}, rows_fingerprint="x")
+        for value in (True, False)
+    )
+    assert with_it == without
+    assert manifest.changes(without | {"activation_checkpointing": False}, without) == []  # an older manifest
+
+
 def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert manifest.read_manifest(tmp_path) is None
     manifest.write_manifest(tmp_path, RUN)
