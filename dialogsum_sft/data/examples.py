@@ -26,7 +26,7 @@ from trl import ScriptArguments
 FEATURES = Features(
     {"id": Value("string"), "dialogue": Value("string"), "references": List(Value("string")), "topic": Value("string")}
 )
-DUPLICATE = "same dialogue and summary as an earlier row"
+DUPLICATE = "same dialogue and summary as an earlier row"  # and the same id, where rows have ids
 IN_OTHER_SPLIT = "dialogue is in the evaluation split too"
 # Names by which a column is known when no flag names it.
 _DIALOGUE_NAMES = ("dialogue", "dialog", "conversation", "conversations", "messages", "turns", "transcript", "chat")
@@ -99,8 +99,9 @@ def load_examples(
     `save_to_disk`), or a dataset on the hub.
 
     Rows with the same dialogue become one example with several references (the hub's DialogSum spreads its test set
-    over three rows a dialogue; the authors' files have summary1 to summary3). With streaming only neighbouring rows
-    do, and losses (repeats are kept) only counted. Dialogues of `other_split` are left out. `limit` counts dialogues.
+    over three rows a dialogue; the authors' files have summary1 to summary3), also where two summaries are the same
+    text: a row is a repetition only if its id is the same too, or it has none. With streaming only neighbouring rows
+    are joined, and losses only counted. Dialogues of `other_split` are left out. `limit` counts dialogues.
 
     A row that cannot be used is dropped, counted and its reason kept. Raises InputError when more than 1% are lost so
     (repeated rows lose nothing) unless `allow_dropped_rows`, when none is left, and for a source, split or column that
@@ -199,8 +200,8 @@ def _columns(rows: list[dict[str, Any]], source: str, data_args: DataArguments) 
 
 def _kept(
     source: Iterable[tuple[Place, Row]], columns: _Columns, counts: Counts, excluded: set[int]
-) -> Iterator[dict[str, Any]]:
-    """The usable rows, normalised; the others are counted."""
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The usable rows, normalised, each behind a hash of its own id (if any) and content; the others are counted."""
     for place, row in source:
         counts.read += 1
         if isinstance(row, BadRow):
@@ -221,12 +222,15 @@ def _kept(
             continue
         counts.empty_references += len(values) - len(present)
         counts.kept += 1
-        yield {
-            "id": str(place) if identity is None else identity,
-            "dialogue": dialogue,
-            "references": references,
-            "topic": _name(row.get(columns.topic)) if columns.topic else None,
-        }
+        yield (
+            _hash(identity or "", dialogue, *references),
+            {
+                "id": str(place) if identity is None else identity,
+                "dialogue": dialogue,
+                "references": references,
+                "topic": _name(row.get(columns.topic)) if columns.topic else None,
+            },
+        )
 
 
 def _listed(value: Any) -> list[Any]:
@@ -267,26 +271,29 @@ def _hash(*texts: str) -> int:
     return int.from_bytes(hashlib.blake2b(repr(texts).encode(), digest_size=8).digest(), "big")
 
 
-def _group(kept: Iterator[dict[str, Any]], counts: Counts) -> Dataset:
+def _distinct(kept: Iterable[tuple[int, dict[str, Any]]], counts: Counts) -> Iterator[dict[str, Any]]:
+    """The rows without repetitions of earlier ones, which are counted."""
+    seen: set[int] = set()
+    for key, row in kept:
+        if key in seen:
+            counts.kept -= 1
+            counts.dropped[DUPLICATE] += 1
+        else:
+            seen.add(key)
+            yield row
+
+
+def _group(kept: Iterator[tuple[int, dict[str, Any]]], counts: Counts) -> Dataset:
     """All rows on disk (memory holds a hash a row), rows of one dialogue joined, ids made unique."""
     place: dict[int, int] = {}
     others: dict[int, list[int]] = defaultdict(list)
-    pairs: set[int] = set()
 
-    def distinct() -> Iterator[dict[str, Any]]:
-        written = 0
-        for row in kept:
-            pair = _hash(row["dialogue"], *row["references"])
-            if pair in pairs:
-                counts.kept -= 1
-                counts.dropped[DUPLICATE] += 1
-                continue
-            pairs.add(pair)
+    def placed() -> Iterator[dict[str, Any]]:
+        for written, row in enumerate(_distinct(kept, counts)):
             at = place.setdefault(_hash(row["dialogue"]), written)
             if at != written:
                 others[at].append(written)
             counts.references += len(row["references"])
-            written += 1
             yield row
 
     def joined() -> Iterator[dict[str, Any]]:
@@ -299,7 +306,7 @@ def _group(kept: Iterator[dict[str, Any]], counts: Counts) -> Dataset:
                 identity = _unique(_shared_id([member["id"] for member in group]), ids)
                 yield row | {"id": identity, "references": references}
 
-    rows = on_disk(distinct(), FEATURES, "reading")
+    rows = on_disk(placed(), FEATURES, "reading")
     counts.dialogues = len(place)
     if others or len(set(rows["id"])) < len(rows):
         rows = on_disk(joined(), FEATURES, "grouping")
@@ -321,10 +328,10 @@ def _unique(name: str, taken: dict[str, int]) -> str:
     return unique
 
 
-def _neighbours(kept: Iterator[dict[str, Any]], counts: Counts) -> Iterator[dict[str, Any]]:
+def _neighbours(kept: Iterator[tuple[int, dict[str, Any]]], counts: Counts) -> Iterator[dict[str, Any]]:
     """Neighbouring rows of one dialogue joined, which needs no memory of the rest."""
-    for dialogue, group in itertools.groupby(kept, key=lambda row: row["dialogue"]):
-        rows = list(group)
+    for dialogue, group in itertools.groupby(kept, key=lambda item: item[1]["dialogue"]):
+        rows = list(_distinct(group, counts))
         references = [reference for row in rows for reference in row["references"]]
         counts.dialogues += 1
         counts.references += len(references)

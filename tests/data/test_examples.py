@@ -1,10 +1,11 @@
 import json
 from collections import Counter
 
+from conftest import ROOT
 from dialogsum_sft import InputError
 from dialogsum_sft.arguments import DataArguments
 from dialogsum_sft.data.examples import DUPLICATE, IN_OTHER_SPLIT, Counts, counts_table, load_examples
-from dialogsum_sft.data.sources import SUFFIXES
+from dialogsum_sft.data.sources import SAMPLE, SUFFIXES
 
 import datasets
 import huggingface_hub
@@ -90,6 +91,62 @@ def test_the_summary_columns_are_read_in_the_order_of_their_numbers(tmp_path):
         "Summary 2.",
         "Summary 10.",
     ]
+
+
+def author_layout(rows):
+    """Rows of the hub's layout as the authors' file has them."""
+    groups = [rows[first : first + 3] for first in range(0, len(rows), 3)]
+    return [
+        {"fname": group[0]["id"].removesuffix("_1"), "dialogue": group[0]["dialogue"]}
+        | {f"summary{i}": member["summary"] for i, member in enumerate(group, 1)}
+        | {f"topic{i}": member["topic"] for i, member in enumerate(group, 1)}
+        for group in groups
+    ]
+
+
+def hub_layout(rows):
+    """Rows of the authors' layout as the hub has them."""
+    return [
+        {"id": f"{row['fname']}_{i}", "dialogue": row["dialogue"]}
+        | {"summary": row[f"summary{i}"], "topic": row[f"topic{i}"]}
+        for row in rows
+        for i in (1, 2, 3)
+    ]
+
+
+def load_streamed(path):
+    script_args = ScriptArguments(dataset_name=str(path), dataset_streaming=True)
+    return load_examples(script_args, DataArguments(), "test")
+
+
+def assert_same_examples(tmp_path, hub, authors):
+    """The rows of the hub and those of the authors give the same examples, read whole or streamed."""
+    expected = load(write(tmp_path / "authors.jsonl", authors))
+    path = write(tmp_path / "hub.jsonl", hub)
+    assert expected.counts.references == len(hub)
+    for examples in (load(path), load_streamed(path)):
+        assert [(row["id"], row["references"], row["topic"]) for row in examples.rows] == [
+            (row["id"], row["references"], row["topic"]) for row in expected.rows
+        ]
+        assert examples.fingerprint() == expected.fingerprint()
+        assert (examples.counts.references, examples.counts.dropped) == (len(hub), Counter())
+
+
+def test_equal_summaries_of_two_annotators_are_two_references(tmp_path):
+    rows = [json.loads(line) for line in (SAMPLE / "test.jsonl").open(encoding="utf-8")]
+    for first, second in ((0, 1), (4, 5), (6, 8)):
+        rows[second]["summary"] = rows[first]["summary"]
+    assert_same_examples(tmp_path, rows, author_layout(rows))
+
+
+def test_dialogsum_gives_the_same_references_in_both_layouts(tmp_path):
+    path = ROOT.parent / "shared" / "data" / "dialogsum" / "test.jsonl"
+    if not path.is_file():
+        pytest.skip("the authors' file is not there")
+    rows = [json.loads(line) for line in path.open(encoding="utf-8")]
+    assert len(rows) == 250
+    assert any(len({row[f"summary{i}"] for i in (1, 2, 3)}) < 3 for row in rows)
+    assert_same_examples(tmp_path, hub_layout(rows), rows)
 
 
 def test_a_single_row_of_a_dialogue_keeps_its_id(tmp_path):
@@ -278,9 +335,20 @@ def test_one_in_a_hundred_may_be_lost(tmp_path):
 
 
 def test_repeated_rows_are_counted_but_lose_nothing(tmp_path):
-    counts = load(write(tmp_path / "a.jsonl", [row("a"), row("b"), row("c", summary="Dry.")])).counts
-    assert (counts.read, counts.kept, dict(counts.dropped)) == (3, 2, {DUPLICATE: 1})
-    assert (counts.dialogues, counts.references) == (1, 2)
+    rows = [row("a"), row("a"), row("b"), row("c", summary="Dry.")]
+    path = write(tmp_path / "a.jsonl", rows)
+    for examples in (load(path), load_streamed(path)):
+        assert [row["references"] for row in examples.rows] == [["It is dry.", "It is dry.", "Dry."]]
+        counts = examples.counts
+        assert (counts.read, counts.kept, dict(counts.dropped)) == (4, 3, {DUPLICATE: 1})
+        assert (counts.dialogues, counts.references) == (1, 3)
+
+
+@pytest.mark.parametrize("identity", [{}, {"id": None}])
+def test_rows_without_ids_are_repeated_when_their_content_is(tmp_path, identity):
+    rows = [{"dialogue": DIALOGUE, "summary": "Dry."} | identity for _ in range(3)]
+    counts = load(write(tmp_path / "a.jsonl", rows)).counts
+    assert (counts.read, counts.kept, dict(counts.dropped)) == (3, 1, {DUPLICATE: 2})
 
 
 def test_dialogues_of_the_other_split_are_left_out(tmp_path):
@@ -412,7 +480,7 @@ def test_a_refusal_names_lost_rows_not_repeated_ones(tmp_path):
 
 
 def test_the_record_has_all_counts(tmp_path):
-    rows = [row("a"), row("b"), row("c", "More.", ["Dry.", ""]), row("d", None)]
+    rows = [row("a"), row("a"), row("c", "More.", ["Dry.", ""]), row("d", None)]
     assert load(write(tmp_path / "a.jsonl", rows), allow_dropped_rows=True).counts.record() == {
         "rows_read": 4,
         "rows_kept": 2,

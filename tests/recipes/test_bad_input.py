@@ -438,11 +438,11 @@ def test_control_tokens_stay_as_they_are(token: str, column: str, tmp_path: Path
     assert found(examples) == [(row["dialogue"], row["summary"])]
 
 
-def test_a_second_summary_is_kept_and_a_second_row_is_not(tmp_path: Path) -> None:
-    path = write(tmp_path, "a.jsonl", lines(HELLO, TEA, HELLO | {"summary": "Hi."}, HELLO | {"id": 2}))
-    examples = load(path)  # a repeated row is no loss
-    assert found(examples) == [(*GREETING, "Hi."), OFFER]
-    assert rows_of(examples) == (4, 3, {DUPLICATE: 1})
+def test_a_second_summary_is_kept_and_a_repeated_row_is_not(tmp_path: Path) -> None:
+    rows = [HELLO, TEA, HELLO | {"summary": "Hi."}, HELLO | {"id": 2}, HELLO | {"id": 2}]
+    examples = load(write(tmp_path, "a.jsonl", lines(*rows)))  # a repeated row is no loss
+    assert found(examples) == [(*GREETING, "Hi.", GREETING[1]), OFFER]
+    assert rows_of(examples) == (5, 4, {DUPLICATE: 1})
 
 
 def test_a_stream_of_all_odd_rows_counts_the_same_in_every_pass(tmp_path: Path) -> None:
@@ -591,8 +591,12 @@ def spoken(turns: list[Any]) -> str | None:
     return "\n".join(" ".join(text.splitlines()) if text else "" for text in texts)
 
 
+def kept_id(value: Any) -> str | None:
+    return None if is_empty(value) or isinstance(value, (list, dict)) else str(value).encode(errors="replace").decode()
+
+
 def distinct_pairs(rows: list[dict[str, Any]]) -> list[tuple[str, tuple[str, ...]]]:
-    """Dialogue and references of each usable row, those that repeat another left out."""
+    """Dialogue and references of each usable row, those that repeat another (of the same id) left out."""
     pairs = {}
     for row in rows:
         dialogue, summary = row.get("dialogue"), row.get("summary")
@@ -600,8 +604,8 @@ def distinct_pairs(rows: list[dict[str, Any]]) -> list[tuple[str, tuple[str, ...
         given = [one for one in (summary if isinstance(summary, list) else [summary]) if not is_empty(one)]
         references = tuple(filter(None, map(kept_text, given)))
         if dialogue and references and len(references) == len(given):
-            pairs[dialogue, references] = None
-    return list(pairs)
+            pairs[kept_id(row.get("id")), dialogue, references] = None
+    return [(dialogue, references) for _, dialogue, references in pairs]
 
 
 def check(path: Path, rows: list[dict[str, Any]]) -> None:
