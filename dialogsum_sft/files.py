@@ -21,6 +21,17 @@ def write_text(path: Path, text: str) -> None:
     partial.replace(path)
 
 
+def sync_folder(folder: Path) -> None:
+    """Write the names of a folder's files to disk. Windows cannot open a folder, and does so itself."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_json(path: Path, record: dict[str, Any]) -> None:
     write_text(path, json.dumps(record, indent=2, ensure_ascii=False, default=str) + "\n")
 

@@ -1,7 +1,6 @@
 """Tokenizer, base model (quantised or not), adapter, and the small real model that needs no hub."""
 
 import contextlib
-import fcntl
 import importlib.util
 import logging
 import os
@@ -14,6 +13,7 @@ from dialogsum_sft.files import public
 from dialogsum_sft.kernels.fused_lora import fuse_lora
 
 import torch
+from filelock import FileLock
 from peft import PeftConfig, PeftModel
 from transformers import (
     AutoModelForCausalLM,
@@ -51,8 +51,7 @@ def embedded_model() -> Path:
     if importlib.util.find_spec("gguf") is None:
         raise InputError("the model 'embedded' is converted by the package gguf: pip install gguf")
     cache.mkdir(parents=True, exist_ok=True)
-    with (cache / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(cache / ".lock"):
         if folder.is_dir():  # another process was first
             return folder
         logger.warning("converting the embedded model to %s, once", folder)

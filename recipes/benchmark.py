@@ -24,12 +24,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from dialogsum_sft import InputError, files, provenance
 from dialogsum_sft.arguments import DataArguments, TrainArguments
@@ -40,6 +41,7 @@ from dialogsum_sft.generation.transformers_engine import generate, generation_co
 from dialogsum_sft.modeling import EMBEDDED, embedded_model, load_adapter, load_model, load_tokenizer
 from dialogsum_sft.training.collator import CompletionOnlyCollator
 
+import psutil
 import torch
 from peft import PeftModel, get_peft_model
 from rich import box
@@ -243,34 +245,53 @@ def watch() -> None:
         return loss
 
     Trainer.log, Trainer.training_step = watched_log, watched_step
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    with PeakMemory() as peak:
+        runpy.run_path(sys.argv[0], run_name="__main__")
     (start, before), (end, after) = done[0], done[-1]  # the first step allocates, compiles and warms up
     tokens, seconds = after - before, end - start
     figures = {"tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds}
-    figures |= {"start_up_seconds": seen["start_up_seconds"], "memory_gib": peak_memory()}
+    figures |= {"start_up_seconds": seen["start_up_seconds"], "memory_gib": peak.gib}
     files.write_json(Path(result), figures)
 
 
-def peak_memory(*, reset: bool = False) -> float:
-    """Peak since the start or the last reset, in GiB: of the GPU where there is one, else of this process."""
-    if torch.cuda.is_available():
-        peak = torch.cuda.max_memory_allocated()
-        if reset:
+class PeakMemory:
+    """The most memory in use within a `with` block, as `gib`: of the GPU where there is one, else of this process.
+
+    The memory of a process (resident) is read every 10 ms, which misses shorter peaks.
+    """
+
+    def __enter__(self) -> Self:
+        self.gib = 0.0
+        self._done = threading.Event()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
-        return peak / 2**30
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    if reset:
-        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # see proc(5)
-    return int(status.split("VmHWM:")[1].split()[0]) / 2**20
+        else:
+            self._reader.start()
+        return self
+
+    def _read(self) -> None:
+        process, peak = psutil.Process(), 0
+        while not self._done.is_set():
+            peak = max(peak, process.memory_info().rss)
+            self._done.wait(0.01)
+        self.gib = peak / 2**30
+
+    def __exit__(self, *_: object) -> None:
+        if torch.cuda.is_available():
+            self.gib = torch.cuda.max_memory_allocated() / 2**30
+        else:
+            self._done.set()
+            self._reader.join()
 
 
 def timed(work: Callable[..., int], *arguments: Any) -> Figures:
     """`work` returns how many dialogues it summarised."""
-    peak_memory(reset=True)
-    started = time.perf_counter()
-    dialogues = work(*arguments)
-    seconds = time.perf_counter() - started
-    return {"dialogues_per_second": dialogues / seconds, "seconds": seconds, "memory_gib": peak_memory()}
+    with PeakMemory() as peak:
+        started = time.perf_counter()
+        dialogues = work(*arguments)
+        seconds = time.perf_counter() - started
+    return {"dialogues_per_second": dialogues / seconds, "seconds": seconds, "memory_gib": peak.gib}
 
 
 def with_ours(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dialogsum_sft import InputError
-from dialogsum_sft.files import FORMAT, write_json
+from dialogsum_sft.files import FORMAT, sync_folder, write_json
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
@@ -90,11 +90,7 @@ def mark_complete(checkpoint: Path, processes: int) -> None:
     record = {"format": FORMAT, "step": step_of(checkpoint), "processes": processes, "files": sizes}
     write_json(checkpoint / MARKER, record)
     for folder in (checkpoint, checkpoint.parent):  # the names themselves
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_folder(folder)
 
 
 def damage(checkpoint: Path, shapes: Mapping[str, tuple[int, ...]] | None = None) -> str | None:
