@@ -88,6 +88,10 @@ def read_run(folder: Path, name: str | None = None) -> Run:
         raise InputError(f"{folder / 'metrics.json'} is damaged: {again}") from error
     tokenizer = next((key for key, value in TOKENIZERS.items() if value == version), "default")
     rows = own_references(read_predictions(path), path)
+    if len(rows) != record["examples"]:
+        raise InputError(
+            f"{path} has {len(rows)} rows but metrics.json expects {record['examples']}: run eval.py again"
+        )
     scores = _means(rouge_scores([row["prediction"] for row in rows], [row["references"] for row in rows], tokenizer))
     for kind, label in HEADLINE.items():
         computed = mean(scores[kind])

@@ -82,6 +82,17 @@ def test_missing_files_are_refused(run):
         read_run(run.folder)
 
 
+def test_predictions_cut_short_are_refused(run):
+    path = run.folder / "predictions.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:2]))
+    with pytest.raises(InputError, match="predictions.jsonl has 2 rows but metrics.json expects 3: run eval.py again"):
+        read_run(run.folder)
+    path.write_text("".join(lines)[:-20])
+    with pytest.raises(InputError, match="line 3: line is not JSON"):
+        read_run(run.folder)
+
+
 def test_runs_with_another_protocol_or_other_dialogues_are_not_comparable(run):
     check_comparable([run, replace(run, name="other")])
     unicode = score_run("b", run.folder, ROWS, tokenizer="unicode")

@@ -189,6 +189,13 @@ def test_changed_predictions_are_refused(call, rows, runs, tmp_path):
     assert "one of them was changed, so score it again" in call(runs["lead"], edited, status=2)
 
 
+def test_predictions_cut_short_end_in_one_line(call, runs, tmp_path):
+    cut = changed(runs["best"], tmp_path / "cut", lambda record: None)
+    path = cut / "predictions.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:20]))
+    assert f"{path} has 20 rows but metrics.json expects 30" in call(runs["lead"], cut, status=2)
+
+
 def test_other_mistakes(call, runs, tmp_path):
     assert "1 runs given" in call(runs["lead"], status=2)
     assert "given twice" in call(runs["lead"], runs["lead"], status=2)
