@@ -78,7 +78,7 @@ def main() -> None:
 
     # 3. The page
     page = Path(args.output_dir) / "report.html"
-    write_report(page, list(runs.values()), title=" and ".join(runs))
+    write_report(page, list(runs.values()), title=" and ".join(runs), seed=args.seed, resamples=args.resamples)
 
     # 4. Tell
     tables = [score_cells(runs), difference_cells(first, comparisons, adjusted, args.resamples)]

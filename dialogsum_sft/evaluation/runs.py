@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from dialogsum_sft.evaluation import scoring
 from dialogsum_sft.evaluation.diagnostics import Diagnosis, diagnose
 from dialogsum_sft.evaluation.predictions import Row, own_references, read_predictions
 from dialogsum_sft.evaluation.rouge import HEADLINE, ROUGE_TYPES, mean, rouge_scores
+from dialogsum_sft.evaluation.significance import Comparison, compare, holm
 from dialogsum_sft.evaluation.tokenizers import TOKENIZERS
 
 if TYPE_CHECKING:  # the encoder needs torch, and is optional
@@ -131,3 +132,13 @@ def check_comparable(runs: Sequence[Run]) -> None:
             raise InputError(
                 f"{refused}: {len(lines)} dialogues or their references differ, the first on line {lines[0]}"
             )
+
+
+def compare_runs(runs: Sequence[Run], *, seed: int = 42, resamples: int = 10_000) -> list[dict[str, Comparison]]:
+    """Each later run against the first, {type: comparison}; p is adjusted over all these tests by Holm's method."""
+    comparisons = [
+        {kind: compare(run.scores[kind], runs[0].scores[kind], seed=seed, resamples=resamples) for kind in HEADLINE}
+        for run in runs[1:]
+    ]
+    adjusted = iter(holm([test.p for by_kind in comparisons for test in by_kind.values()]))
+    return [{kind: replace(test, p=next(adjusted)) for kind, test in by_kind.items()} for by_kind in comparisons]

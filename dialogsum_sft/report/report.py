@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,10 @@ from typing import Any
 import dialogsum_sft
 from dialogsum_sft import InputError, files
 from dialogsum_sft.data.dialogue import split_turns
-from dialogsum_sft.evaluation import significance
 from dialogsum_sft.evaluation.diagnostics import Diagnosis
 from dialogsum_sft.evaluation.rouge import HEADLINE
-from dialogsum_sft.evaluation.runs import Run, check_comparable
+from dialogsum_sft.evaluation.runs import Run, check_comparable, compare_runs
+from dialogsum_sft.evaluation.significance import Comparison
 from dialogsum_sft.evaluation.tokenizers import words
 from dialogsum_sft.report import charts
 
@@ -54,17 +53,27 @@ DIAGNOSTICS = {
 MAX_TOPICS = 12
 
 
-def write_report(path: Path, runs: Sequence[Run], *, training_log: Path | None = None, title: str) -> None:
+def write_report(
+    path: Path,
+    runs: Sequence[Run],
+    *,
+    training_log: Path | None = None,
+    title: str,
+    seed: int = 42,
+    resamples: int = 10_000,
+) -> None:
     """Write one HTML file for `runs`.
 
     The first run provides the baselines and the human ceiling, and all others are compared with it. `training_log` is
-    a `training.jsonl`; where it is None or not a file, the page has no training curves.
+    a `training.jsonl`; where it is None or not a file, the page has no training curves. `seed` and `resamples` are of
+    the paired tests.
 
     Raises InputError unless all runs have the same dialogues, references and protocol, or for a broken log.
     """
     check_comparable(runs)
     curves = read_training_log(training_log) if training_log is not None and training_log.is_file() else {}
-    files.write_text(path, render(runs, curves, title))
+    differences = compare_runs(runs, seed=seed, resamples=resamples)
+    files.write_text(path, render(runs, differences, curves, title))
 
 
 def read_training_log(path: Path) -> dict[str, list[tuple[float, float]]]:
@@ -86,8 +95,13 @@ def read_training_log(path: Path) -> dict[str, list[tuple[float, float]]]:
     return curves
 
 
-def render(runs: Sequence[Run], curves: Mapping[str, list[tuple[float, float]]], title: str) -> str:
-    """The page as HTML."""
+def render(
+    runs: Sequence[Run],
+    differences: Sequence[Mapping[str, Comparison]],
+    curves: Mapping[str, list[tuple[float, float]]],
+    title: str,
+) -> str:
+    """The page as HTML; `differences` are those of `compare_runs`, `curves` those of `read_training_log`."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -111,7 +125,7 @@ def render(runs: Sequence[Run], curves: Mapping[str, list[tuple[float, float]]],
             for kind, name in (HEADLINE | OTHERS).items()
             if all(isinstance(run.record.get(kind), dict) for run in runs)
         },
-        differences=differences(runs),
+        differences=differences,
         scores=[
             charts.scores(
                 name,
@@ -140,15 +154,6 @@ def render(runs: Sequence[Run], curves: Mapping[str, list[tuple[float, float]]],
         data=reader_data(runs),
     )
     return html.lstrip().encode("utf-8", "replace").decode()  # JSON can hold a lone surrogate, UTF-8 cannot
-
-
-def differences(runs: Sequence[Run]) -> list[dict[str, significance.Comparison]]:
-    """Each later run against the first, {type: comparison}; p is adjusted over all of them by Holm's method."""
-    comparisons = [
-        {kind: significance.compare(run.scores[kind], runs[0].scores[kind]) for kind in HEADLINE} for run in runs[1:]
-    ]
-    adjusted = iter(significance.holm([test.p for by_kind in comparisons for test in by_kind.values()]))
-    return [{kind: replace(test, p=next(adjusted)) for kind, test in by_kind.items()} for by_kind in comparisons]
 
 
 def finding_rows(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:

@@ -51,8 +51,9 @@ def runs(rows, tmp_path_factory):
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
+def call(monkeypatch, capsys, tmp_path):
     def call(*args, status=0):
+        args = (*args, f"--output_dir={tmp_path / 'compare'}")
         monkeypatch.setenv("COLUMNS", "100")
         monkeypatch.setattr(sys, "argv", ["compare.py", *map(str, args)])
         if not status:
@@ -154,6 +155,16 @@ def test_the_order_of_runs_is_the_order_of_comparison(call, runs):
 )
 def test_plain_words_are_runs(argv, words):
     assert compare_recipe().runs_first(argv) == words
+
+
+def test_page_has_the_tests_of_the_seed_and_the_resamples(call, runs, tmp_path):
+    """With 99 resamples no p can be below 0.01; with a single one every interval has no width."""
+    page = tmp_path / "compare" / "report.html"
+    call(runs["lead"], runs["best"], "--resamples=99", "--seed=1")
+    first = page.read_text(encoding="utf-8")
+    assert "p = 0.030" in first  # 1 of 100, times three tests
+    call(runs["lead"], runs["best"], "--resamples=99", "--seed=2")
+    assert page.read_text(encoding="utf-8") != first
 
 
 def changed(folder, target, change):
