@@ -17,6 +17,8 @@ from dialogsum_sft.evaluation.tokenizers import TOKENIZERS
 if TYPE_CHECKING:  # the encoder needs torch, and is optional
     from dialogsum_sft.evaluation.bertscore import BertScorer
 
+# Format of metrics.json. In format 1, `unfinished` was the number of summaries cut off; it is their share since.
+METRICS_FORMAT = 2
 # Parts of metrics.json without which a run cannot be compared or drawn.
 _REQUIRED = {*ROUGE_TYPES, "fingerprint", "human", "share_of_human", "baselines", "examples", "references"}
 _REQUIRED |= {"diagnostics", "diagnostics_of_references", "slices"}
@@ -62,31 +64,34 @@ def score_run(
     scores = scoring.score(rows, by_reference, diagnoses, tokenizer=tokenizer, seed=seed)
     if bert_scorer is not None:
         scores["bertscore"] |= {"model": bert_scorer.name, "layer": bert_scorer.layer}
-    return Run(name, folder, rows, {"format": files.FORMAT, **scores, **record}, _means(by_reference), diagnoses)
+    return Run(name, folder, rows, {"format": METRICS_FORMAT, **scores, **record}, _means(by_reference), diagnoses)
 
 
 def read_run(folder: Path, name: str | None = None) -> Run:
     """Read a run that recipes/eval.py has saved; `name` is the folder's name by default.
 
-    ROUGE is computed again from the predictions; BERTScore is not. Raises InputError when a file is missing or broken,
-    or when metrics.json has other scores than the predictions.
+    ROUGE is computed again from the predictions; BERTScore is not. A record of format 1 is converted. Raises
+    InputError when a file is missing or broken, or when metrics.json has other scores than the predictions.
     """
     missing = [file for file in ("predictions.jsonl", "metrics.json") if not (folder / file).is_file()]
     if missing:
         raise InputError(f"{folder} has no {' and no '.join(missing)}: give a folder that recipes/eval.py has written")
-    path = folder / "predictions.jsonl"
+    path, record_path = folder / "predictions.jsonl", folder / "metrics.json"
     again = f"score it again with eval.py --predictions_file {path}"
     try:
-        record = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        record = json.loads(record_path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"{folder / 'metrics.json'} is not JSON: {error}") from error
+        raise InputError(f"{record_path} is not JSON: {error}") from error
     if not isinstance(record, dict) or not set(record) >= _REQUIRED:
-        raise InputError(f"{folder / 'metrics.json'} is of an older version: {again}")
+        raise InputError(f"{record_path} is of an older version: {again}")
+    if record.get("format", 1) not in (1, METRICS_FORMAT):
+        raise InputError(f"{record_path} has format {record['format']}, of a newer version: {again}")
     try:
+        record |= {"format": METRICS_FORMAT, "unfinished": record["diagnostics"]["unfinished"]}
         recorded = {kind: float(record[kind]["mean"]) for kind in HEADLINE}
         version = record["fingerprint"]["tokenizer"]
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{folder / 'metrics.json'} is damaged: {again}") from error
+        raise InputError(f"{record_path} is damaged: {again}") from error
     tokenizer = next((key for key, value in TOKENIZERS.items() if value == version), "default")
     rows = own_references(read_predictions(path), path)
     if len(rows) != record["examples"]:

@@ -25,7 +25,7 @@ def score(
 
     `by_reference` has the F1 x 100 of each ROUGE type, and of BERTScore if it was computed: {type:
     [dialogue][reference]}. `human` and `share_of_human` are None where no dialogue has two references; `unfinished`
-    counts the summaries that were cut off, and is None where no row has a `finish_reason`.
+    is the share of the summaries that were cut off, 0 to 1, and None where no row has a `finish_reason`.
 
     Raises ValueError for an unknown tokenizer or a row without references.
     """
@@ -34,13 +34,13 @@ def score(
         tuple(row["dialogue"] for row in rows), tuple(map(tuple, references)), tokenizer
     )
     tokens = [row["completion_tokens"] for row in rows if row.get("completion_tokens") is not None]
-    reasons = [row["finish_reason"] for row in rows if row.get("finish_reason") is not None]
+    rates = diagnostics.rates(rows, diagnoses, tokenizer, rouge1=by_reference["rouge1"])
     return {
         **aggregate_scores(by_reference, seed=seed),
         "human": human,
         "share_of_human": share_of_human(by_reference, human),
         "baselines": baselines,
-        "diagnostics": diagnostics.rates(rows, diagnoses, tokenizer, rouge1=by_reference["rouge1"]),
+        "diagnostics": rates,
         "diagnostics_of_references": of_references,
         "slices": diagnostics.slices(rows, by_reference),
         "examples": len(rows),
@@ -50,7 +50,7 @@ def score(
             "reference_words": mean([len(text.split()) for refs in references for text in refs]),
             "completion_tokens": mean(tokens) if tokens else None,
         },
-        "unfinished": reasons.count("length") if reasons else None,
+        "unfinished": rates["unfinished"],
         "fingerprint": fingerprint(references, tokenizer),
     }
 

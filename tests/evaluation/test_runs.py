@@ -45,12 +45,28 @@ def test_scores_are_means_over_references(run):
 
 def test_record_has_the_format_first_and_the_given_parts_last(run):
     assert list(run.record)[0] == "format"
+    assert run.record["format"] == 2
     assert list(run.record)[-2:] == ["data", "seconds"]
 
 
 def test_saved_run_is_read_back_unchanged(run):
     assert read_run(run.folder, "zero-shot") == run
     assert read_run(run.folder).name == "eval-base"
+
+
+def test_unfinished_is_the_same_share_everywhere_in_the_record(run):
+    assert run.record["unfinished"] == run.record["diagnostics"]["unfinished"] == 1 / 3
+    unknown = [{name: value for name, value in row.items() if name != "finish_reason"} for row in ROWS]
+    record = score_run("a", run.folder, unknown).record
+    assert record["unfinished"] is record["diagnostics"]["unfinished"] is None
+
+
+def test_count_of_unfinished_summaries_in_format_1_is_read_as_a_share(run):
+    edit(run, lambda record: record.update(format=1, unfinished=1))
+    assert read_run(run.folder, "zero-shot") == run
+    edit(run, lambda record: record.update(format=3))
+    with pytest.raises(InputError, match="has format 3, of a newer version"):
+        read_run(run.folder)
 
 
 def edit(run, change):

@@ -197,7 +197,7 @@ def test_metrics_are_those_of_the_evaluation_recipe(
     for name in ("rouge1", "rouge2", "rougeL"):
         assert record["metrics"][f"eval_{name}_mean"] == scored[name]["mean"]
     assert record["metrics"]["eval_rouge1_mean"] > 0
-    assert record["metrics"]["eval_unfinished"] == scored["unfinished"] / 9
+    assert record["metrics"]["eval_unfinished"] == scored["unfinished"]
     predictions = [json.loads(line) for line in (tmp_path / "eval-tuned" / "predictions.jsonl").open()]
     (of_step_30,) = record["evaluations"]
     names = ("id", "dialogue", "references", "prediction", "finish_reason")
