@@ -87,6 +87,13 @@ class TrainArguments:
         default=False,
         metadata={"help": "Go on from a checkpoint though options were changed since, with their new values."},
     )
+    overwrite_output_dir: bool = field(
+        default=False,
+        metadata={
+            "help": "Begin anew in a folder that holds another run or a finished one: its checkpoints and its adapter "
+            "or model are set aside."
+        },
+    )
     global_batch_size: int | None = field(
         default=None,
         metadata={

@@ -45,6 +45,7 @@ def check_training(
         *_processes(training_args, model_args, processes),
         *_data(script_args, training_args),
         *_global_batch(training_args, train_args, processes),
+        *_resume(training_args, train_args),
         *_trackers(training_args),
         *_evaluation(training_args, train_args),
     ]
@@ -241,6 +242,13 @@ def _global_batch(training_args: SFTConfig, train_args: TrainArguments, processe
             f"--gradient_accumulation_steps {given} makes a global batch of {given * rows * processes} "
             f"({rows} rows on each of {here}), but --global_batch_size is {size}: leave one of them out"
         ]
+    return []
+
+
+def _resume(training_args: SFTConfig, train_args: TrainArguments) -> list[str]:
+    resume = training_args.resume_from_checkpoint
+    if train_args.overwrite_output_dir and resume is not None and resume.lower() not in ("false", "no", "0"):
+        return [f"--overwrite_output_dir begins anew, --resume_from_checkpoint {resume} resumes: leave one out"]
     return []
 
 

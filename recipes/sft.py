@@ -121,7 +121,10 @@ def main() -> None:
         processes=state.num_processes,
     )
     resume = training_args.resume_from_checkpoint
-    finished = run_on_main(lambda: manifest.check_start(output_dir, this_run, resume, train_args.force_resume))
+    overwrite = train_args.overwrite_output_dir
+    finished = run_on_main(
+        lambda: manifest.check_start(output_dir, this_run, resume, train_args.force_resume, overwrite=overwrite)
+    )
     if finished:
         console.print(finished)
         return
@@ -151,8 +154,13 @@ def main() -> None:
     request = StopRequest()
     stop = StopCallback(trainer, request, train_rows)
     trainer.add_callback(stop)
-    checkpoint, notes = run_on_main(lambda: manifest.open_run(output_dir, this_run, resume, trainer.weight_shapes))
-    for note in notes + ([f"going on from {checkpoint}"] if checkpoint else []):
+    paths = manifest.local_paths(arguments)
+    checkpoint, notes = run_on_main(
+        lambda: manifest.open_run(
+            output_dir, this_run, resume, trainer.weight_shapes, overwrite=overwrite, paths=paths
+        )
+    )
+    for note in notes + ([f"resuming from {checkpoint}"] if checkpoint else []):
         console.print(note)
     request.listen()
     try:
@@ -183,6 +191,7 @@ def main() -> None:
             "arguments": files.public(arguments | {"hub_model_id": training_args.hub_model_id}),
             "data": {name.replace(" ", "_"): split.record() for name, split in counts.items()},
             "data_fingerprint": data_fingerprint,
+            "manifest_sha256": manifest.sha256_of(this_run),
             "prompt": prompt,
             "resumed_from_step": checkpoints.step_of(checkpoint) if checkpoint else None,
             "metrics": metrics,

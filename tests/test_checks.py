@@ -284,6 +284,12 @@ def test_a_stream_needs_max_steps(tmp_path: Path) -> None:
         check(tmp_path, "--dataset_streaming=true")
 
 
+def test_a_run_cannot_begin_anew_and_resume(tmp_path: Path) -> None:
+    check(tmp_path, "--overwrite_output_dir=true", "--resume_from_checkpoint=false")
+    with pytest.raises(InputError, match="--overwrite_output_dir begins anew"):
+        check(tmp_path, "--overwrite_output_dir=true", "--resume_from_checkpoint=true")
+
+
 def test_processes_that_are_not_connected_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="2 processes were started but accelerate sees 1"):
         check(tmp_path, processes=2, connected=1)

@@ -139,13 +139,13 @@ def damage(checkpoint: Path, shapes: Mapping[str, tuple[int, ...]] | None = None
     return None
 
 
-def set_aside(checkpoint: Path, word: str) -> Path:
+def set_aside(folder: Path, word: str) -> Path:
     """Rename checkpoint-30 to `word`-checkpoint-30 (-2, ...), which no rotation deletes; returns the new path."""
-    target, n = checkpoint.with_name(f"{word}-{checkpoint.name}"), 1
+    target, n = folder.with_name(f"{word}-{folder.name}"), 1
     while target.exists():
         n += 1
-        target = checkpoint.with_name(f"{word}-{checkpoint.name}-{n}")
-    checkpoint.rename(target)
+        target = folder.with_name(f"{word}-{folder.name}-{n}")
+    folder.rename(target)
     return target
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dialogsum_sft import InputError
-from dialogsum_sft.files import FORMAT, write_json
+from dialogsum_sft.files import FORMAT, public, write_json
 from dialogsum_sft.training.checkpoints import damage, find_checkpoints, newest_whole, set_aside, step_of
 
 from datasets import Dataset, IterableDataset
@@ -74,10 +74,20 @@ def read_manifest(output_dir: Path) -> dict[str, Any] | None:
     return manifest
 
 
+def sha256_of(run: dict[str, Any]) -> str:
+    """The hash of a run; also stored in the run.json of its adapter, which shows that the two belong together."""
+    return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
+
+
 def write_manifest(output_dir: Path, run: dict[str, Any], **more: Any) -> None:
-    text = json.dumps(run, sort_keys=True)
-    sha256 = hashlib.sha256(text.encode()).hexdigest()
-    write_json(output_dir / NAME, {"format": FORMAT, "sha256": sha256, "finished_at_step": None, **more, "run": run})
+    record = {"format": FORMAT, "sha256": sha256_of(run), "finished_at_step": None, **more, "run": run}
+    write_json(output_dir / NAME, record)
+
+
+def local_paths(arguments: dict[str, Any]) -> dict[str, str]:
+    """The paths of this machine among `arguments`, of which run.json holds only the last part."""
+    paths = {name: arguments.get(name) for name in ("model_name_or_path", "dataset_name", "chat_template_path")}
+    return {name: str(path) for name, path in paths.items() if public(path) != path}
 
 
 def mark_finished(output_dir: Path, step: int) -> None:
@@ -94,79 +104,131 @@ def changes(old: dict[str, Any], new: dict[str, Any], names: Iterable[str] | Non
     return [f"{name} {old.get(name)} -> {new.get(name)}" for name in names if old.get(name) != new.get(name)]
 
 
-def check_start(output_dir: Path, run: dict[str, Any], option: str | None, force: bool) -> str | None:
-    """Whether `run` may start in `output_dir`; changes nothing there. Returns a line when it is finished already.
+def check_start(
+    output_dir: Path, run: dict[str, Any], resume: str | None, force: bool = False, *, overwrite: bool = False
+) -> str | None:
+    """Whether `run` may start in `output_dir`; changes nothing there. Returns a line if the run is finished already.
 
-    `option` is --resume_from_checkpoint: None or true (go on where there is something to go on from), false (begin
-    anew), or the path of a checkpoint. A folder without checkpoints is free for any run: its adapter is replaced.
+    `resume` is --resume_from_checkpoint: None or true (resume if there is a checkpoint), false (begin anew), or the
+    path of a checkpoint. `overwrite` begins anew too, but for an unfinished `run`, so that the same command resumes.
+    A folder without checkpoints, adapter or model is free.
 
-    Raises InputError when the checkpoints there are not this run's, or are but for a changed option unless `force`.
+    Raises InputError if the folder holds another run, or this run with changed options. `force` allows to resume a
+    checkpoint with changed options.
     """
-    if _says(option, "false"):
+    if overwrite or _is_false(resume):
         return None
-    given = None if option is None or _says(option, "true") else Path(option)
-    if given is not None and not given.is_dir():
-        raise InputError(f"--resume_from_checkpoint: no such folder: {given}; give a checkpoint's, true or false")
-    folder = output_dir if given is None else given.parent
-    if not find_checkpoints(folder):
+    checkpoint = _named_checkpoint(resume)
+    if checkpoint is not None:
+        if not checkpoint.is_dir():
+            raise InputError(
+                f"--resume_from_checkpoint: no such folder: {checkpoint}; give a checkpoint's, true or false"
+            )
+        _check_folder(checkpoint.parent, run, force)
+    manifest = _check_folder(output_dir, run, force)
+    final = _final_folders(output_dir)
+    if checkpoint is not None or not final or manifest is None or manifest["finished_at_step"] is None:
         return None
-    ways = "give another --output_dir, or --resume_from_checkpoint false to begin anew (checkpoints are set aside)"
+    if changes(manifest["run"], run):
+        return None
+    step, report = manifest["finished_at_step"], output_dir / "report.html"
+    return (
+        f"nothing to do: this run finished at step {step} and its {final[0].name} is {final[0]}"
+        + (f", its report is {report}" if report.is_file() else "")
+        + "; --resume_from_checkpoint false trains it again and sets the old files aside"
+    )
+
+
+def _check_folder(folder: Path, run: dict[str, Any], force: bool) -> dict[str, Any] | None:
+    """The manifest of a folder that `run` may use; None if the folder is free. Raises InputError for another run."""
+    checkpoints, final = find_checkpoints(folder), _final_folders(folder)
+    if not checkpoints and not final:
+        return None
+    anew = "give another --output_dir, or --overwrite_output_dir true to begin anew (the old files are set aside)"
     manifest = read_manifest(folder)
     if manifest is None:
-        raise InputError(f"{folder} holds checkpoints but no {NAME} that says of which run: {ways}")
+        contents = "checkpoints" if checkpoints else final[0].name
+        raise InputError(f"{folder} holds {contents} but no {NAME} that says of which run: {anew}")
     other = changes(manifest["run"], run, _IDENTITY)
     if other:
-        raise InputError(f"{folder} holds the checkpoints of another run ({', '.join(other)}): {ways}")
+        raise InputError(f"{folder} holds another run ({', '.join(other)}): {anew}")
     changed = changes(manifest["run"], run)
-    if changed and not force:
-        raise InputError(
-            f"{folder} holds checkpoints of this run with other values: {', '.join(changed)}; "
-            f"to go on with the new ones add --force_resume true, or {ways}"
-        )
-    if given is None and not changed and manifest["finished_at_step"] is not None:
-        return (
-            f"this run is finished since step {manifest['finished_at_step']}, nothing to do in {output_dir}; "
-            "--resume_from_checkpoint false runs it anew (its checkpoints are set aside)"
-        )
-    return None
+    if changed and not (force and checkpoints):
+        resumes = "to resume with the new ones add --force_resume true, or " if checkpoints else ""
+        raise InputError(f"{folder} holds this run with other values: {', '.join(changed)}; {resumes}{anew}")
+    return manifest
 
 
 def open_run(
-    output_dir: Path, run: dict[str, Any], option: str | None, shapes: dict[str, tuple[int, ...]] | None
+    output_dir: Path,
+    run: dict[str, Any],
+    resume: str | None,
+    shapes: dict[str, tuple[int, ...]] | None,
+    *,
+    overwrite: bool = False,
+    paths: dict[str, str] | None = None,
 ) -> tuple[Path | None, list[str]]:
-    """The checkpoint to go on from (None: begin at step 0), and what was set aside; `run` is put in the manifest.
+    """Write the manifest of `run`; return the checkpoint to resume from (None: step 0) and what was set aside.
 
-    Call it after `check_start`, just before training, on one process. No checkpoint is deleted: damaged ones become
-    damaged-checkpoint-N, those that this run does not go on from earlier-checkpoint-N.
+    Call it after `check_start`, just before training, on one process. Nothing is deleted: damaged checkpoints become
+    damaged-checkpoint-N, those that this run does not resume from earlier-checkpoint-N, and an adapter or model that
+    is not the result of `run`, or that `run` makes anew, becomes earlier-adapter or earlier-model.
 
-    Raises InputError when the checkpoint named by `option` is damaged.
+    Raises InputError when the checkpoint named by `resume` is damaged.
     """
-    given = None if option is None or _says(option, "true") or _says(option, "false") else Path(option)
     notes: list[str] = []
-    checkpoint: Path | None = None
+    checkpoint = None
     superseded: list[Path] = []
-    if given is not None:
-        fault = damage(given, shapes)
-        if fault is not None:
-            raise InputError(f"--resume_from_checkpoint: {given} is damaged: {fault}")
-        checkpoint = given
-        superseded = [path for path in find_checkpoints(output_dir) if step_of(path) > step_of(given)]
-    elif _says(option, "false"):
+    if _is_false(resume) or (overwrite and not _holds_unfinished(output_dir, run)):
         superseded = find_checkpoints(output_dir)
+    elif (checkpoint := _named_checkpoint(resume)) is not None:
+        fault = damage(checkpoint, shapes)
+        if fault is not None:
+            raise InputError(f"--resume_from_checkpoint: {checkpoint} is damaged: {fault}")
+        superseded = [path for path in find_checkpoints(output_dir) if step_of(path) > step_of(checkpoint)]
     else:
         checkpoint, notes = newest_whole(output_dir, shapes)
         if checkpoint is None and notes:
-            notes.append(f"no whole checkpoint is left in {output_dir}: beginning at step 0")
+            notes.append(f"no complete checkpoint is left in {output_dir}: beginning at step 0")
+    superseded += [
+        folder for folder in _final_folders(output_dir) if checkpoint is None or _run_of(folder) != sha256_of(run)
+    ]
     notes += [f"{path} is set aside as {set_aside(path, 'earlier').name}" for path in superseded]
-    manifest = read_manifest(output_dir)
-    forced = [] if checkpoint is None or manifest is None else list(manifest.get("changed", []))
-    if checkpoint is not None and manifest is not None:
-        forced += [f"from step {step_of(checkpoint)}: {change}" for change in changes(manifest["run"], run)]
-    write_manifest(output_dir, run, **({"changed": forced} if forced else {}))
+    forced: list[str] = []
+    old = None if checkpoint is None else read_manifest(checkpoint.parent)
+    if checkpoint is not None and old is not None:
+        forced = old.get("changed", [])
+        forced += [f"from step {step_of(checkpoint)}: {change}" for change in changes(old["run"], run)]
+    write_manifest(output_dir, run, paths=paths or {}, **({"changed": forced} if forced else {}))
     return checkpoint, notes
 
 
-def _says(option: str | None, word: str) -> bool:
-    return (
-        option is not None and option.lower() in ({"true": ("true", "yes", "1"), "false": ("false", "no", "0")}[word])
-    )
+def _final_folders(output_dir: Path) -> list[Path]:
+    return [output_dir / name for name in ("adapter", "model") if (output_dir / name).is_dir()]
+
+
+def _holds_unfinished(output_dir: Path, run: dict[str, Any]) -> bool:
+    try:
+        manifest = read_manifest(output_dir)
+    except InputError:
+        return False
+    return manifest is not None and manifest["finished_at_step"] is None and not changes(manifest["run"], run)
+
+
+def _run_of(folder: Path) -> str | None:
+    """The `sha256_of` the run that saved this adapter or model; None if its record does not say."""
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        return str(record["manifest_sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _named_checkpoint(resume: str | None) -> Path | None:
+    if resume is None or _is_false(resume) or resume.lower() in ("true", "yes", "1"):
+        return None
+    return Path(resume)
+
+
+def _is_false(resume: str | None) -> bool:
+    return resume is not None and resume.lower() in ("false", "no", "0")

@@ -160,14 +160,20 @@ def test_a_run_that_crashed_ends_with_the_weights_of_one_that_did_not(
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+@pytest.mark.parametrize("save_strategy", ["steps", "no"])
 def test_a_finished_run_is_left_alone(
-    sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], save_strategy: str
 ) -> None:
-    assert sft(tiny_folder, tmp_path, max_steps=2) == 0
+    assert sft(tiny_folder, tmp_path, max_steps=2, save_strategy=save_strategy) == 0
     before = (tmp_path / "adapter" / "run.json").read_text()
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert json.loads(before)["manifest_sha256"] == manifest["sha256"]
+    assert manifest["paths"] == {"model_name_or_path": str(tiny_folder)}
+    (tmp_path / "report.html").touch()
     capsys.readouterr()
-    assert sft(tiny_folder, tmp_path, max_steps=2) == 0
-    assert f"this run is finished since step 2, nothing to do in {tmp_path}" in capsys.readouterr().out
+    assert sft(tiny_folder, tmp_path, max_steps=2, save_strategy=save_strategy) == 0
+    said = capsys.readouterr().out
+    assert f"nothing to do: this run finished at step 2 and its adapter is {tmp_path}/adapter, its report is" in said
     assert (tmp_path / "adapter" / "run.json").read_text() == before
 
 
@@ -186,23 +192,32 @@ def test_a_run_cut_off_between_its_last_step_and_the_end_trains_no_further(
     assert ours["metrics"]["eval_loss"] == theirs["metrics"]["eval_loss"]
 
 
-def test_without_checkpoints_a_folder_is_free_for_any_run(sft: Sft, tiny_folder: Path, tmp_path: Path) -> None:
-    assert sft(tiny_folder, tmp_path, max_steps=1, save_strategy="no") == 0
-    first = weights(tmp_path)
-    assert sft(tiny_folder, tmp_path, max_steps=1, save_strategy="no", lora_r=4) == 0
-    assert first.keys() == weights(tmp_path).keys()
-    assert record(tmp_path)["arguments"]["lora_r"] == 4
-
-
-def test_checkpoints_of_another_run_are_refused_and_left(
-    sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("save_strategy", ["steps", "no"])
+def test_another_run_in_the_folder_is_refused(
+    sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], save_strategy: str
 ) -> None:
-    assert sft(tiny_folder, tmp_path, max_steps=1) == 0
-    assert sft(tiny_folder, tmp_path, max_steps=1, lora_r=4, max_train_samples=11, force_resume=True) == 2
+    assert sft(tiny_folder, tmp_path, max_steps=1, save_strategy=save_strategy) == 0
+    before = names(tmp_path)
+    other = {"lora_r": 4, "max_train_samples": 11, "force_resume": True, "save_strategy": save_strategy}
+    assert sft(tiny_folder, tmp_path, max_steps=1, **other) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith(f"error: {tmp_path} holds the checkpoints of another run (data_fingerprint ")
-    assert "lora_r 16 -> 4): give another --output_dir, or --resume_from_checkpoint false to begin anew" in error
-    assert names(tmp_path) == ["adapter", "checkpoint-1"]
+    assert error.startswith(f"error: {tmp_path} holds another run (data_fingerprint ")
+    assert "lora_r 16 -> 4): give another --output_dir, or --overwrite_output_dir true to begin anew" in error
+    assert names(tmp_path) == before
+
+
+def test_overwriting_sets_the_old_adapter_aside(sft: Sft, tiny_folder: Path, tmp_path: Path, at_step: Any) -> None:
+    """Also where the new run is stopped half-way: no adapter stays beside the manifest of another run."""
+    assert sft(tiny_folder, tmp_path, max_steps=2, save_strategy="no") == 0
+    first = weights(tmp_path)
+    at_step(2, crash)
+    with pytest.raises(Crash):
+        sft(tiny_folder, tmp_path, max_steps=2, lora_r=4, save_strategy="no", overwrite_output_dir=True)
+    assert names(tmp_path) == ["earlier-adapter"]
+    saved = load_file(tmp_path / "earlier-adapter" / "adapter_model.safetensors")
+    assert all(torch.equal(first[name], saved[name]) for name in first)
+    assert sft(tiny_folder, tmp_path, max_steps=2, lora_r=4, save_strategy="no") == 0
+    assert record(tmp_path)["arguments"]["lora_r"] == 4
 
 
 def test_a_changed_option_is_named_and_taken_only_when_forced(
@@ -231,10 +246,12 @@ def test_what_changes_no_weight_may_change(sft: Sft, tiny_folder: Path, tmp_path
     assert record(tmp_path)["resumed_from_step"] == 1
 
 
-def test_beginning_anew_sets_the_checkpoints_aside(sft: Sft, tiny_folder: Path, tmp_path: Path) -> None:
+def test_beginning_anew_sets_checkpoints_and_adapter_aside(sft: Sft, tiny_folder: Path, tmp_path: Path) -> None:
     assert sft(tiny_folder, tmp_path, max_steps=2) == 0
+    assert sft(tiny_folder, tmp_path, max_steps=1, lora_r=4, overwrite_output_dir=True) == 0
     assert sft(tiny_folder, tmp_path, max_steps=1, lora_r=4, resume_from_checkpoint=False) == 0
-    assert names(tmp_path) == ["adapter", "checkpoint-1", "earlier-checkpoint-1", "earlier-checkpoint-2"]
+    earlier = ["adapter", "adapter-2", "checkpoint-1", "checkpoint-1-2", "checkpoint-2"]
+    assert names(tmp_path) == ["adapter", "checkpoint-1", *(f"earlier-{name}" for name in earlier)]
     assert record(tmp_path)["resumed_from_step"] is None
 
 
@@ -301,7 +318,8 @@ def test_no_checkpoint_is_deleted_when_none_is_whole(
         (tmp_path / f"checkpoint-{step}" / "complete.json").unlink()
     assert sft(tiny_folder, tmp_path, max_steps=2, force_resume=True, weight_decay=0.1) == 0
     assert "beginning at step 0" in capsys.readouterr().out
-    assert names(tmp_path)[-2:] == ["damaged-checkpoint-1", "damaged-checkpoint-2"]
+    earlier = ["damaged-checkpoint-1", "damaged-checkpoint-2", "earlier-adapter"]
+    assert names(tmp_path) == ["adapter", "checkpoint-1", "checkpoint-2", *earlier]
 
 
 # Asked to stop.
@@ -582,7 +600,7 @@ def test_thirty_kills_at_any_moment_do_not_change_the_weights(forked: ForkedSft,
             if status:
                 kills += 1
                 in_saves += in_save
-            said = re.findall(r"going on from \S+checkpoint-(\d+)$", text_of(log), re.MULTILINE)
+            said = re.findall(r"resuming from \S+checkpoint-(\d+)$", text_of(log), re.MULTILINE)
             assert said in ([], [str(max(before, default=0))])
             assert said or not before or status  # killed before it could say so
         assert_same_weights(output_dir, tmp_path / "whole")
@@ -596,7 +614,7 @@ def kill_in_save(pid: int, output_dir: Path, log: Path, number: int) -> bool:
     while "saved to" not in text_of(log):
         for path in unmarked(output_dir):
             # What an earlier kill left behind is set aside before training, and may be begun anew under its name.
-            if path.name in left_behind and "going on from" not in text_of(log):
+            if path.name in left_behind and "resuming from" not in text_of(log):
                 continue
             seen.add(path.name)
             if len(seen) == number:
@@ -645,7 +663,7 @@ def test_two_processes_stop_together_whichever_is_told(tiny_folder: Path, tmp_pa
 
     log = tmp_path / "log-launcher"
     launcher, ranks = launch(tiny_folder, tmp_path / "out", log)
-    assert f"going on from {checkpoint}" in text_of(log)
+    assert f"resuming from {checkpoint}" in text_of(log)
     launcher.terminate()
     launcher.wait(timeout=20)
     assert [process.is_running() for process in ranks] == [False, False]

@@ -84,33 +84,134 @@ def checkpoint_of(folder: Path, run: dict[str, Any] | None, **more: Any) -> Path
     return folder
 
 
+def adapter_of(folder: Path, run: dict[str, Any] | None, **more: Any) -> Path:
+    """What a finished run without checkpoints leaves."""
+    (folder / "adapter").mkdir(parents=True)
+    if run is not None:
+        manifest.write_manifest(folder, run, **more)
+        record = {"manifest_sha256": manifest.sha256_of(run)}
+        (folder / "adapter" / "run.json").write_text(json.dumps(record))
+    return folder
+
+
 @pytest.mark.parametrize(
     ("there", "force", "message"),
     [
         (None, True, "holds checkpoints but no manifest.json"),
-        (RUN | {"lora_r": 4}, True, r"another run \(lora_r 4 -> 8\)"),
+        (
+            RUN | {"lora_r": 4},
+            True,
+            r"holds another run \(lora_r 4 -> 8\): give another --output_dir, or --over",
+        ),
         (RUN | {"rows_fingerprint": "def"}, True, r"another run \(rows_fingerprint def -> abc\)"),
-        (RUN | {"learning_rate": 0.2}, False, "other values: learning_rate 0.2 -> 0.1; to go on with the new ones"),
+        (RUN | {"learning_rate": 0.2}, False, "other values: learning_rate 0.2 -> 0.1; to resume with the new ones"),
     ],
 )
-def test_a_start_that_is_refused(tmp_path: Path, there: dict[str, Any] | None, force: bool, message: str) -> None:
+def test_a_folder_with_checkpoints_of_another_run_is_refused(
+    tmp_path: Path, there: dict[str, Any] | None, force: bool, message: str
+) -> None:
     checkpoint_of(tmp_path, there)
     with pytest.raises(InputError, match=message):
         manifest.check_start(tmp_path, RUN, None, force)
     with pytest.raises(InputError, match=message):
         manifest.check_start(tmp_path / "elsewhere", RUN, str(tmp_path / "checkpoint-2"), force)
     assert manifest.check_start(tmp_path, RUN, "false", False) is None
+    assert manifest.check_start(tmp_path, RUN, None, False, overwrite=True) is None
+
+
+@pytest.mark.parametrize(
+    ("there", "message"),
+    [
+        (None, "holds adapter but no manifest.json"),
+        (RUN | {"lora_r": 4}, r"holds another run \(lora_r 4 -> 8\): give another --output_dir, or --over"),
+        (RUN | {"learning_rate": 0.2}, "other values: learning_rate 0.2 -> 0.1; give another --output_dir, or --over"),
+    ],
+)
+def test_a_folder_with_the_adapter_of_another_run_is_refused(
+    tmp_path: Path, there: dict[str, Any] | None, message: str
+) -> None:
+    adapter_of(tmp_path, there, finished_at_step=2)
+    for force in (False, True):
+        with pytest.raises(InputError, match=message):
+            manifest.check_start(tmp_path, RUN, None, force)
+    assert manifest.check_start(tmp_path, RUN, None, False, overwrite=True) is None
 
 
 @pytest.mark.parametrize("option", [None, "true", "True"])
-def test_a_start_that_may_go_on(tmp_path: Path, option: str | None) -> None:
+def test_a_run_may_start_in_an_empty_folder_or_its_own(tmp_path: Path, option: str | None) -> None:
     assert manifest.check_start(tmp_path / "new", RUN, option, False) is None
     checkpoint_of(tmp_path, RUN)
     assert manifest.check_start(tmp_path, RUN, option, False) is None
     assert manifest.check_start(tmp_path, RUN | {"learning_rate": 0.2}, option, True) is None
 
 
-def test_a_finished_run_is_said_unless_something_changed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("report", [False, True])
+@pytest.mark.parametrize("checkpoints", [False, True])
+def test_a_finished_run_has_nothing_to_do(tmp_path: Path, checkpoints: bool, report: bool) -> None:
+    adapter_of(tmp_path, RUN, finished_at_step=2)
+    if checkpoints:
+        (tmp_path / "checkpoint-2").mkdir()
+    if report:
+        (tmp_path / "report.html").touch()
+    line = str(manifest.check_start(tmp_path, RUN, None, False))
+    assert line.startswith(f"nothing to do: this run finished at step 2 and its adapter is {tmp_path}/adapter")
+    assert (f"its report is {tmp_path}/report.html" in line) is report
+    assert manifest.check_start(tmp_path, RUN, "false", False) is None
+
+
+def test_a_finished_run_whose_adapter_is_gone_starts(tmp_path: Path) -> None:
     checkpoint_of(tmp_path, RUN, finished_at_step=2)
-    assert "finished since step 2" in str(manifest.check_start(tmp_path, RUN, None, False))
-    assert manifest.check_start(tmp_path, RUN | {"learning_rate": 0.2}, None, True) is None
+    assert manifest.check_start(tmp_path, RUN, None, False) is None
+
+
+@pytest.mark.parametrize("option", ["false", None])
+def test_beginning_anew_sets_the_adapter_aside(tmp_path: Path, option: str | None) -> None:
+    other = RUN | {"lora_r": 4}
+    for number in (1, 2):
+        adapter_of(tmp_path, RUN, finished_at_step=2)
+        (tmp_path / "checkpoint-2").mkdir()
+        checkpoint, notes = manifest.open_run(tmp_path, other, option, None, overwrite=option is None)
+        assert checkpoint is None
+        assert len(notes) == 2
+        assert notes[1].endswith(f"adapter is set aside as earlier-adapter{'-2' * (number - 1)}")
+    folders = {"earlier-adapter", "earlier-adapter-2", "earlier-checkpoint-2", "earlier-checkpoint-2-2"}
+    assert {path.name for path in tmp_path.iterdir()} == folders | {"manifest.json"}
+    record = manifest.read_manifest(tmp_path)
+    assert record is not None
+    assert (record["run"], record["finished_at_step"]) == (other, None)
+
+
+def test_overwriting_resumes_this_run_where_it_is_unfinished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that is queued again with the same command must not begin anew each time."""
+    monkeypatch.setattr(manifest, "newest_whole", lambda folder, shapes: (folder / "checkpoint-2", []))
+    checkpoint_of(tmp_path, RUN)
+    assert manifest.open_run(tmp_path, RUN, None, None, overwrite=True) == (tmp_path / "checkpoint-2", [])
+    assert manifest.open_run(tmp_path, RUN | {"seed": 2}, None, None, overwrite=True)[0] is None
+
+
+def test_a_manifest_that_cannot_be_read_does_not_stop_a_run_that_begins_anew(tmp_path: Path) -> None:
+    adapter_of(tmp_path, RUN)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(InputError, match="is not the manifest of a run"):
+        manifest.check_start(tmp_path, RUN, None, False)
+    assert manifest.check_start(tmp_path, RUN, None, False, overwrite=True) is None
+    assert manifest.open_run(tmp_path, RUN, None, None, overwrite=True)[0] is None
+
+
+def test_an_unfinished_run_that_begins_anew_sets_the_adapter_aside(tmp_path: Path) -> None:
+    """As after a kill between saving the adapter and marking the run as finished, without checkpoints."""
+    adapter_of(tmp_path, RUN)
+    assert manifest.check_start(tmp_path, RUN, None, False) is None
+    manifest.open_run(tmp_path, RUN, None, None)
+    assert not (tmp_path / "adapter").exists()
+    assert (tmp_path / "earlier-adapter").is_dir()
+
+
+def test_paths_are_kept_where_a_record_may_not_show_them(tmp_path: Path) -> None:
+    arguments = {"model_name_or_path": "/models/llama", "dataset_name": "sample", "chat_template_path": None}
+    assert manifest.local_paths(arguments) == {"model_name_or_path": "/models/llama"}
+    manifest.open_run(tmp_path, RUN, None, None, paths=manifest.local_paths(arguments))
+    record = manifest.read_manifest(tmp_path)
+    assert record is not None
+    assert record["paths"] == {"model_name_or_path": "/models/llama"}
+    assert record["sha256"] == manifest.sha256_of(RUN)
