@@ -50,15 +50,12 @@ from dialogsum_sft.modeling import (
     public_name,
 )
 from dialogsum_sft.publish import model_card
-from dialogsum_sft.report import report
+from dialogsum_sft.report import report, summary
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object, parse_flag_from_env
-from rich import box
-from rich.console import Console, Group
-from rich.panel import Panel
-from rich.table import Table
+from rich.console import Console
 from rich.text import Text
 from tqdm import tqdm
 from transformers import set_seed
@@ -67,21 +64,6 @@ from trl import ModelConfig, ScriptArguments
 SYSTEM_NAMES = {"base": "zero-shot", "tuned": "tuned"}
 # How candidates are drawn unless --generation_kwargs say otherwise: a single greedy summary has no consensus.
 CANDIDATES = {"do_sample": True, "temperature": 0.7}
-# Of metrics.json's diagnostics those that are printed: label, name, format.
-DIAGNOSTICS = (
-    ("words", "words", ".1f"),
-    ("length, of the references'", "length_ratio", ".2f"),
-    ("cut off at max_new_tokens", "unfinished", ".1%"),
-    ("empty", "empty", ".1%"),
-    ("longest run copied from the dialogue", "copied_run", ".1%"),
-    ("bigrams not in the dialogue", "novel_bigrams", ".1%"),
-    ("trigrams repeated", "repeated_trigrams", ".1%"),
-    ("with a speaker the dialogue lacks", "wrong_tags", ".1%"),
-    ("with speakers in another format", "foreign_tags", ".1%"),
-    ("    ROUGE-1 that the format costs", "foreign_tags_cost", ".2f"),
-    ("with a number the dialogue lacks", "unsupported_numbers", ".1%"),
-    ("with a name the dialogue lacks", "unsupported_names", ".1%"),
-)
 
 
 def main() -> None:
@@ -433,11 +415,9 @@ def warn_of_tokenizer(console: Console, rows: list[dict[str, Any]], tokenizer: s
 def tell(console: Console, eval_args: EvalArguments, runs: list[Run]) -> None:
     """Some dialogues with the systems' summaries, the tables, and where the records are."""
     console = Console(width=min(console.width, 100), highlight=False)
-    for i, row in enumerate(runs[0].rows[: eval_args.num_examples]):
-        summaries = {run.name: run.rows[i]["prediction"] for run in runs}
-        console.print(Panel(side_by_side(row, summaries), title=Text(row["id"])))
-    results = {run.name: run.record for run in runs}
-    console.print(score_table(results), diagnostics_table(results))
+    for i in range(min(eval_args.num_examples, len(runs[0].rows))):
+        console.print(summary.dialogue_panel(runs, i))
+    console.print(summary.score_table(runs).rich(), summary.diagnostics_table(runs).rich())
     for scored in runs:
         console.print(Text(f"{scored.folder}: predictions.jsonl, metrics.json"))
     page = Path(eval_args.output_dir) / "report.html"
@@ -451,73 +431,8 @@ def tell(console: Console, eval_args: EvalArguments, runs: list[Run]) -> None:
     console.print(Text(f"{page}: scores, charts and every dialogue"))
 
 
-def side_by_side(row: dict[str, Any], summaries: dict[str, str]) -> Group:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    table.add_row("reference", Text(row["references"][0]))
-    for system, text in summaries.items():
-        table.add_row(Text(system), Text(text))
-    return Group(Text(row["dialogue"], "dim"), "", table)
-
-
 def system_name(system: str) -> str:
     return SYSTEM_NAMES.get(system, system)
-
-
-def score_table(results: dict[str, dict[str, Any]]) -> Table:
-    """ROUGE of every system between the best baseline and the human ceiling; with two systems their difference."""
-    first = next(iter(results.values()))
-    types = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
-    references = first["references"] / first["examples"]
-    each = f"{references:.0f} references each" if references % 1 == 0 else f"their {first['references']} references"
-    against = "against one reference" if references == 1 else f"mean over {each}"
-    table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, title=f"ROUGE F1 x 100: {first['examples']} dialogues, {against}"
-    )
-    for column in ("", "ROUGE-1", "95% interval", *list(types.values())[1:], "of human"):
-        table.add_column(column, justify="right" if column else "left", no_wrap=True)
-
-    def row(name: str, means: list[float], interval: list[float] | None, share: float | None, style: str) -> None:
-        one, *others = (f"{value:.2f}" for value in means)
-        between = f"{interval[0]:.1f} to {interval[1]:.1f}" if interval else ""
-        table.add_row(Text(name), one, between, *others, f"{share:.0%}" if share else "", style=style)
-
-    human = first["human"]
-    best, baseline = max(first["baselines"].items(), key=lambda item: item[1]["rouge1"]["mean"])
-    share = baseline["rouge1"]["mean"] / human["rouge1"]["mean"] if human else None
-    row(f"baseline: {best}", [baseline[name]["mean"] for name in types], None, share, "dim")
-    for system, result in results.items():
-        share = (result["share_of_human"] or {}).get("rouge1")
-        means = [result[name]["mean"] for name in types]
-        row(system, means, result["rouge1"]["ci95"], share, "bold")
-    if human:
-        row("human ceiling", [human[name]["mean"] for name in types], None, 1.0, "dim")
-        if "bertscore" in result:
-            model, layer = result["bertscore"]["model"], result["bertscore"]["layer"]
-            table.caption = f"BERTScore F1 x 100 of {model}, layer {layer}: " + ", ".join(
-                f"{name} {scored['bertscore']['mean']:.2f}" for name, scored in results.items()
-            )
-    if list(results) == list(SYSTEM_NAMES.values()):
-        gains = [f"{results['tuned'][name]['mean'] - first[name]['mean']:+.2f}" for name in types]
-        table.add_section()
-        table.add_row("difference", gains[0], "", *gains[1:], "")
-    return table
-
-
-def diagnostics_table(results: dict[str, dict[str, Any]]) -> Table:
-    """What ROUGE does not see, of every system and of the references."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="What ROUGE does not see")
-    table.add_column("")
-    found = {system: result["diagnostics"] for system, result in results.items()}
-    found["references"] = next(iter(results.values()))["diagnostics_of_references"]
-    for name in found:
-        table.add_column(Text(name), justify="right", style="dim" if name == "references" else "")
-    for label, name, form in DIAGNOSTICS:
-        values = [record[name] for record in found.values()]
-        if any(value is not None for value in values):
-            table.add_row(label, *("" if value is None else f"{value:{form}}" for value in values))
-    return table
 
 
 if __name__ == "__main__":

@@ -6,14 +6,12 @@ import sys
 from conftest import ROOT
 from dialogsum_sft import files
 from dialogsum_sft.cli import run
-from dialogsum_sft.evaluation.rouge import rouge_scores
-from dialogsum_sft.evaluation.runs import score_run
-from dialogsum_sft.evaluation.significance import compare, holm
+from dialogsum_sft.evaluation.runs import compare_runs, read_run, score_run
 
 import pytest
 
 
-def compare_recipe():
+def load_recipe():
     spec = importlib.util.spec_from_file_location("recipe_compare", ROOT / "recipes" / "compare.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -27,19 +25,19 @@ def write_run(folder, rows, tokenizer="default"):
 
 @pytest.fixture(scope="module")
 def rows():
-    found = []
+    rows = []
     for line in (ROOT / "dialogsum_sft/data/sample/train.jsonl").read_text(encoding="utf-8").splitlines()[:30]:
         row = json.loads(line)
         first_turn = row["dialogue"].split("\n")[0]
-        found.append(
+        rows.append(
             {"id": row["id"], "dialogue": row["dialogue"], "references": [row["summary"]], "prediction": first_turn}
         )
-    return found
+    return rows
 
 
 @pytest.fixture(scope="module")
 def runs(rows, tmp_path_factory):
-    """Three systems: the first turn, the first turn with the tags in another format, the reference with [a_b & 5%]."""
+    """Three runs: the first turn; the same with another format of the tags; the reference followed by [a_b & 5%]."""
     folder = tmp_path_factory.mktemp("runs")
     other = [row | {"prediction": row["prediction"].replace("#Person1#", "Person 1")} for row in rows]
     best = [row | {"prediction": f"{row['references'][0]} [a_b & 5%]"} for row in rows]
@@ -57,10 +55,10 @@ def call(monkeypatch, capsys, tmp_path):
         monkeypatch.setenv("COLUMNS", "100")
         monkeypatch.setattr(sys, "argv", ["compare.py", *map(str, args)])
         if not status:
-            run(compare_recipe().main)
+            run(load_recipe().main)
             return capsys.readouterr().out
         with pytest.raises(SystemExit) as stopped:
-            run(compare_recipe().main)
+            run(load_recipe().main)
         assert stopped.value.code == status
         captured = capsys.readouterr()
         assert captured.err.count("\n") == 1
@@ -69,81 +67,66 @@ def call(monkeypatch, capsys, tmp_path):
     return call
 
 
-def means(folder, name):
-    scores = json.loads((folder / "metrics.json").read_text())
-    return f"{scores[name]['mean']:.2f}"
+def means(folder):
+    record = json.loads((folder / "metrics.json").read_text())
+    return [f"{record[kind]['mean']:.2f}" for kind in ("rouge1", "rouge2", "rougeL")]
 
 
-def test_markdown_has_every_run_the_best_in_bold_and_the_tests(call, rows, runs):
-    shown = call(runs["lead"], runs["other"], runs["best"], "--format=markdown", "--resamples=500")
-    lines = shown.split("\n")
-    assert lines[2] == "|  | ROUGE-1 | ROUGE-2 | ROUGE-L | words | copied | cut off |"
-    assert lines[3] == "|---|---:|---:|---:|---:|---:|---:|"
-    by_name, differences = (
-        {line.split(" | ")[0].strip("| "): line.split(" | ")[1:] for line in part if line.startswith("| ")}
-        for part in (lines[4:9], lines[9:])
+def test_markdown_has_every_run_the_best_in_bold_and_the_paired_tests(call, runs):
+    printed = call(runs["lead"], runs["other"], runs["best"], "--format=markdown", "--resamples=500")
+    lines = printed.split("\n")
+    assert lines[2] == "|  | ROUGE-1 | 95% interval | ROUGE-2 | ROUGE-L |"
+    assert lines[3] == "|---|---:|---:|---:|---:|"
+    start = lines.index("**Differences from x/eval-tuned, over the same dialogues**")
+    scores, differences = (
+        {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ")[1:] for line in part if line[:2] == "| "}
+        for part in (lines[4:9], lines[start:])
     )
-    assert "**Differences from x/eval-tuned, over the same dialogues**" in lines
-    assert "|---|---|---:|---:|---:|---:|" in lines
-    assert by_name["x/eval-tuned"][:3] == [means(runs["lead"], name) for name in ("rouge1", "rouge2", "rougeL")]
-    assert by_name["eval-best_1"][:3] == [f"**{means(runs['best'], n)}**" for n in ("rouge1", "rouge2", "rougeL")]
-    assert "human ceiling" not in by_name  # one reference each
+    rouge1, _, *others = scores["x/eval-tuned"]
+    assert [rouge1, *others] == means(runs["lead"])
+    rouge1, _, *others = scores["eval-best_1"]
+    assert [rouge1, *others] == [f"**{mean}**" for mean in means(runs["best"])]
+    assert "human ceiling" not in scores  # one reference each
 
-    scores = {
-        name: {
-            metric: [refs[0] for refs in rouge_scores(predictions, [r["references"] for r in rows])[metric]]
-            for metric in ("rouge1", "rouge2", "rougeL")
-        }
-        for name, predictions in {
-            name: [json.loads(line)["prediction"] for line in (folder / "predictions.jsonl").open()]
-            for name, folder in runs.items()
-        }.items()
-    }
-    found = [
-        compare(scores[name][metric], scores["lead"][metric], resamples=500)
-        for name in ("other", "best")
-        for metric in ("rouge1", "rouge2", "rougeL")
-    ]
-    adjusted = holm([one.p for one in found])
-    one, p = found[0], adjusted[0]
+    expected = compare_runs([read_run(runs[name]) for name in ("lead", "other", "best")], resamples=500)
+    test = expected[0]["rouge1"]
     assert differences["y/eval-tuned"] == [
         "ROUGE-1",
-        f"**{one.difference:+.2f}**",
-        f"{one.ci95[0]:+.2f} to {one.ci95[1]:+.2f}",
-        f"{p:.3f}",
-        f"{one.wins}/{one.ties}/{one.losses} |",
+        f"**{test.difference:+.2f}**",
+        f"{test.ci95[0]:+.2f} to {test.ci95[1]:+.2f}",
+        f"{test.p:.3f}",
+        f"{test.wins}/{test.ties}/{test.losses}",
     ]
-    assert p == pytest.approx(6 / 501)  # the least there is, times six tests
-    assert "Holm's over the 6 tests" in shown
+    assert test.p == pytest.approx(6 / 501)  # the smallest possible p, times six tests
+    assert "Holm's over the 6 tests" in printed
 
 
-def test_latex_escapes_and_compiles_to_one_tabular_a_table(call, runs):
-    shown = call("--format", "latex", runs["lead"], runs["best"], "--resamples", "200")
-    assert shown.count(r"\begin{tabular}") == shown.count(r"\end{tabular}") == 2
-    assert r"eval-best\_1 & \textbf{" in shown
-    assert "_1" not in shown.replace(r"\_1", "")
-    assert "%" not in shown.replace(r"\%", "")
-    bodies = [line for line in shown.split("\n") if line.endswith(r"\\")]
-    assert {line.count(" & ") for line in bodies if "ROUGE-1 &" not in line and "to" in line} <= {5}
+def test_latex_has_a_tabular_for_each_table_and_escapes(call, runs):
+    printed = call("--format", "latex", runs["lead"], runs["best"], "--resamples", "200")
+    assert printed.count(r"\begin{tabular}") == printed.count(r"\end{tabular}") == 3
+    assert r"eval-best\_1 & \textbf{" in printed
+    assert "_1" not in printed.replace(r"\_1", "")
+    assert "%" not in printed.replace(r"\%", "")
 
 
-def test_text_has_the_tables_and_the_dialogues_that_differ_most(call, rows, runs):
-    shown = call(runs["lead"], runs["best"], "--num_examples=1", "--resamples=200")
-    assert "ROUGE F1 x 100: 30 dialogues, against one reference" in shown
-    assert "eval-best_1 - eval-tuned = +" in shown
-    assert "[a_b & 5%]" in shown  # no markup
-    assert shown.count("╭") == 1  # none where the best is worse
-    assert max(map(len, shown.split("\n"))) <= 100
+def test_text_has_the_tables_and_the_dialogues_that_differ_most(call, runs):
+    printed = call(runs["lead"], runs["best"], "--num_examples=1", "--resamples=200")
+    assert "ROUGE F1 x 100: 30 dialogues, against one reference" in printed
+    assert "Beyond ROUGE" in printed
+    assert "eval-best_1 - eval-tuned = +" in printed
+    assert "[a_b & 5%]" in printed  # not taken for markup
+    assert printed.count("╭") == 1  # the second run is worse in no dialogue
+    assert max(map(len, printed.split("\n"))) <= 100
 
 
-def test_the_order_of_runs_is_the_order_of_comparison(call, runs):
-    shown = call("--runs", runs["best"], runs["lead"], "--format=markdown", "--resamples=200")
-    assert "Differences from eval-best_1" in shown
-    assert "0/0/30" in shown
+def test_runs_are_compared_with_the_first(call, runs):
+    printed = call("--runs", runs["best"], runs["lead"], "--format=markdown", "--resamples=200")
+    assert "Differences from eval-best_1" in printed
+    assert "0/0/30" in printed
 
 
 @pytest.mark.parametrize(
-    ("argv", "words"),
+    ("argv", "expected"),
     [
         (["a", "b"], ["--runs", "a", "b"]),
         (["a", "--format", "latex", "b"], ["--format", "latex", "--runs", "a", "b"]),
@@ -153,8 +136,8 @@ def test_the_order_of_runs_is_the_order_of_comparison(call, runs):
         (["--help", "a"], ["--help", "--runs", "a"]),
     ],
 )
-def test_plain_words_are_runs(argv, words):
-    assert compare_recipe().runs_first(argv) == words
+def test_positional_arguments_are_runs(argv, expected):
+    assert load_recipe().runs_first(argv) == expected
 
 
 def test_page_has_the_tests_of_the_seed_and_the_resamples(call, runs, tmp_path):
@@ -175,7 +158,7 @@ def changed(folder, target, change):
     return target
 
 
-def test_runs_with_other_references_are_refused_and_it_says_how_they_differ(call, rows, runs, tmp_path):
+def test_runs_with_other_references_are_refused_with_the_difference(call, rows, runs, tmp_path):
     other = write_run(tmp_path / "other", [row | {"references": [row["references"][0] + "!"]} for row in rows])
     message = call(runs["lead"], other, status=2)
     assert "other cannot be compared with" in message
@@ -194,7 +177,7 @@ def test_runs_on_other_dialogues_are_refused(call, rows, runs, tmp_path):
     assert "1 dialogues or their references differ, the first on line 4" in call(runs["lead"], other, status=2)
 
 
-def test_changed_predictions_are_refused(call, rows, runs, tmp_path):
+def test_edited_predictions_are_refused(call, rows, runs, tmp_path):
     edited = write_run(tmp_path / "edited", rows)
     files.write_jsonl(edited / "predictions.jsonl", [rows[0] | {"prediction": "x"}, *rows[1:]])
     assert "one of them was changed, so score it again" in call(runs["lead"], edited, status=2)
@@ -207,7 +190,7 @@ def test_predictions_cut_short_end_in_one_line(call, runs, tmp_path):
     assert f"{path} has 20 rows but metrics.json expects 30" in call(runs["lead"], cut, status=2)
 
 
-def test_other_mistakes(call, runs, tmp_path):
+def test_mistakes_end_in_one_line(call, runs, tmp_path):
     assert "1 runs given" in call(runs["lead"], status=2)
     assert "given twice" in call(runs["lead"], runs["lead"], status=2)
     assert "has no predictions.jsonl and no metrics.json" in call(runs["lead"], tmp_path, status=2)
