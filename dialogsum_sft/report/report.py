@@ -1,8 +1,8 @@
 """report.html: the scores of one or several evaluated runs, as a self-contained page.
 
-This module computes the figures; `page.html.jinja` has the text and the drawings. A user's text reaches the page
-through Jinja's autoescape, or as JSON that the page's script inserts as text, never as markup. A content security
-policy forbids every other script and every request.
+This module computes the figures. page.html.jinja has the text and charts.html.jinja the drawings; report.css and
+report.js are inlined. A user's text reaches the page through Jinja's autoescape, or as JSON that the page's script
+inserts as text, never as markup. A content security policy forbids every other script and every request.
 """
 
 import base64
@@ -25,6 +25,7 @@ from dialogsum_sft.evaluation.tokenizers import words
 from dialogsum_sft.report import charts
 
 import jinja2
+from markupsafe import Markup
 
 OTHERS = {"rougeLsum": "ROUGE-Lsum", "rougeS4": "ROUGE-S4", "rougeSU4": "ROUGE-SU4", "bertscore": "BERTScore"}
 
@@ -102,8 +103,10 @@ def render(
     title: str,
 ) -> str:
     """The page as HTML; `differences` are those of `compare_runs`, `curves` those of `read_training_log`."""
+    folder = Path(__file__).parent
+    script = (folder / "report.js").read_text(encoding="utf-8")
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(folder),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -111,9 +114,11 @@ def render(
     )
     human, baselines = runs[0].record["human"], runs[0].record["baselines"]
     references = [text for row in runs[0].rows for text in row["references"]]
-    environment.filters["sha256"] = lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     html = environment.get_template("page.html.jinja").render(
         title=title,
+        style=Markup((folder / "report.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         runs=runs,
         version=dialogsum_sft.__version__,
         dataset=(runs[0].record.get("data") or {}).get("dataset_name"),
