@@ -1,4 +1,4 @@
-"""What several processes of one run do together: one decides for all, all agree, all leave."""
+"""Several processes of one run: run on rank 0 and broadcast, reduce over all, exit cleanly."""
 
 import atexit
 import os
@@ -15,8 +15,16 @@ from accelerate.utils import broadcast_object_list
 Result = TypeVar("Result")
 
 
+def started_processes() -> int:
+    """How many processes the launcher started. Call it first of all: on a CPU it lets accelerate connect them."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1 and not torch.accelerator.is_available():
+        os.environ["ACCELERATE_USE_CPU"] = "true"  # otherwise each process takes itself for the only one
+    return processes
+
+
 def run_on_main(function: Callable[[], Result]) -> Result:
-    """Call on the main process only; every process gets what it returns, or raises what it raises."""
+    """Call `function` on the main process; all processes return its result, or raise its InputError or Stopped."""
     state = PartialState()
     result: list[Any] = [None, None]
     if state.is_main_process:
@@ -32,7 +40,7 @@ def run_on_main(function: Callable[[], Result]) -> Result:
 
 
 def on_any_process(flag: bool) -> bool:
-    """Whether `flag` is true on any process; every process waits for all others."""
+    """Whether `flag` is true on any process. All processes must call it, and wait for each other."""
     state = PartialState()
     return bool(all_reduce_max(torch.tensor([flag], device=state.device).int()).item())
 
@@ -45,10 +53,10 @@ def all_reduce_max(flags: torch.Tensor) -> torch.Tensor:
 
 
 def exit_process(status: int) -> None:
-    """End the process: with several at once, without the destructors in which one may hang."""
+    """End the process; one of several without destructors, in which it may hang."""
     if PartialState._shared_state and PartialState().num_processes > 1:
-        # gloo's waits, holding the interpreter's lock, for a thread that may be waiting for that lock: a finished
-        # process would hang there now and then (seen with torch 2.13). All is saved, so leave without it.
+        # gloo's destructor holds the interpreter's lock and waits for a thread that may wait for that lock, so that a
+        # finished process hangs now and then (seen with torch 2.13). Everything is saved, so leave without it.
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,5 +1,6 @@
 """The training and validation splits as rows of token ids, for recipes/sft.py and recipes/inspect_data.py."""
 
+import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
@@ -35,6 +36,24 @@ class TrainingData:
         if self.validation is not None:
             counts |= {"validation": self.validation.examples.counts, "rows to validate on": self.validation.counts}
         return counts
+
+    def fingerprints(self) -> dict[str, str | None]:
+        """The hashes of the training examples and rows; None for a stream, which is not known before it is read."""
+        if isinstance(self.train.rows, IterableDataset):
+            return {"data_fingerprint": None, "rows_fingerprint": None}
+        examples, rows = self.train.examples.fingerprint(), rows_fingerprint(self.train.rows)
+        return {"data_fingerprint": examples, "rows_fingerprint": rows}
+
+
+def rows_fingerprint(rows: Dataset) -> str:
+    """Hash of the ids, token ids and labels of all training rows,as 16 hex digits."""
+    digest = hashlib.sha256()
+    for column in ("input_ids", "labels"):
+        for chunk in rows.data.column(column).chunks:
+            digest.update(chunk.value_lengths().to_numpy().tobytes())
+            digest.update(chunk.flatten().to_numpy().tobytes())
+    digest.update("\n".join(rows["id"]).encode())
+    return digest.hexdigest()[:16]
 
 
 def load_training_data(

@@ -6,11 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from dialogsum_sft import InputError
-from dialogsum_sft.files import FORMAT, public, write_json
+from dialogsum_sft import InputError, files
 from dialogsum_sft.training.checkpoints import damage, find_checkpoints, newest_whole, set_aside, step_of
-
-from datasets import Dataset, IterableDataset
 
 NAME = "manifest.json"
 # With another value of one of these options the folder belongs to another run, which cannot be resumed.
@@ -40,19 +37,6 @@ _ROW_OPTIONS = (
 )
 
 
-def rows_fingerprint(rows: Dataset | IterableDataset) -> str | None:
-    """Hash of the ids, token ids and labels of all training rows, as 16 hex digits; None of a stream."""
-    if isinstance(rows, IterableDataset):
-        return None
-    digest = hashlib.sha256()
-    for column in ("input_ids", "labels"):
-        for chunk in rows.data.column(column).chunks:
-            digest.update(chunk.value_lengths().to_numpy().tobytes())
-            digest.update(chunk.flatten().to_numpy().tobytes())
-    digest.update("\n".join(rows["id"]).encode())
-    return digest.hexdigest()[:16]
-
-
 def describe_run(arguments: dict[str, Any], **facts: Any) -> dict[str, Any]:
     """What determines the final weights of a run: the `arguments` that have an effect on them, and `facts`."""
     left_out = _WITHOUT_EFFECT if facts.get("rows_fingerprint") is None else _WITHOUT_EFFECT + _ROW_OPTIONS
@@ -79,24 +63,6 @@ def sha256_of(run: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
 
 
-def write_manifest(output_dir: Path, run: dict[str, Any], **more: Any) -> None:
-    record = {"format": FORMAT, "sha256": sha256_of(run), "finished_at_step": None, **more, "run": run}
-    write_json(output_dir / NAME, record)
-
-
-def local_paths(arguments: dict[str, Any]) -> dict[str, str]:
-    """The paths of this machine among `arguments`, of which run.json holds only the last part."""
-    paths = {name: arguments.get(name) for name in ("model_name_or_path", "dataset_name", "chat_template_path")}
-    return {name: str(path) for name, path in paths.items() if public(path) != path}
-
-
-def mark_finished(output_dir: Path, step: int) -> None:
-    """Note in the manifest that the final weights of `step` are in their place."""
-    manifest = read_manifest(output_dir)
-    if manifest is not None:
-        write_json(output_dir / NAME, manifest | {"finished_at_step": step})
-
-
 def changes(old: dict[str, Any], new: dict[str, Any], names: Iterable[str] | None = None) -> list[str]:
     """`learning_rate 0.001 -> 0.002` for each value that differs, of these `names` or of all."""
     if names is None:  # an older manifest may hold options that are left out by now
@@ -104,131 +70,132 @@ def changes(old: dict[str, Any], new: dict[str, Any], names: Iterable[str] | Non
     return [f"{name} {old.get(name)} -> {new.get(name)}" for name in names if old.get(name) != new.get(name)]
 
 
-def check_start(
-    output_dir: Path, run: dict[str, Any], resume: str | None, force: bool = False, *, overwrite: bool = False
-) -> str | None:
-    """Whether `run` may start in `output_dir`; changes nothing there. Returns a line if the run is finished already.
+class RunFolder:
+    """An output folder, and the run that is to be trained there.
 
-    `resume` is --resume_from_checkpoint: None or true (resume if there is a checkpoint), false (begin anew), or the
-    path of a checkpoint. `overwrite` begins anew too, but for an unfinished `run`, so that the same command resumes.
-    A folder without checkpoints, adapter or model is free.
-
-    Raises InputError if the folder holds another run, or this run with changed options. `force` allows to resume a
-    checkpoint with changed options.
+    `arguments` are all resolved options; those read here are `output_dir`, `force_resume`, `overwrite_output_dir` and
+    `resume_from_checkpoint`: None or true (resume if there is a checkpoint), false (begin anew), or the path of a
+    checkpoint. `run` comes from `describe_run`.
     """
-    if overwrite or _is_false(resume):
-        return None
-    checkpoint = _named_checkpoint(resume)
-    if checkpoint is not None:
-        if not checkpoint.is_dir():
-            raise InputError(
-                f"--resume_from_checkpoint: no such folder: {checkpoint}; give a checkpoint's, true or false"
-            )
-        _check_folder(checkpoint.parent, run, force)
-    manifest = _check_folder(output_dir, run, force)
-    final = _final_folders(output_dir)
-    if checkpoint is not None or not final or manifest is None or manifest["finished_at_step"] is None:
-        return None
-    if changes(manifest["run"], run):
-        return None
-    step, report = manifest["finished_at_step"], output_dir / "report.html"
-    return (
-        f"nothing to do: this run finished at step {step} and its {final[0].name} is {final[0]}"
-        + (f", its report is {report}" if report.is_file() else "")
-        + "; --resume_from_checkpoint false trains it again and sets the old files aside"
-    )
 
+    def __init__(self, arguments: dict[str, Any], run: dict[str, Any]) -> None:
+        self.run = run
+        self.output_dir = Path(arguments["output_dir"])
+        self.force: bool = arguments["force_resume"]
+        self.overwrite: bool = arguments["overwrite_output_dir"]
+        resume: str | None = arguments["resume_from_checkpoint"]
+        word = "" if resume is None else resume.lower()
+        self.anew = word in ("false", "no", "0")
+        self.named = Path(resume) if resume and not self.anew and word not in ("true", "yes", "1") else None
+        # run.json, which may be published, has only the last part of these.
+        paths = {name: arguments[name] for name in ("model_name_or_path", "dataset_name", "chat_template_path")}
+        self.paths = {name: str(path) for name, path in paths.items() if files.public(path) != path}
 
-def _check_folder(folder: Path, run: dict[str, Any], force: bool) -> dict[str, Any] | None:
-    """The manifest of a folder that `run` may use; None if the folder is free. Raises InputError for another run."""
-    checkpoints, final = find_checkpoints(folder), _final_folders(folder)
-    if not checkpoints and not final:
-        return None
-    anew = "give another --output_dir, or --overwrite_output_dir true to begin anew (the old files are set aside)"
-    manifest = read_manifest(folder)
-    if manifest is None:
-        contents = "checkpoints" if checkpoints else final[0].name
-        raise InputError(f"{folder} holds {contents} but no {NAME} that says of which run: {anew}")
-    other = changes(manifest["run"], run, _IDENTITY)
-    if other:
-        raise InputError(f"{folder} holds another run ({', '.join(other)}): {anew}")
-    changed = changes(manifest["run"], run)
-    if changed and not (force and checkpoints):
-        resumes = "to resume with the new ones add --force_resume true, or " if checkpoints else ""
-        raise InputError(f"{folder} holds this run with other values: {', '.join(changed)}; {resumes}{anew}")
-    return manifest
+    def check_start(self) -> str | None:
+        """Whether the run may start; changes nothing. Returns a line if the run has finished already.
 
+        A folder without checkpoints, adapter or model is free. `overwrite_output_dir` and `resume_from_checkpoint
+        false` allow any start. Raises InputError if the folder holds another run, or this run with changed options
+        (which `force_resume` allows for a checkpoint).
+        """
+        if self.anew or self.overwrite:
+            return None
+        if self.named is not None:
+            if not self.named.is_dir():
+                raise InputError(
+                    f"--resume_from_checkpoint: no such folder: {self.named}; give a checkpoint's, true or false"
+                )
+            self._check_folder(self.named.parent)
+        manifest, final = self._check_folder(self.output_dir), _final_folders(self.output_dir)
+        if self.named is not None or manifest is None or not final or manifest["finished_at_step"] is None:
+            return None
+        if changes(manifest["run"], self.run):
+            return None
+        step, report = manifest["finished_at_step"], self.output_dir / "report.html"
+        return (
+            f"nothing to do: this run finished at step {step} and its {final[0].name} is {final[0]}"
+            + (f", its report is {report}" if report.is_file() else "")
+            + "; --resume_from_checkpoint false trains it again and sets the old files aside"
+        )
 
-def open_run(
-    output_dir: Path,
-    run: dict[str, Any],
-    resume: str | None,
-    shapes: dict[str, tuple[int, ...]] | None,
-    *,
-    overwrite: bool = False,
-    paths: dict[str, str] | None = None,
-) -> tuple[Path | None, list[str]]:
-    """Write the manifest of `run`; return the checkpoint to resume from (None: step 0) and what was set aside.
+    def _check_folder(self, folder: Path) -> dict[str, Any] | None:
+        """The manifest of a folder that this run may use, None if it is free; raises InputError for another run."""
+        checkpoints, final = find_checkpoints(folder), _final_folders(folder)
+        if not checkpoints and not final:
+            return None
+        anew = "give another --output_dir, or --overwrite_output_dir true to begin anew (the old files are set aside)"
+        manifest = read_manifest(folder)
+        if manifest is None:
+            contents = "checkpoints" if checkpoints else final[0].name
+            raise InputError(f"{folder} holds {contents} but no {NAME} that says of which run: {anew}")
+        other = changes(manifest["run"], self.run, _IDENTITY)
+        if other:
+            raise InputError(f"{folder} holds another run ({', '.join(other)}): {anew}")
+        changed = changes(manifest["run"], self.run)
+        if changed and not (self.force and checkpoints):
+            resumes = "to resume with the new ones add --force_resume true, or " if checkpoints else ""
+            raise InputError(f"{folder} holds this run with other values: {', '.join(changed)}; {resumes}{anew}")
+        return manifest
 
-    Call it after `check_start`, just before training, on one process. Nothing is deleted: damaged checkpoints become
-    damaged-checkpoint-N, those that this run does not resume from earlier-checkpoint-N, and an adapter or model that
-    is not the result of `run`, or that `run` makes anew, becomes earlier-adapter or earlier-model.
+    def open(self, shapes: dict[str, tuple[int, ...]] | None) -> tuple[Path | None, list[str]]:
+        """Write the manifest; return the checkpoint to resume from (None: step 0), and notes on what was done.
 
-    Raises InputError when the checkpoint named by `resume` is damaged.
-    """
-    notes: list[str] = []
-    checkpoint = None
-    superseded: list[Path] = []
-    if _is_false(resume) or (overwrite and not _holds_unfinished(output_dir, run)):
-        superseded = find_checkpoints(output_dir)
-    elif (checkpoint := _named_checkpoint(resume)) is not None:
-        fault = damage(checkpoint, shapes)
-        if fault is not None:
-            raise InputError(f"--resume_from_checkpoint: {checkpoint} is damaged: {fault}")
-        superseded = [path for path in find_checkpoints(output_dir) if step_of(path) > step_of(checkpoint)]
-    else:
-        checkpoint, notes = newest_whole(output_dir, shapes)
-        if checkpoint is None and notes:
-            notes.append(f"no complete checkpoint is left in {output_dir}: beginning at step 0")
-    superseded += [
-        folder for folder in _final_folders(output_dir) if checkpoint is None or _run_of(folder) != sha256_of(run)
-    ]
-    notes += [f"{path} is set aside as {set_aside(path, 'earlier').name}" for path in superseded]
-    forced: list[str] = []
-    old = None if checkpoint is None else read_manifest(checkpoint.parent)
-    if checkpoint is not None and old is not None:
-        forced = old.get("changed", [])
-        forced += [f"from step {step_of(checkpoint)}: {change}" for change in changes(old["run"], run)]
-    write_manifest(output_dir, run, paths=paths or {}, **({"changed": forced} if forced else {}))
-    return checkpoint, notes
+        Call it after `check_start`, just before training, on one process. Nothing is deleted: damaged checkpoints
+        become damaged-checkpoint-N, those after the one resumed from earlier-checkpoint-N, and an adapter or model
+        that another run made, or that this run makes anew, becomes earlier-adapter or earlier-model.
+        `overwrite_output_dir` resumes this run if it is unfinished, so that a queued job may repeat its command.
+
+        Raises InputError when the checkpoint named by `resume_from_checkpoint` is damaged.
+        """
+        notes: list[str] = []
+        checkpoint, old_files = self.named, []
+        if self.anew or (self.overwrite and not self._is_unfinished()):
+            old_files = find_checkpoints(self.output_dir)
+        elif checkpoint is not None:
+            fault = damage(checkpoint, shapes)
+            if fault is not None:
+                raise InputError(f"--resume_from_checkpoint: {checkpoint} is damaged: {fault}")
+            old_files = [path for path in find_checkpoints(self.output_dir) if step_of(path) > step_of(checkpoint)]
+        else:
+            checkpoint, notes = newest_whole(self.output_dir, shapes)
+            if checkpoint is None and notes:
+                notes.append(f"no complete checkpoint is left in {self.output_dir}: beginning at step 0")
+        final = _final_folders(self.output_dir)
+        old_files += [path for path in final if checkpoint is None or _run_of(path) != sha256_of(self.run)]
+        notes += [f"{path} is set aside as {set_aside(path, 'earlier').name}" for path in old_files]
+        more: dict[str, Any] = {}
+        if checkpoint is not None:
+            notes.append(f"resuming from {checkpoint}")
+            old = read_manifest(checkpoint.parent) or {"run": self.run}
+            changed = [f"from step {step_of(checkpoint)}: {change}" for change in changes(old["run"], self.run)]
+            if history := old.get("changed", []) + changed:
+                more["changed"] = history
+        record = {"format": files.FORMAT, "sha256": sha256_of(self.run), "finished_at_step": None, "paths": self.paths}
+        files.write_json(self.output_dir / NAME, record | more | {"run": self.run})
+        return checkpoint, notes
+
+    def mark_finished(self, step: int) -> None:
+        """Record in the manifest that the weights of `step` are saved."""
+        manifest = read_manifest(self.output_dir)
+        if manifest is not None:
+            files.write_json(self.output_dir / NAME, manifest | {"finished_at_step": step})
+
+    def _is_unfinished(self) -> bool:
+        """Whether the folder holds this run, stopped before its end."""
+        try:
+            manifest = read_manifest(self.output_dir)
+        except InputError:
+            return False
+        return manifest is not None and manifest["finished_at_step"] is None and not changes(manifest["run"], self.run)
 
 
 def _final_folders(output_dir: Path) -> list[Path]:
     return [output_dir / name for name in ("adapter", "model") if (output_dir / name).is_dir()]
 
 
-def _holds_unfinished(output_dir: Path, run: dict[str, Any]) -> bool:
-    try:
-        manifest = read_manifest(output_dir)
-    except InputError:
-        return False
-    return manifest is not None and manifest["finished_at_step"] is None and not changes(manifest["run"], run)
-
-
 def _run_of(folder: Path) -> str | None:
     """The `sha256_of` the run that saved this adapter or model; None if its record does not say."""
     try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        return str(record["manifest_sha256"])
+        return str(json.loads((folder / "run.json").read_text(encoding="utf-8"))["manifest_sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _named_checkpoint(resume: str | None) -> Path | None:
-    if resume is None or _is_false(resume) or resume.lower() in ("true", "yes", "1"):
-        return None
-    return Path(resume)
-
-
-def _is_false(resume: str | None) -> bool:
-    return resume is not None and resume.lower() in ("false", "no", "0")

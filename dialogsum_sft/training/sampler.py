@@ -3,17 +3,22 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 
+from dialogsum_sft.arguments import TrainArguments
+
 import torch
 from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
+from trl import SFTConfig
 
 
-def accumulation_steps(global_batch_size: int, rows: int, processes: int) -> int:
-    """How many batches of `rows` rows each of `processes` takes for a step of `global_batch_size` rows.
+def accumulation_steps(training_args: SFTConfig, train_args: TrainArguments, processes: int) -> int:
+    """How many batches each process takes for a step: those that make up `global_batch_size`, if it is given.
 
-    `check_training` refuses sizes that are no multiple of `rows * processes`.
+    `check_training` refuses a `global_batch_size` that is no multiple of the rows of all processes.
     """
-    return global_batch_size // (rows * processes)
+    if train_args.global_batch_size is None:
+        return int(training_args.gradient_accumulation_steps)
+    return train_args.global_batch_size // (training_args.per_device_train_batch_size * processes)
 
 
 class GlobalBatchSampler(Sampler[int]):

@@ -1,4 +1,4 @@
-"""Ending a run before its end: by a signal, by a loss that is not finite; on all processes at the same step."""
+"""Ending a run early, on all processes at the same step: by a signal, or by a loss that is not finite."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from dialogsum_sft import InputError, Stopped
 from dialogsum_sft.distributed import all_reduce_max, run_on_main
 from dialogsum_sft.files import free_space
 from dialogsum_sft.training.checkpoints import expected_size, find_checkpoints
-from dialogsum_sft.training.trainer import ResumableSFTTrainer, mib, resume_hint
+from dialogsum_sft.training.trainer import AlreadyTrained, ResumableSFTTrainer, mib, resume_hint
 
 import numpy as np
 import torch
@@ -20,17 +20,13 @@ from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-RESUMABLE = 75  # sysexits' EX_TEMPFAIL: the run goes on when it is started again
-
-
-class AlreadyTrained(Exception):
-    """The checkpoint that training was to go on from is that of its last step."""
+RESUMABLE = 75  # sysexits' EX_TEMPFAIL: the run resumes when it is started again
 
 
 class StopRequest:
-    """SIGTERM or Ctrl-C, remembered until the running step is done; a second Ctrl-C leaves at once with status 130.
+    """SIGTERM or Ctrl-C, kept until the running step ends; a second Ctrl-C exits at once with status 130.
 
-    A terminal and the launcher may both pass one Ctrl-C on: what follows within a second is still the first.
+    A terminal and the launcher may both send one Ctrl-C: another within a second counts as the first.
     """
 
     def __init__(self) -> None:
@@ -45,28 +41,27 @@ class StopRequest:
         if self.signal is None:
             self.signal, self._since = signal.Signals(number), time.monotonic()
             if os.environ.get("RANK", "0") == "0":
-                # print() may not be called from here: it could interrupt itself.
-                os.write(2, f"\n{self.signal.name}: stopping after this step; Ctrl-C leaves at once\n".encode())
+                # No print() in a signal handler: it could interrupt itself.
+                os.write(2, f"\n{self.signal.name}: stopping after this step; Ctrl-C exits at once\n".encode())
         elif number == signal.SIGINT and time.monotonic() - self._since > 1:
-            os._exit(130)  # a checkpoint that is being written stays without its marker, older ones are whole
+            os._exit(130)  # a checkpoint that is being written has no marker; older ones are complete
 
 
 class StopCallback(TrainerCallback, ExportableState):
-    """Ends training between two steps, on every process at the same one: saved when asked to stop, else at once.
+    """Ends training between two steps, on every process at the same one.
 
-    - After SIGTERM or Ctrl-C on any process all save a checkpoint; the recipe then leaves with status 75.
+    - After SIGTERM or Ctrl-C on any process all save a checkpoint; the recipe then exits with status 75.
     - A loss or gradient that is not finite raises `Stopped` before the optimizer's step, naming step and rows.
-    - Too little disk space for the checkpoints to come raises `InputError` before the first step.
+    - Too little disk space for the checkpoints raises `InputError` before the first step.
 
-    It also makes a resumed run the same as an uninterrupted one: the order of length-grouped batches is drawn from
-    the seed and the epoch, not from the state of the global generator; the count of tokens goes on.
+    It also restores the count of tokens when a run resumes.
     """
 
-    def __init__(self, trainer: ResumableSFTTrainer, request: StopRequest, rows: Iterable[dict[str, Any]]) -> None:
+    def __init__(self, trainer: ResumableSFTTrainer, rows: Iterable[dict[str, Any]]) -> None:
         self.trainer = trainer
-        self.request = request
-        self.rows = rows  # with `id` and `input_ids`, as they were before any packing
-        self.stopping: signal.Signals | None = None  # what any process was sent; all agree on it
+        self.request = StopRequest()
+        self.rows = rows  # with `id` and `input_ids`, before any packing
+        self.stopping: signal.Signals | None = None  # sent to any process; the same on all
 
     def state(self) -> dict[str, Any]:
         return {"args": {}, "attributes": {"num_tokens": self.trainer._total_train_tokens}}
@@ -84,10 +79,10 @@ class StopCallback(TrainerCallback, ExportableState):
 
     def _check_space(self, args: TrainingArguments, state: TrainerState) -> None:
         size = expected_size(self.trainer.model)
-        left = state.max_steps - state.global_step
+        remaining = state.max_steps - state.global_step
         count = 0
         if args.save_strategy == "steps":
-            count = -(-left // int(state.save_steps))
+            count = -(-remaining // int(state.save_steps))
         elif args.save_strategy != "no":
             count = max(1, round(args.num_train_epochs))
         if self.trainer.save_total_limit:
@@ -108,7 +103,7 @@ class StopCallback(TrainerCallback, ExportableState):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        loss = self.trainer._tr_loss  # summed since it was last logged, and finite before this step
+        loss = self.trainer._tr_loss  # the sum since it was last logged, finite before this step
         finite = loss.isfinite() & self._gradient_is_finite(loss.device)
         received = torch.tensor(self.request.signal or 0, device=loss.device)
         not_finite, number = all_reduce_max(torch.stack([(~finite).int(), received.int()])).tolist()
@@ -118,16 +113,16 @@ class StopCallback(TrainerCallback, ExportableState):
 
     def _gradient_is_finite(self, device: torch.device) -> torch.Tensor:
         gradients = [p.grad for p in self.trainer.model.parameters() if p.grad is not None]
-        gradients = [getattr(g, "_local_tensor", g) for g in gradients]  # this process's part of a sharded one
+        gradients = [getattr(g, "_local_tensor", g) for g in gradients]  # this process's shard
         if not gradients or self.trainer.accelerator.scaler is not None:  # fp16: the scaler skips such a step
             return torch.tensor(True, device=device)
         return torch.stack([norm.float() for norm in torch._foreach_norm(gradients)]).sum().isfinite().to(device)
 
     def _not_finite(self, step: int, loss: torch.Tensor) -> Stopped:
         what = "gradient is not finite" if loss.isfinite() else f"loss is {loss.item()}"
-        found = gather_object([(what, self._rows_of_step())])
-        what = next((what for what, _ in found if what.startswith("loss")), what)
-        rows = [row for _, rows in found for row in rows]
+        gathered = gather_object([(what, self._rows_of_step())])
+        what = next((what for what, _ in gathered if what.startswith("loss")), what)
+        rows = [row for _, rows in gathered for row in rows]
         return Stopped(
             f"the {what} at step {step}, in which these rows were trained on: {', '.join(rows)}. Look at them with "
             "recipes/inspect_data.py; if they are sound, lower --learning_rate or --max_grad_norm. "
@@ -135,14 +130,14 @@ class StopCallback(TrainerCallback, ExportableState):
         )
 
     def _rows_of_step(self) -> list[str]:
-        """The ids of the rows whose token ids stand in this process's batches, padded or packed, in dataset order."""
+        """The ids of the rows in this process's batches, padded or packed, in dataset order, by their token ids."""
         batches = [row.tobytes() for batch in self.trainer.step_batches for row in batch.cpu().numpy()]
-        found = []
+        names = []
         for row in self.rows:
             ids = np.asarray(row["input_ids"], dtype=np.int64).tobytes()
-            if any(_at_item(batch, ids) for batch in batches):
-                found.append(str(row["id"]))
-        return found
+            if any(_contains_ids(batch, ids) for batch in batches):
+                names.append(str(row["id"]))
+        return names
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -160,26 +155,27 @@ class StopCallback(TrainerCallback, ExportableState):
     def on_prediction_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """A long evaluation does not outlast the grace after a SIGTERM: what was trained before it is saved."""
+        """End a long evaluation too, within the time that a SIGTERM leaves: save the step before it and stop."""
         number = int(all_reduce_max(torch.tensor(self.request.signal or 0, device=args.device)).item())
         if number:
             self.stopping = signal.Signals(number)
             if state.global_step:
                 self.trainer.save_in_evaluation()
-            raise self.stopped()
+            self.raise_if_stopped()
 
-    def stopped(self) -> Stopped:
-        """What to say of a run that was asked to stop: where it stands, and the command that goes on."""
-        state, name = self.trainer.state, self.stopping.name if self.stopping else "request"
-        return Stopped(
-            f"stopped by {name} after step {state.global_step} of {state.max_steps}. "
-            + resume_hint(Path(self.trainer.args.output_dir)),
-            status=RESUMABLE,
-        )
+    def raise_if_stopped(self) -> None:
+        """Raise `Stopped` if a signal ended the run: its step, and the command that resumes."""
+        if self.stopping:
+            state = self.trainer.state
+            raise Stopped(
+                f"stopped by {self.stopping.name} after step {state.global_step} of {state.max_steps}. "
+                + resume_hint(Path(self.trainer.args.output_dir)),
+                status=RESUMABLE,
+            )
 
 
-def _at_item(batch: bytes, ids: bytes) -> bool:
-    """Whether `ids` stand in `batch`, both of 8 bytes an id."""
+def _contains_ids(batch: bytes, ids: bytes) -> bool:
+    """Whether `batch` contains the sequence `ids`; both have 8 bytes an id."""
     at = batch.find(ids)
     while at >= 0 and at % 8:
         at = batch.find(ids, at + 1)

@@ -19,6 +19,7 @@ from dialogsum_sft.training.checkpoints import (
     expected_size,
     find_checkpoints,
     mark_complete,
+    step_of,
     verify_adapter,
     weight_shapes,
 )
@@ -32,8 +33,12 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers.trainer_utils import rotate_checkpoints
+from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
+
+
+class AlreadyTrained(Exception):
+    """The checkpoint to resume from is that of the last step."""
 
 
 class ResumableSFTTrainer(SFTTrainer):
@@ -90,6 +95,24 @@ class ResumableSFTTrainer(SFTTrainer):
             drop_last=self.args.dataloader_drop_last,
         )
 
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """`SFTTrainer.train`, but a run that was stopped after its last step trains no further."""
+        try:
+            return super().train(*args, **kwargs)
+        except AlreadyTrained:
+            return TrainOutput(self.state.global_step, 0.0, {"train_runtime": 0.0})
+
+    def final_metrics(self, metrics: dict[str, Any]) -> dict[str, Any]:
+        """`metrics` of the training, the tokens trained on, and the evaluation of the weights that will be saved."""
+        metrics = metrics | {"num_tokens": int(self._total_train_tokens)}
+        if self.eval_dataset is None:
+            return metrics
+        best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        step = step_of(Path(best)) if best else self.state.global_step
+        events = [event for event in self.state.log_history if event["step"] == step]
+        measured = {name: event[name] for event in events for name in event if name.startswith("eval_")}
+        return metrics | {"step": step} | (measured or self.evaluate())
+
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
@@ -127,6 +150,9 @@ class ResumableSFTTrainer(SFTTrainer):
         """`save_model`, then check that each weight is there, in its shape and finite; else all raise `Stopped`."""
         self._write(folder, lambda: self.save_model(str(folder)))
         run_on_main(lambda: self._verify(folder))
+        if self.args.should_save:
+            for leftover in ("training_args.bin", "README.md"):  # a pickle that can hold a token; TRL's model card
+                (folder / leftover).unlink(missing_ok=True)
 
     def _write(self, folder: Path, save: Callable[[], None]) -> None:
         error: Exception | None = None

@@ -1,14 +1,16 @@
 """What a training and an inspection load: which splits, which rows, which notes."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from dialogsum_sft import InputError
 from dialogsum_sft.arguments import DataArguments, TrainArguments
-from dialogsum_sft.data.training_data import TrainingData, load_training_data
+from dialogsum_sft.data.training_data import TrainingData, load_training_data, rows_fingerprint
 
 import pytest
+from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 from trl import ScriptArguments
 
@@ -16,6 +18,8 @@ ROWS = [
     {"id": name, "dialogue": f"Ann: {text}\nBob: Yes.", "summary": f"Ann and Bob talk about {text}."}
     for name, text in (("a", "tea"), ("b", "rain"), ("c", "trains"))
 ]
+
+ENCODED = [{"id": "a", "input_ids": [1, 2, 3], "labels": [-100, 2, 3]}, {"id": "b", "input_ids": [4], "labels": [4]}]
 
 
 def write(folder: Path, **splits: list[dict[str, Any]]) -> None:
@@ -65,3 +69,21 @@ def test_an_optional_validation_split_may_be_missing(
     assert data.notes[0].startswith("no evaluation split, and with eval_strategy no none is needed: ")
     with pytest.raises(InputError, match="no split 'validation'"):
         load(chatml_tokenizer, tmp_path, evaluates=True, optional_validation=True)
+
+
+def fingerprint(rows: list[dict[str, Any]]) -> str:
+    return rows_fingerprint(Dataset.from_list(rows))
+
+
+def test_every_part_of_a_row_changes_the_rows_fingerprint() -> None:
+    assert fingerprint(ENCODED) == fingerprint(ENCODED)
+    assert re.fullmatch("[0-9a-f]{16}", fingerprint(ENCODED))
+    others = [
+        [ENCODED[1], ENCODED[0]],
+        ENCODED[:1],
+        [ENCODED[0] | {"id": "c"}, ENCODED[1]],
+        [ENCODED[0] | {"labels": [-100, -100, 3]}, ENCODED[1]],
+        [{"id": "a", "input_ids": [1, 2], "labels": [-100, 2]}, {"id": "b", "input_ids": [3, 4], "labels": [3, 4]}],
+    ]
+    fingerprints = {fingerprint(rows) for rows in [ENCODED, *others]}
+    assert len(fingerprints) == 6

@@ -1,37 +1,16 @@
-"""Whose checkpoints a folder holds: what makes another run, and what does not matter."""
+"""The run of an output folder: what makes it another run, what starts there, and what is set aside."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 from dialogsum_sft import InputError
 from dialogsum_sft.training import manifest
+from dialogsum_sft.training.manifest import RunFolder
 
 import pytest
-from datasets import Dataset, IterableDataset
 
-ROWS = [{"id": "a", "input_ids": [1, 2, 3], "labels": [-100, 2, 3]}, {"id": "b", "input_ids": [4], "labels": [4]}]
 RUN = {"base_model": "m", "learning_rate": 0.1, "lora_r": 8, "rows_fingerprint": "abc"}
-
-
-def fingerprint(rows: list[dict[str, Any]]) -> str | None:
-    return manifest.rows_fingerprint(Dataset.from_list(rows))
-
-
-def test_the_rows_fingerprint_sees_every_part_of_a_row() -> None:
-    assert fingerprint(ROWS) == fingerprint(ROWS)
-    assert re.fullmatch("[0-9a-f]{16}", str(fingerprint(ROWS)))
-    others = [
-        [ROWS[1], ROWS[0]],
-        ROWS[:1],
-        [ROWS[0] | {"id": "c"}, ROWS[1]],
-        [ROWS[0] | {"labels": [-100, -100, 3]}, ROWS[1]],
-        [{"id": "a", "input_ids": [1, 2], "labels": [-100, 2]}, {"id": "b", "input_ids": [3, 4], "labels": [3, 4]}],
-    ]
-    found = {fingerprint(rows) for rows in [ROWS, *others]}
-    assert len(found) == 6
-    assert manifest.rows_fingerprint(IterableDataset.from_generator(lambda: iter(ROWS))) is None
 
 
 def test_what_changes_no_weight_is_no_part_of_a_run() -> None:
@@ -55,16 +34,15 @@ def test_activation_checkpointing_changes_no_weight() -> None:
     assert manifest.changes(without | {"activation_checkpointing": False}, without) == []  # an older manifest
 
 
-def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
+def test_a_manifest_is_written_and_marked_as_finished(tmp_path: Path) -> None:
     assert manifest.read_manifest(tmp_path) is None
-    manifest.write_manifest(tmp_path, RUN)
-    found = manifest.read_manifest(tmp_path)
-    assert found is not None
-    assert (found["format"], found["run"], found["finished_at_step"]) == (1, RUN, None)
-    manifest.mark_finished(tmp_path, 7)
-    assert json.loads((tmp_path / "manifest.json").read_text()) == found | {"finished_at_step": 7}
-    manifest.write_manifest(tmp_path, RUN | {"seed": 2})
-    assert json.loads((tmp_path / "manifest.json").read_text())["sha256"] != found["sha256"]
+    run_folder(tmp_path).open(None)
+    written = manifest.read_manifest(tmp_path)
+    sha256 = manifest.sha256_of(RUN)
+    assert written == {"format": 1, "sha256": sha256, "finished_at_step": None, "paths": {}, "run": RUN}
+    run_folder(tmp_path).mark_finished(7)
+    assert manifest.read_manifest(tmp_path) == written | {"finished_at_step": 7}
+    assert manifest.sha256_of(RUN | {"seed": 2}) != sha256
 
 
 NO_STEP = '{"format": 1, "sha256": "x", "run": {}}'
@@ -77,10 +55,21 @@ def test_a_file_that_is_no_manifest_is_refused(tmp_path: Path, text: str) -> Non
         manifest.read_manifest(tmp_path)
 
 
+def run_folder(output_dir: Path, run: dict[str, Any] = RUN, resume: str | None = None, **options: Any) -> RunFolder:
+    arguments = {"output_dir": output_dir, "force_resume": False, "overwrite_output_dir": False}
+    arguments |= {"model_name_or_path": "m", "dataset_name": "sample", "chat_template_path": None}
+    return RunFolder(arguments | {"resume_from_checkpoint": resume} | options, run)
+
+
+def write_manifest(folder: Path, run: dict[str, Any], **more: Any) -> None:
+    record = {"format": 1, "sha256": manifest.sha256_of(run), "finished_at_step": None, "run": run}
+    (folder / "manifest.json").write_text(json.dumps(record | more))
+
+
 def checkpoint_of(folder: Path, run: dict[str, Any] | None, **more: Any) -> Path:
     (folder / "checkpoint-2").mkdir(parents=True)
     if run is not None:
-        manifest.write_manifest(folder, run, **more)
+        write_manifest(folder, run, **more)
     return folder
 
 
@@ -88,7 +77,7 @@ def adapter_of(folder: Path, run: dict[str, Any] | None, **more: Any) -> Path:
     """What a finished run without checkpoints leaves."""
     (folder / "adapter").mkdir(parents=True)
     if run is not None:
-        manifest.write_manifest(folder, run, **more)
+        write_manifest(folder, run, **more)
         record = {"manifest_sha256": manifest.sha256_of(run)}
         (folder / "adapter" / "run.json").write_text(json.dumps(record))
     return folder
@@ -112,11 +101,11 @@ def test_a_folder_with_checkpoints_of_another_run_is_refused(
 ) -> None:
     checkpoint_of(tmp_path, there)
     with pytest.raises(InputError, match=message):
-        manifest.check_start(tmp_path, RUN, None, force)
+        run_folder(tmp_path, force_resume=force).check_start()
     with pytest.raises(InputError, match=message):
-        manifest.check_start(tmp_path / "elsewhere", RUN, str(tmp_path / "checkpoint-2"), force)
-    assert manifest.check_start(tmp_path, RUN, "false", False) is None
-    assert manifest.check_start(tmp_path, RUN, None, False, overwrite=True) is None
+        run_folder(tmp_path / "elsewhere", RUN, str(tmp_path / "checkpoint-2"), force_resume=force).check_start()
+    assert run_folder(tmp_path, resume="false").check_start() is None
+    assert run_folder(tmp_path, overwrite_output_dir=True).check_start() is None
 
 
 @pytest.mark.parametrize(
@@ -133,16 +122,16 @@ def test_a_folder_with_the_adapter_of_another_run_is_refused(
     adapter_of(tmp_path, there, finished_at_step=2)
     for force in (False, True):
         with pytest.raises(InputError, match=message):
-            manifest.check_start(tmp_path, RUN, None, force)
-    assert manifest.check_start(tmp_path, RUN, None, False, overwrite=True) is None
+            run_folder(tmp_path, force_resume=force).check_start()
+    assert run_folder(tmp_path, overwrite_output_dir=True).check_start() is None
 
 
 @pytest.mark.parametrize("option", [None, "true", "True"])
 def test_a_run_may_start_in_an_empty_folder_or_its_own(tmp_path: Path, option: str | None) -> None:
-    assert manifest.check_start(tmp_path / "new", RUN, option, False) is None
+    assert run_folder(tmp_path / "new", resume=option).check_start() is None
     checkpoint_of(tmp_path, RUN)
-    assert manifest.check_start(tmp_path, RUN, option, False) is None
-    assert manifest.check_start(tmp_path, RUN | {"learning_rate": 0.2}, option, True) is None
+    assert run_folder(tmp_path, resume=option).check_start() is None
+    assert run_folder(tmp_path, RUN | {"learning_rate": 0.2}, option, force_resume=True).check_start() is None
 
 
 @pytest.mark.parametrize("report", [False, True])
@@ -153,15 +142,15 @@ def test_a_finished_run_has_nothing_to_do(tmp_path: Path, checkpoints: bool, rep
         (tmp_path / "checkpoint-2").mkdir()
     if report:
         (tmp_path / "report.html").touch()
-    line = str(manifest.check_start(tmp_path, RUN, None, False))
+    line = str(run_folder(tmp_path).check_start())
     assert line.startswith(f"nothing to do: this run finished at step 2 and its adapter is {tmp_path}/adapter")
     assert (f"its report is {tmp_path}/report.html" in line) is report
-    assert manifest.check_start(tmp_path, RUN, "false", False) is None
+    assert run_folder(tmp_path, resume="false").check_start() is None
 
 
 def test_a_finished_run_whose_adapter_is_gone_starts(tmp_path: Path) -> None:
     checkpoint_of(tmp_path, RUN, finished_at_step=2)
-    assert manifest.check_start(tmp_path, RUN, None, False) is None
+    assert run_folder(tmp_path).check_start() is None
 
 
 @pytest.mark.parametrize("option", ["false", None])
@@ -170,7 +159,7 @@ def test_beginning_anew_sets_the_adapter_aside(tmp_path: Path, option: str | Non
     for number in (1, 2):
         adapter_of(tmp_path, RUN, finished_at_step=2)
         (tmp_path / "checkpoint-2").mkdir()
-        checkpoint, notes = manifest.open_run(tmp_path, other, option, None, overwrite=option is None)
+        checkpoint, notes = run_folder(tmp_path, other, option, overwrite_output_dir=option is None).open(None)
         assert checkpoint is None
         assert len(notes) == 2
         assert notes[1].endswith(f"adapter is set aside as earlier-adapter{'-2' * (number - 1)}")
@@ -185,32 +174,30 @@ def test_overwriting_resumes_this_run_where_it_is_unfinished(tmp_path: Path, mon
     """A job that is queued again with the same command must not begin anew each time."""
     monkeypatch.setattr(manifest, "newest_whole", lambda folder, shapes: (folder / "checkpoint-2", []))
     checkpoint_of(tmp_path, RUN)
-    assert manifest.open_run(tmp_path, RUN, None, None, overwrite=True) == (tmp_path / "checkpoint-2", [])
-    assert manifest.open_run(tmp_path, RUN | {"seed": 2}, None, None, overwrite=True)[0] is None
+    assert run_folder(tmp_path, overwrite_output_dir=True).open(None)[0] == tmp_path / "checkpoint-2"
+    assert run_folder(tmp_path, RUN | {"seed": 2}, overwrite_output_dir=True).open(None)[0] is None
 
 
 def test_a_manifest_that_cannot_be_read_does_not_stop_a_run_that_begins_anew(tmp_path: Path) -> None:
     adapter_of(tmp_path, RUN)
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(InputError, match="is not the manifest of a run"):
-        manifest.check_start(tmp_path, RUN, None, False)
-    assert manifest.check_start(tmp_path, RUN, None, False, overwrite=True) is None
-    assert manifest.open_run(tmp_path, RUN, None, None, overwrite=True)[0] is None
+        run_folder(tmp_path).check_start()
+    assert run_folder(tmp_path, overwrite_output_dir=True).check_start() is None
+    assert run_folder(tmp_path, overwrite_output_dir=True).open(None)[0] is None
 
 
 def test_an_unfinished_run_that_begins_anew_sets_the_adapter_aside(tmp_path: Path) -> None:
     """As after a kill between saving the adapter and marking the run as finished, without checkpoints."""
     adapter_of(tmp_path, RUN)
-    assert manifest.check_start(tmp_path, RUN, None, False) is None
-    manifest.open_run(tmp_path, RUN, None, None)
+    assert run_folder(tmp_path).check_start() is None
+    run_folder(tmp_path).open(None)
     assert not (tmp_path / "adapter").exists()
     assert (tmp_path / "earlier-adapter").is_dir()
 
 
 def test_paths_are_kept_where_a_record_may_not_show_them(tmp_path: Path) -> None:
-    arguments = {"model_name_or_path": "/models/llama", "dataset_name": "sample", "chat_template_path": None}
-    assert manifest.local_paths(arguments) == {"model_name_or_path": "/models/llama"}
-    manifest.open_run(tmp_path, RUN, None, None, paths=manifest.local_paths(arguments))
+    run_folder(tmp_path, model_name_or_path="/models/llama", dataset_name="data/rows.jsonl").open(None)
     record = manifest.read_manifest(tmp_path)
     assert record is not None
     assert record["paths"] == {"model_name_or_path": "/models/llama"}

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from conftest import tiny_model
+from dialogsum_sft.arguments import TrainArguments
 from dialogsum_sft.training.sampler import GlobalBatchSampler, accumulation_steps
 from dialogsum_sft.training.trainer import ResumableSFTTrainer
 
@@ -33,7 +34,8 @@ def sampler(rows: int, batch_size: int, seed: int = 1, epoch: int = 0, **options
     ("size", "rows", "processes", "steps"), [(64, 8, 1, 8), (64, 8, 2, 4), (64, 8, 8, 1), (6, 1, 3, 2), (4, 4, 1, 1)]
 )
 def test_accumulation_follows_from_the_global_batch(size: int, rows: int, processes: int, steps: int) -> None:
-    assert accumulation_steps(size, rows, processes) == steps
+    assert accumulation_steps(args(rows), TrainArguments(global_batch_size=size), processes) == steps
+    assert accumulation_steps(args(rows, 3), TrainArguments(), processes) == 3
 
 
 def test_an_epoch_has_every_row_and_whole_steps() -> None:

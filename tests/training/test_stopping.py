@@ -28,7 +28,7 @@ def test_the_first_signal_is_remembered_and_said(request_: StopRequest, capfd: p
     assert request_.signal is None
     request_._receive(signal.SIGTERM, None)
     assert request_.signal is signal.SIGTERM
-    assert capfd.readouterr().err == "\nSIGTERM: stopping after this step; Ctrl-C leaves at once\n"
+    assert capfd.readouterr().err == "\nSIGTERM: stopping after this step; Ctrl-C exits at once\n"
 
 
 def test_a_second_ctrl_c_leaves_at_once(request_: StopRequest, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,6 +90,6 @@ def test_other_errors_are_not_hidden() -> None:
 
 def test_a_row_is_found_where_its_ids_begin_an_id() -> None:
     batch = np.array([0, 7, 1, 2, 3, 0, 0]).tobytes()
-    assert stopping._at_item(batch, np.array([1, 2, 3]).tobytes())
-    assert not stopping._at_item(batch, np.array([1, 3]).tobytes())
-    assert not stopping._at_item(np.array([256 * 5, 0]).tobytes(), np.array([5]).tobytes())  # a byte further on
+    assert stopping._contains_ids(batch, np.array([1, 2, 3]).tobytes())
+    assert not stopping._contains_ids(batch, np.array([1, 3]).tobytes())
+    assert not stopping._contains_ids(np.array([256 * 5, 0]).tobytes(), np.array([5]).tobytes())  # a byte further on
