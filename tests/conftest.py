@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import dialogsum_sft
 from dialogsum_sft.cli import run
@@ -112,16 +113,23 @@ def recipe(monkeypatch: pytest.MonkeyPatch) -> Recipe:
     return recipe_caller(monkeypatch)
 
 
+def recipe_module(name: str) -> ModuleType:
+    """Load recipes/`name`.py anew as a module."""
+    spec = importlib.util.spec_from_file_location(f"recipe_{name}", ROOT / "recipes" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look up their annotations there
+    spec.loader.exec_module(module)
+    return module
+
+
 def recipe_caller(monkeypatch: pytest.MonkeyPatch) -> Recipe:
     """Run a recipe's main in this process, with its arguments; a start of its own would cost seconds each."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
     def call(name: str, *args: str) -> None:
-        spec = importlib.util.spec_from_file_location(f"recipe_{name}", ROOT / "recipes" / f"{name}.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        module = recipe_module(name)
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, args)])
         run(module.main)
 

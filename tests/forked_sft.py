@@ -7,20 +7,17 @@ process id is written to standard output; then, when it has ended, its exit stat
 imports, so that tens of real processes can be killed in a minute or two.
 """
 
-import importlib.util
 import json
 import os
 import sys
-from pathlib import Path
 
+from conftest import recipe_module
 from dialogsum_sft.cli import run
 
 from transformers import AutoModelForCausalLM
 
 AutoModelForCausalLM.from_pretrained(sys.argv[1])  # fills transformers' caches, once
-spec = importlib.util.spec_from_file_location("recipe_sft", Path(__file__).parent.parent / "recipes" / "sft.py")
-recipe = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(recipe)
+recipe = recipe_module("sft")
 
 for line in sys.stdin:
     request = json.loads(line)

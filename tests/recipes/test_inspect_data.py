@@ -1,6 +1,5 @@
 """The figures of recipes/inspect_data.py against ones computed here from the files, and what it says of odd data."""
 
-import importlib.util
 import json
 import re
 import shutil
@@ -9,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import dialogsum_sft
-from conftest import ROOT
+from conftest import recipe_module
 from dialogsum_sft.cli import run
 from dialogsum_sft.data import prompts
 from dialogsum_sft.training import memory
@@ -21,15 +20,7 @@ SAMPLE = Path(dialogsum_sft.__file__).parent / "data" / "sample"
 GOOD = {"id": "a", "dialogue": "#Person1#: Hi.\n#Person2#: Bye.", "summary": "They greet."}
 
 
-def load_recipe():
-    spec = importlib.util.spec_from_file_location("recipe_inspect_data", ROOT / "recipes" / "inspect_data.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look for their annotations there
-    spec.loader.exec_module(module)
-    return module
-
-
-recipe = load_recipe()
+recipe = recipe_module("inspect_data")
 
 
 @pytest.fixture

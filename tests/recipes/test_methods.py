@@ -1,13 +1,12 @@
 """Each method of fine-tuning by its line of YAML, through the training recipe: what is trained and what is saved."""
 
-import importlib.util
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from conftest import ROOT
+from conftest import recipe_module
 from dialogsum_sft.cli import parse, run
 
 import pytest
@@ -25,11 +24,7 @@ def train(monkeypatch: pytest.MonkeyPatch, tiny_folder: Path, tmp_path: Path) ->
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
     def call(**options: Any) -> dict[str, Any]:
-        spec = importlib.util.spec_from_file_location("recipe_sft", ROOT / "recipes" / "sft.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        module = recipe_module("sft")
         flags = {
             "model_name_or_path": tiny_folder,
             "dataset_name": "sample",

@@ -1,7 +1,6 @@
 """A run that was cut off goes on where it was: the same weights in the end as if nothing had happened."""
 
 import contextlib
-import importlib.util
 import json
 import os
 import random
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from conftest import ROOT
+from conftest import ROOT, recipe_module
 from dialogsum_sft.cli import run
 from dialogsum_sft.training import stopping
 from dialogsum_sft.training import trainer as resumable
@@ -61,11 +60,7 @@ def sft_args(model: Path, output_dir: Path, **options: Any) -> list[str]:
 def sft(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sft]:
     """Run recipes/sft.py in this process; returns its exit status."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    spec = importlib.util.spec_from_file_location("recipe_sft", ROOT / "recipes" / "sft.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = recipe_module("sft")
 
     def call(model: Path, output_dir: Path, **options: Any) -> int:
         monkeypatch.setattr(sys, "argv", ["sft.py", *sft_args(model, output_dir, **options)])
@@ -569,7 +564,10 @@ def unmarked(output_dir: Path) -> list[Path]:
 @pytest.mark.slow
 def test_thirty_kills_at_any_moment_do_not_change_the_weights(forked: ForkedSft, tmp_path: Path) -> None:
     """kill -9 at random moments and in the midst of saves: each time it goes on from the newest whole checkpoint."""
-    rows = [json.loads(line) for line in (ROOT / "dialogsum_sft" / "sample" / "train.jsonl").open(encoding="utf-8")]
+    rows = [
+        json.loads(line)
+        for line in (ROOT / "dialogsum_sft" / "data" / "sample" / "train.jsonl").open(encoding="utf-8")
+    ]
     dataset = tmp_path / "rows.jsonl"
     dataset.write_text("".join(json.dumps(row) + "\n" for row in rows[:6]), encoding="utf-8")
     options = DROPOUT | {"dataset_name": dataset, "max_length": 150, "num_train_epochs": 10, "save_total_limit": 2}

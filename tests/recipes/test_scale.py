@@ -1,6 +1,5 @@
 """One global batch, one run: however many processes, accumulation steps and machines share it."""
 
-import importlib.util
 import json
 import os
 import signal
@@ -11,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from conftest import ROOT
+from conftest import ROOT, recipe_module
 from dialogsum_sft.cli import run
 
 import pytest
@@ -28,11 +27,7 @@ def sft(monkeypatch: pytest.MonkeyPatch) -> Recipe:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
     def call(*args: str) -> None:
-        spec = importlib.util.spec_from_file_location("recipe_sft", ROOT / "recipes" / "sft.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        module = recipe_module("sft")
         monkeypatch.setattr(sys, "argv", ["sft.py", *args])
         run(module.main)
 
