@@ -17,14 +17,7 @@ from dialogsum_sft import InputError, Stopped
 from dialogsum_sft.distributed import exit_process
 
 import yaml
-from trl import ModelConfig, SFTConfig, TrlParser
-
-# Where the recipe knows better than SFTConfig and ModelConfig; a dtype of None is settled in `parse`.
-_TRAINING_DEFAULTS = {
-    "dtype": None,
-    "lora_target_modules": ["all-linear"],
-    "train_sampling_strategy": "group_by_length",
-}
+from trl import TrlParser
 
 
 class _Parser(TrlParser):
@@ -52,16 +45,12 @@ def parse(
     YAML values are parsed like flags, so that their types and choices are checked alike (TrlParser alone takes YAML
     values as argparse defaults: `no` arrives as False, `2e-4` as a string, a wrong choice unseen).
 
-    `defaults` gets the options that were given, {name: value}, and returns the defaults of others.
-
-    In a training (where SFTConfig is among `types`) adapters go on all linear layers, batches are grouped by length,
-    and the dtype is auto with an adapter, float32 without: the small updates of full fine-tuning get lost in bfloat16.
+    `defaults` gets the options that were given, {name: value}, and returns the defaults of others: a training passes
+    `hardware.training_defaults`.
 
     Raises InputError for an unknown key or flag (with the nearest one there is), a bad value or a missing file.
     """
     parser = _Parser(types, allow_abbrev=False)
-    if SFTConfig in types and ModelConfig in types:
-        parser.set_defaults(**_TRAINING_DEFAULTS)
     flags = {option for action in parser._actions for option in action.option_strings if option.startswith("--")}
     args = list(sys.argv[1:] if argv is None else argv)
     unknown = [word.split("=")[0] for word in args if re.match(r"--[A-Za-z]", word)]
@@ -80,7 +69,7 @@ def parse(
     try:
         if defaults is not None and not {"-h", "--help"} & set(args):
             parser.set_defaults(**defaults(_given_options(parser, args)))
-        parts = tuple(parser.parse_args_and_config(args))
+        return tuple(parser.parse_args_and_config(args))
     except (
         ValueError,
         TypeError,
@@ -88,10 +77,6 @@ def parse(
         argparse.ArgumentError,
     ) as error:  # ImportError: --deepspeed without it
         raise InputError(_one_line(error)) from error
-    for part in parts:
-        if isinstance(part, ModelConfig) and part.dtype is None:
-            part.dtype = "auto" if part.use_peft else "float32"
-    return parts
 
 
 def _given_options(parser: argparse.ArgumentParser, args: list[str]) -> dict[str, Any]:

@@ -10,16 +10,19 @@ from pathlib import Path
 
 from dialogsum_sft import InputError
 from dialogsum_sft.files import public
+from dialogsum_sft.hardware import resolve_dtype
 from dialogsum_sft.kernels.fused_lora import fuse_lora
 
 import torch
 from filelock import FileLock
 from peft import PeftConfig, PeftModel
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
     GgufConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -79,24 +82,6 @@ def public_name(name: str) -> str:
     return EMBEDDED_HUB_ID if name == EMBEDDED else str(public(name))
 
 
-def resolve_dtype(name: str | None) -> torch.dtype:
-    """The dtype to load weights in; bfloat16 becomes float32 on a CPU without bf16 instructions, and says so.
-
-    `auto` is bfloat16 where the hardware has it. transformers' own meaning of `auto`, the dtype of the checkpoint,
-    would load a float16 checkpoint in float16, in which training diverges.
-    """
-    if name in ("auto", "bfloat16"):
-        if torch.cuda.is_available():
-            supported = torch.cuda.is_bf16_supported()
-        else:
-            supported = torch.backends.mps.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        if not supported:
-            logger.warning("no bfloat16 on this machine: float32 is used instead")
-        return torch.bfloat16 if supported else torch.float32
-    dtype: torch.dtype = getattr(torch, name or "float32")
-    return dtype
-
-
 def _location(model_args: ModelConfig) -> str:
     name = model_args.model_name_or_path
     if not name:
@@ -149,6 +134,15 @@ def load_generation_config(model_args: ModelConfig) -> GenerationConfig | None:
         return None
 
 
+def load_config(model_args: ModelConfig, *, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """The config of the base model; no weights are read."""
+    with _loading("config", model_args.model_name_or_path):
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            _location(model_args), revision=model_args.model_revision, trust_remote_code=trust_remote_code
+        )
+    return config
+
+
 def load_model(model_args: ModelConfig, *, trust_remote_code: bool = False) -> PreTrainedModel:
     """The base model in the configured dtype, quantised by bitsandbytes where the config says so.
 
@@ -177,6 +171,16 @@ def load_model(model_args: ModelConfig, *, trust_remote_code: bool = False) -> P
     # This name goes into the adapter's config and card: no folder of this machine.
     model.name_or_path = model.config._name_or_path = public_name(str(model_args.model_name_or_path))
     return model
+
+
+def train_in_float32(model: torch.nn.Module) -> None:
+    """Cast the parameters that are trained to float32, as the loss scaling of fp16 autocast cannot unscale others.
+
+    TRL casts the adapter of a quantised base to bfloat16.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
 
 
 def check_adapter(path: str, model_name: str) -> None:

@@ -38,6 +38,7 @@ from dialogsum_sft.cli import parse, run
 from dialogsum_sft.data import prompts
 from dialogsum_sft.data.examples import Examples, load_examples
 from dialogsum_sft.generation.transformers_engine import generate, generation_config
+from dialogsum_sft.hardware import training_defaults
 from dialogsum_sft.modeling import EMBEDDED, embedded_model, load_adapter, load_model, load_tokenizer
 from dialogsum_sft.training.collator import CompletionOnlyCollator
 
@@ -87,7 +88,9 @@ class BenchmarkArguments:
 def main() -> None:
     (args,) = parse((BenchmarkArguments,))
     script_args, training_args, model_args, data_args, train_args = parse(
-        (ScriptArguments, SFTConfig, ModelConfig, DataArguments, TrainArguments), ["--config", args.recipe_config]
+        (ScriptArguments, SFTConfig, ModelConfig, DataArguments, TrainArguments),
+        ["--config", args.recipe_config],
+        defaults=training_defaults,
     )
     if args.max_steps < 2:
         raise InputError(f"--max_steps {args.max_steps}: the first step is not measured, so give 2 or more")

@@ -5,6 +5,7 @@
 Takes any config of recipes/sft.py. No weights are loaded and nothing is trained; only --output writes a file.
 """
 
+import functools
 import itertools
 import math
 import re
@@ -22,8 +23,10 @@ from dialogsum_sft.data.dialogue import split_turns
 from dialogsum_sft.data.examples import DUPLICATE, counts_table
 from dialogsum_sft.data.training_data import EncodedSplit, load_training_data
 from dialogsum_sft.evaluation.tokenizers import lost_share, suggest_tokenizer
-from dialogsum_sft.modeling import EMBEDDED, embedded_model, load_generation_config, load_tokenizer, public_name
+from dialogsum_sft.hardware import Device, training_defaults
+from dialogsum_sft.modeling import load_config, load_generation_config, load_tokenizer, public_name
 from dialogsum_sft.training import memory
+from dialogsum_sft.training.activation_checkpointing import set_activation_checkpointing
 
 import numpy as np
 import torch
@@ -31,7 +34,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from trl import ModelConfig, ScriptArguments, SFTConfig
 
 PERCENTILES = (0, 50, 90, 99, 100)
@@ -57,10 +60,11 @@ class Split(EncodedSplit):
 
 def main() -> None:
     without_gpu = not torch.accelerator.is_available()
+    # A config for a GPU can be inspected without one, where transformers would refuse its bf16.
+    argv = sys.argv[1:] + (["--use_cpu", "true"] if without_gpu else [])
+    types = (ScriptArguments, SFTConfig, ModelConfig, DataArguments, TrainArguments, InspectArguments)
     script_args, training_args, model_args, data_args, train_args, inspect_args = parse(
-        (ScriptArguments, SFTConfig, ModelConfig, DataArguments, TrainArguments, InspectArguments),
-        # A config for a GPU is to be looked at without one too, where transformers would refuse its bf16.
-        sys.argv[1:] + (["--use_cpu", "true"] if without_gpu else []),
+        types, argv, defaults=training_defaults
     )
     if inspect_args.output is not None and Path(inspect_args.output).suffix != ".html":
         raise InputError(f"--output {inspect_args.output}: give the name of an .html file")
@@ -129,8 +133,15 @@ def main() -> None:
     gpu_memory = inspect_args.gpu_memory_gib
     quantised = model_args.load_in_4bit or model_args.load_in_8bit
     devices = ("cuda", "cpu") if without_gpu and not quantised else ("cuda",)
+    settings: dict[str, tuple[SFTConfig, ModelConfig]] = {}
+    for device in devices:  # the options that are not given follow the device
+        gpu = Device("cuda", bf16=True) if device == "cuda" and without_gpu else None
+        _, *parts = parse(types, argv, defaults=functools.partial(training_defaults, device=gpu))
+        settings[device] = (parts[0], parts[1])
+        total = int(gpu_memory * GIB) if device == "cuda" else None
+        set_activation_checkpointing(*settings[device], splits["training"].rows, kind=device, total_memory=total)
     try:
-        estimates, batch_size = step_memory(splits["training"], model_args, training_args, gpu_memory, devices)
+        estimates, batch_size = step_memory(splits["training"], settings, gpu_memory)
         console.print(memory_table(estimates))
     except (ValueError, RuntimeError) as error:  # a model's own code may need real numbers
         batch_size = None
@@ -244,18 +255,19 @@ def too_long_table(splits: dict[str, Split], configured: int | None) -> Table:
 
 
 def step_memory(
-    training: Split, model_args: ModelConfig, training_args: SFTConfig, gpu_memory: float, devices: tuple[str, ...]
+    training: Split, settings: dict[str, tuple[SFTConfig, ModelConfig]], gpu_memory: float
 ) -> tuple[dict[str, memory.MemoryEstimate], int]:
     """Estimates by `rows x tokens`, for the config as it is and for rows of full length, as many (a power of two up to
-    64) as leave a tenth of the GPU's memory to spare; and how many those are, 0 if not even one does.
+    64) as leave a tenth of the GPU's memory to spare; and how many those are, 0 if not even one does. `settings` are
+    the options of a training on each device.
     """
+    training_args, model_args = settings["cuda"]
     trust = training_args.trust_remote_code
-    config = AutoConfig.from_pretrained(
-        embedded_model() if model_args.model_name_or_path == EMBEDDED else str(model_args.model_name_or_path),
-        revision=model_args.model_revision,
-        trust_remote_code=trust,
-    )
-    models = {d: memory.meta_model(config, model_args, device=d, trust_remote_code=trust) for d in devices}
+    config = load_config(model_args, trust_remote_code=trust)
+    models = {
+        device: memory.meta_model(config, args, device=device, trust_remote_code=trust)
+        for device, (_, args) in settings.items()
+    }
     longest_first = np.argsort(-training.total, kind="stable")  # as group_by_length begins
     summary = (training.total - training.prompt)[longest_first]
 
@@ -264,7 +276,8 @@ def step_memory(
         beginnings = zip(*(training.rows[int(i)]["input_ids"] for i in longest_first[:rows]), strict=False)
         shared = sum(1 for _ in itertools.takewhile(lambda ids: len(set(ids)) == 1, beginnings)) if rows > 1 else 0
         options: dict[str, Any] = {"rows": rows, "length": length, "supervised": supervised, "shared": shared}
-        return memory.estimate(models[device], model_args, training_args, device=device, **options)
+        args, model_options = settings[device]
+        return memory.estimate(models[device], model_options, args, device=device, **options)
 
     longest, configured, batch_size = int(training.total.max()), training_args.per_device_train_batch_size, 0
     for rows in (2**power for power in range(7) if 2**power <= len(training.total)):
@@ -273,7 +286,7 @@ def step_memory(
         batch_size = rows
     length = min(longest, training_args.max_length or longest)
     shapes = dict.fromkeys([("cuda", configured, length), ("cuda", batch_size or 1, longest)])
-    shapes |= {(device, configured, length): None for device in devices if device != "cuda"}
+    shapes |= {(device, configured, length): None for device in settings if device != "cuda"}
     names = {"cuda": "GPU", "cpu": "CPU"}
     return {f"{rows} x {n}, {names[device]}": of(device, rows, n) for device, rows, n in shapes}, batch_size
 

@@ -21,10 +21,12 @@ from dialogsum_sft.data import prompts
 from dialogsum_sft.data.examples import counts_table
 from dialogsum_sft.data.training_data import TrainingData, load_training_data
 from dialogsum_sft.distributed import run_on_main, started_processes
+from dialogsum_sft.hardware import describe, training_defaults
 from dialogsum_sft.kernels.supervised_logits import without_triton
 from dialogsum_sft.modeling import load_generation_config, load_model, load_tokenizer, public_name
 from dialogsum_sft.publish import hub, model_card
 from dialogsum_sft.training import manifest
+from dialogsum_sft.training.activation_checkpointing import set_activation_checkpointing
 from dialogsum_sft.training.callbacks import EarlyStopping, GenerationEvaluation, TrainingLog
 from dialogsum_sft.training.collator import CompletionOnlyCollator
 from dialogsum_sft.training.record import run_record
@@ -47,7 +49,7 @@ def main() -> None:
     # 1. Arguments; options that cannot work end the run here
     started, processes = time.time(), started_processes()
     script_args, training_args, model_args, data_args, train_args = parse(
-        (ScriptArguments, SFTConfig, ModelConfig, DataArguments, TrainArguments)
+        (ScriptArguments, SFTConfig, ModelConfig, DataArguments, TrainArguments), defaults=training_defaults
     )
     state = PartialState()
     check_training(script_args, training_args, model_args, train_args, processes, connected=state.num_processes)
@@ -69,6 +71,9 @@ def main() -> None:
     data = load_training_data(
         script_args, data_args, train_args, tokenizer, stop_ids, max_length=max_length, evaluates=evaluates
     )
+    checkpointing = set_activation_checkpointing(training_args, model_args, data.train.rows)
+    arguments |= {"activation_checkpointing": checkpointing, "gradient_checkpointing": checkpointing}
+    console.print(describe(training_args, model_args), highlight=False)
     show_row(data.train.rows, tokenizer, console)
     if not script_args.dataset_streaming:  # a stream is counted while it is trained on
         console.print(*data.notes, counts_table(data.counts()), sep="\n")

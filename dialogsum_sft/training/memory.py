@@ -15,9 +15,9 @@ With activation checkpointing a layer keeps only its input, 2d, and one layer at
 from dataclasses import dataclass
 from typing import Any
 
+from dialogsum_sft.hardware import resolve_dtype
 from dialogsum_sft.kernels.fused_lora import fuse_lora
 from dialogsum_sft.kernels.unpadded import ATTENTION, only_causal
-from dialogsum_sft.modeling import resolve_dtype
 
 import torch
 from peft import get_peft_model

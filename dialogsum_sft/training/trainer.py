@@ -14,6 +14,7 @@ from dialogsum_sft.distributed import on_any_process, run_on_main
 from dialogsum_sft.files import free_space, size_of
 from dialogsum_sft.kernels.fused_lora import fuse_lora
 from dialogsum_sft.kernels.supervised_logits import supervised_forward
+from dialogsum_sft.modeling import train_in_float32
 from dialogsum_sft.training.checkpoints import (
     MARKER,
     expected_size,
@@ -58,6 +59,8 @@ class ResumableSFTTrainer(SFTTrainer):
         # Input ids of the micro-batches of the running step; `StopCallback` empties it before each step.
         self.step_batches: deque[torch.Tensor] = deque(maxlen=self.args.gradient_accumulation_steps)
         self._last_saved: Path | None = None
+        if self.args.fp16 and not self.is_deepspeed_enabled:  # DeepSpeed scales losses itself
+            train_in_float32(self.model)
 
     @staticmethod
     def _set_up(args: SFTConfig, train_dataset: Dataset | IterableDataset) -> None:

@@ -1,24 +1,29 @@
 """Every config parses by the parser of the recipe it belongs to, and builds what the recipe builds from it."""
 
+import functools
 import json
 import re
-import runpy
 from types import SimpleNamespace
 
 from conftest import ROOT
+from dialogsum_sft.arguments import DataArguments, EvalArguments, TrainArguments
 from dialogsum_sft.cli import parse
 from dialogsum_sft.generation.transformers_engine import generation_config
+from dialogsum_sft.hardware import Device, training_defaults
 
 import pytest
 import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
-from trl import get_peft_config, get_quantization_config
+from trl import ModelConfig, ScriptArguments, SFTConfig, get_peft_config, get_quantization_config
 
 CONFIGS = sorted((ROOT / "recipes" / "configs").rglob("*.yaml"))
 EVALUATION = [path for path in CONFIGS if path.stem.endswith("_eval")]
 TRAINING = [path for path in CONFIGS if path not in EVALUATION]
 ACCELERATE = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
+
+
+GPU = Device("cuda", bf16=True)
 
 
 def each(paths):
@@ -29,16 +34,16 @@ def recipe_of(path):
     return "recipes/eval.py" if path in EVALUATION else "recipes/sft.py"
 
 
-def options(path):
-    """All options of a config, read by its recipe's own dataclasses, and the ModelConfig among them."""
-    recipe = ROOT / recipe_of(path)
-    names = re.search(r"= parse\(\s*\(([\w\s,]+)\)\s*\)", recipe.read_text())[1]
-    module = runpy.run_path(str(recipe))
-    types = tuple(module[name] for name in re.findall(r"\w+", names))
-    # transformers refuses bf16 training on a machine without a GPU, unless it is to use the CPU.
-    on_cpu = ["--use_cpu", "true"] if path in TRAINING and not torch.cuda.is_available() else []
-    parts = parse(types, ["--config", str(path), *on_cpu])
-    model_args = next(part for part in parts if type(part).__name__ == "ModelConfig")
+def options(path, device=GPU):
+    """All options of a config as its recipe parses them on a GPU, and the ModelConfig among them."""
+    if path in EVALUATION:
+        parts = parse((ScriptArguments, ModelConfig, DataArguments, EvalArguments), ["--config", str(path)])
+    else:
+        types = (ScriptArguments, SFTConfig, ModelConfig, DataArguments, TrainArguments)
+        # transformers refuses the bf16 of a GPU on a machine without one, unless it is to use the CPU.
+        argv = ["--config", str(path), "--use_cpu", str(not torch.cuda.is_available())]
+        parts = parse(types, argv, defaults=functools.partial(training_defaults, device=device))
+    model_args = next(part for part in parts if isinstance(part, ModelConfig))
     merged = {name: value for part in parts for name, value in vars(part).items()}
     return SimpleNamespace(**merged), model_args
 
@@ -89,7 +94,7 @@ def test_the_adapter_is_what_the_yaml_says(path):
         written["lora_dropout"],
         "CAUSAL_LM",
     )
-    modules = written["lora_target_modules"]
+    modules = written.get("lora_target_modules", "all-linear")
     assert adapter.target_modules == (set(modules) if isinstance(modules, list) else modules)
 
 
@@ -123,6 +128,14 @@ def test_an_evaluation_agrees_with_the_training_it_belongs_to(path):
     ):
         assert getattr(evaluation, name) == getattr(training, name), name
     assert evaluation.adapter_path == f"{training.output_dir}/adapter"
+
+
+def test_the_quickstart_trains_on_a_cpu_in_bfloat16_without_autocast():
+    training, _ = options(ROOT / "recipes" / "configs" / "quickstart.yaml", Device("cpu", bf16=True))
+    values = (training.dtype, training.bf16, training.fp16, training.dataloader_pin_memory)
+    assert values == ("bfloat16", False, False, False)
+    assert training.ddp_find_unused_parameters is False
+    assert (training.train_sampling_strategy, training.learning_rate) == ("group_by_length", 1e-3)
 
 
 def test_llama2_has_the_values_of_the_tutorial():

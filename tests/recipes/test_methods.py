@@ -8,6 +8,7 @@ from typing import Any
 
 from conftest import recipe_module
 from dialogsum_sft.cli import parse, run
+from dialogsum_sft.hardware import training_defaults
 
 import pytest
 import torch
@@ -57,7 +58,7 @@ def adapter(tmp_path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 LINEAR = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
 
-def test_a_training_of_which_little_is_said(train: Recipe, tmp_path: Path) -> None:
+def test_the_defaults_of_a_training(train: Recipe, tmp_path: Path) -> None:
     """LoRA on all linear layers of a bfloat16 base, batches grouped by length."""
     record = train()
     config, weights = adapter(tmp_path)
@@ -65,18 +66,16 @@ def test_a_training_of_which_little_is_said(train: Recipe, tmp_path: Path) -> No
     assert (config["r"], config["lora_alpha"], config["use_rslora"], config["use_dora"]) == (16, 32, False, False)
     assert len(weights) == 2 * len(LINEAR) * 2  # A and B, two layers
     assert all(weight.abs().max() > 0 for weight in weights.values())
-    assert record["arguments"]["dtype"] == "auto"
+    assert record["arguments"]["dtype"] == "bfloat16"
     assert record["arguments"]["train_sampling_strategy"] == "group_by_length"
 
 
-def test_what_is_said_is_done(tiny_folder: Path) -> None:
+def test_an_explicit_option_wins_over_its_default() -> None:
     def arguments(*flags: str) -> tuple[SFTConfig, ModelConfig]:
-        types = (ScriptArguments, SFTConfig, ModelConfig)
-        _, training_args, model_args = parse(types, ["--output_dir=out", "--use_cpu=true", "--bf16=false", *flags])
+        types = (SFTConfig, ModelConfig)
+        training_args, model_args = parse(types, ["--output_dir=out", *flags], defaults=training_defaults)
         return training_args, model_args
 
-    assert arguments()[1].dtype == "float32"
-    assert arguments("--use_peft=true")[1].dtype == "auto"
     assert arguments("--use_peft=true", "--dtype=float16")[1].dtype == "float16"
     assert arguments("--lora_target_modules", "q_proj", "v_proj")[1].lora_target_modules == ["q_proj", "v_proj"]
     assert arguments("--train_sampling_strategy=random")[0].train_sampling_strategy == "random"
