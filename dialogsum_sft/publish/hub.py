@@ -1,4 +1,4 @@
-"""Pushing a finished folder to the hub: the token from the environment alone, and only what others may have."""
+"""Push a finished folder to the hub, without pickles, checkpoints and hidden files."""
 
 from pathlib import Path
 
@@ -7,28 +7,28 @@ from dialogsum_sft import InputError
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of httpx, or of what replaces it
 
-# Pickles (training_args.bin holds the token of the run, optimizer.pt is of no use to others) and unfinished files.
+# Pickles (training_args.bin can hold a token, optimizer.pt is of no use to others) and unfinished files.
 NEVER_PUSHED = ["*.bin", "*.pt", "*.pth", "*.pkl", "checkpoint-*", ".*", "*/.*"]
 
 
 def create_repo(name: str, private: bool | None = None) -> str:
-    """Full name of the model repository `name` on the hub, made if it is not there; before the work, to fail early.
+    """Create the model repository `name` unless it exists, and return its full name.
 
-    The token is the one of `hf auth login` or HF_TOKEN. Raises InputError when the hub or the right to write to it is
-    missing.
+    Call it before training, so that a missing right fails early. The token is that of `hf auth login` or HF_TOKEN.
+    Raises InputError when the hub cannot be reached or written to.
     """
     try:
         repo: str = HfApi().create_repo(name, private=private, exist_ok=True).repo_id
     except (OSError, ValueError, HTTPError) as error:
         raise InputError(
-            f"cannot push to the hub as {name!r}: {_reason(error)}; log in by `hf auth login` (or set HF_TOKEN), or "
+            f"cannot push to the hub as {name!r}: {_reason(error)}; log in with `hf auth login` (or set HF_TOKEN), or "
             "leave out push_to_hub"
         ) from error
     return repo
 
 
 def upload(folder: Path, repo: str, message: str, revision: str | None = None) -> str:
-    """Push the files of `folder` as one commit; its address. Raises InputError when that fails; the folder stays."""
+    """Push the files of `folder` as one commit and return its URL. Raises InputError when that fails."""
     try:
         commit = HfApi().upload_folder(
             repo_id=repo,
@@ -39,7 +39,7 @@ def upload(folder: Path, repo: str, message: str, revision: str | None = None) -
         )
     except (OSError, ValueError, HTTPError) as error:
         raise InputError(
-            f"cannot push to {repo}: {_reason(error)}; all is saved in {folder}: push it by `hf upload {repo} "
+            f"cannot push to {repo}: {_reason(error)}; all is saved in {folder}: push it with `hf upload {repo} "
             f"{folder}`"
         ) from error
     return str(commit.commit_url)

@@ -1,7 +1,7 @@
-"""The model card, README.md beside the weights: what it is, how it came about, how good it is, how to load it.
+"""The model card: README.md beside the weights, with the scores, the prompt, the data and the training.
 
-All of it comes from the run.json in the same folder and from evaluations. The scores stand in the card's metadata
-(`model-index`, which the hub shows) and are read back from there, so that one evaluation does not lose another's.
+Its values come from run.json in the same folder and from evaluations; its words are in model_card.md.jinja. Scores are
+kept in the card's metadata (`model-index`, which the hub displays) and read from there before others are added.
 """
 
 import json
@@ -17,7 +17,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import AutoTokenizer
 
 _ROUGE = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum"}
-# The arguments that decide a result, as they are named in run.json; those that are off or empty are left out.
+# Arguments that affect a result, by their names in run.json; those that are off or empty are left out.
 _HYPERPARAMETERS = (
     *("dtype", "load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "use_bnb_nested_quant"),
     *("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_modules_to_save", "use_rslora", "use_dora"),
@@ -28,7 +28,7 @@ _HYPERPARAMETERS = (
 
 
 def can_be_written(folder: Path) -> bool:
-    """Whether `folder` holds the record of a training run: what recipes/sft.py left, or a model merged from it."""
+    """Whether `folder` has the record of a training run: an adapter or model of recipes/sft.py, or a merged model."""
     record = folder / "run.json"
     return record.is_file() and "arguments" in json.loads(record.read_text(encoding="utf-8"))
 
@@ -40,12 +40,11 @@ def write(
     *,
     scores_of: Path | None = None,
 ) -> bool:
-    """Write README.md from run.json in `folder`, with the scores of an evaluation (metrics.json's contents) if given.
+    """Write README.md from run.json in `folder`, with the scores of an evaluation (contents of metrics.json) if given.
 
-    Scores that the card has of other test sets stay. Of the same one (dataset and split) the new scores replace the
-    old unless they are of fewer dialogues: a quick look does not replace a result. Returns whether the scores given
-    are in the card. `base` holds those of the base model without the adapter, for comparison. A merged model takes
-    over the scores of its adapter, which lies in `scores_of`.
+    The card keeps scores on other test sets. Scores on the same one (dataset and split) are replaced unless the new
+    ones are of fewer dialogues. Returns whether the scores given are in the card. `base` are the scores of the base
+    model without the adapter. A merged model has the scores of its adapter, which is in `scores_of`.
     """
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     earlier = (scores_of or folder) / "README.md"
@@ -62,7 +61,7 @@ def write(
 
 
 def _results(tuned: dict[str, Any], base: dict[str, Any] | None) -> list[EvalResult]:
-    """A result for each ROUGE: its interval in `metric_args`; in `dataset_args`, what comparable scores share."""
+    """A result for each ROUGE. `metric_args` has its interval, `dataset_args` what comparable scores share."""
     data = tuned["data"]
     return [
         EvalResult(
@@ -92,7 +91,7 @@ def _results(tuned: dict[str, Any], base: dict[str, Any] | None) -> list[EvalRes
 
 
 def _weights(model: dict[str, Any]) -> str:
-    """What was evaluated: a merged model takes over the scores that its adapter had."""
+    """The weights that were evaluated: a merged model has the scores of its adapter."""
     bits = "4-bit" if model["load_in_4bit"] else "8-bit" if model["load_in_8bit"] else model["dtype"]
     return f"adapter on the {bits} base" if model["adapter"] else str(bits)
 

@@ -1,4 +1,4 @@
-"""The model card: scores that the hub's own parser reads, code that runs, and nothing of this machine anywhere."""
+"""The model card: the hub's parser reads its scores, its code runs, and it names nothing of this machine."""
 
 import contextlib
 import io
@@ -120,13 +120,13 @@ def test_the_card_says_what_the_run_was(trained: Path) -> None:
     assert card.data.license is None
     for text in (
         "156 rows (a dialogue and a summary) trained on, of 156 dialogues; 0 rows left out",
-        "| `learning_rate` | 2e-05 |",
+        "| `learning_rate` | 0.0002 |",
         "| `lora_target_modules` | all-linear |",
         "| processes | 1 |",
         "```text\nSum up {dialogue} now.\n```",
         "```text\nBe `brief`.\n```",
         "A LoRA adapter of `tiny`",
-        "that of the base model, `tiny`",
+        "the licence of the base model, `tiny`",
     ):
         assert text in card.text
 
