@@ -3,9 +3,9 @@
     python recipes/merge.py --model_name_or_path embedded --adapter_path runs/quickstart/adapter
 
 Leaves `output_dir` (by default merged/ beside the adapter): weights in safetensors, tokenizer, chat template,
-generation config, run.json and a model card. However the adapter was trained, the base is loaded afresh, unquantised
-and in float32, on the CPU (4 bytes of memory a parameter). That the logits stay the same is checked before anything is
-called done, on what is on disk too.
+generation config, run.json and a model card. The base is loaded unquantised in float32 on the CPU (4 bytes of memory a
+parameter), whatever the adapter was trained on. The logits of the merged model are compared with those of the adapter,
+in memory and as loaded from disk.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import json
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 from dialogsum_sft import InputError, files, provenance
 from dialogsum_sft.arguments import DataArguments, MergeArguments
@@ -34,7 +35,7 @@ import torch
 from peft import PeftModel
 from rich.console import Console
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 from trl import ModelConfig, ScriptArguments
 
@@ -45,46 +46,30 @@ def main() -> None:
     console = Console(soft_wrap=True)
     if args.adapter_path is None:
         raise InputError("no adapter: give --adapter_path (what recipes/sft.py left in adapter/)")
+    adapter_path, base_model = Path(args.adapter_path), public_name(str(args.model_name_or_path))
+    output_dir = Path(args.output_dir) if args.output_dir else adapter_path.parent / "merged"
+    name = output_dir.resolve().name
+    check_output(output_dir)
+    check_adapter(args.adapter_path, str(args.model_name_or_path))
+    repo = hub.create_repo(args.hub_model_id or name, args.hub_private_repo) if args.push_to_hub else None
+
+    # 1. Load the base in float32 and the adapter on it, and compute their logits on real rows
     model_args = ModelConfig(
         model_name_or_path=args.model_name_or_path, model_revision=args.model_revision, dtype="float32"
     )
-    adapter_path, dtype = Path(args.adapter_path), getattr(torch, args.dtype)
-    output_dir = Path(args.output_dir) if args.output_dir else adapter_path.parent / "merged"
-    check_output(output_dir)
-    check_adapter(args.adapter_path, str(args.model_name_or_path))
-    repo = (
-        hub.create_repo(args.hub_model_id or output_dir.resolve().name, args.hub_private_repo)
-        if args.push_to_hub
-        else None
-    )
-
-    # 1. The base in float32, the adapter on it, and the logits of both on real rows
     tokenizer = load_tokenizer(model_args, adapter_path=args.adapter_path, trust_remote_code=args.trust_remote_code)
     stop_ids = prompts.stop_token_ids(tokenizer, load_generation_config(model_args))
-    base = load_model(model_args, trust_remote_code=args.trust_remote_code)
-    if getattr(base.config, "quantization_config", None) is not None:
-        raise InputError(
-            f"{args.model_name_or_path} is quantised itself, and merging would round the adapter away: name the "
-            "unquantised model that it was made from"
-        )
     run_json = adapter_path / "run.json"
     record = json.loads(run_json.read_text(encoding="utf-8")) if run_json.is_file() else {}
-    settings = prompts.PromptSettings.from_record(record) if "prompt" in record else prompts.PromptSettings()
-    examples = load_examples(ScriptArguments(dataset_name="sample"), DataArguments(), "test", args.num_prompts)
-    rows = [
-        prompts.encode(tokenizer, example["dialogue"], example["references"][0], stop_ids, settings)["input_ids"]
-        for example in examples.rows
-    ]
-    checkpoints.verify_adapter(adapter_path)
-    model = load_adapter(base, args.adapter_path)
-    checkpoints.verify_adapter(adapter_path, model)
-    check_keys(adapter_path, model)
+    rows = encode_rows(record, tokenizer, stop_ids, args.num_prompts)
+    model = load_adapted(model_args, adapter_path, args.trust_remote_code)
     of_adapter = logits(model, rows)
 
-    # 2. Merge, and compare: float32 itself is good for about 1e-6 of the largest logit
+    # 2. Merge, and compare the logits
     merged: PreTrainedModel = model.merge_and_unload()
+    del model
     largest = max(float(row.abs().max()) for row in of_adapter)
-    allowed = args.max_difference * largest
+    allowed = args.max_difference * largest  # float32 itself is good for about 1e-6 of the largest logit
     merged_difference = difference(of_adapter, logits(merged, rows))
     if not merged_difference <= allowed:
         raise InputError(
@@ -92,41 +77,22 @@ def main() -> None:
             f"is allowed ({args.max_difference:.0e} of the largest, --max_difference): nothing is written"
         )
 
-    # 3. Write beside, load what was written, compare again
+    # 3. Write the merged model to a folder beside, load it from there, and compare again
     partial = output_dir.with_name(f".{output_dir.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    for parameter in merged.parameters():  # not buffers: rotary frequencies stay in float32
-        parameter.data = parameter.data.to(dtype)
-    merged.config.use_cache = True
-    # Greedy, as it is evaluated; a chat model's own config may sample, or stop at fewer tokens than were learned.
-    merged.generation_config = GenerationConfig(
-        do_sample=False,
-        eos_token_id=sorted(stop_ids),
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-    )
-    merged.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    if hasattr(merged.config, "vision_config"):  # Gemma 3's: vLLM wants these files for text too
-        for name in ("preprocessor_config.json", "processor_config.json"):
-            with contextlib.suppress(OSError):  # one of them is not there
-                shutil.copy(cached_file(args.model_name_or_path, name, revision=args.model_revision), partial)
-    for parameter in merged.parameters():
-        parameter.data = parameter.data.float()
-    rounded = logits(merged, rows)
-    del base, model, merged  # the next line needs their memory
+    write_model(merged, tokenizer, stop_ids, partial, args)
+    rounded = logits(merged.float(), rows)
+    del merged  # the next line needs its memory
     written = AutoModelForCausalLM.from_pretrained(
         partial, dtype=torch.float32, trust_remote_code=args.trust_remote_code
     )
     of_written = logits(written, rows)
-    reload_difference, saved_difference = difference(rounded, of_written), difference(of_adapter, of_written)
-    if not reload_difference <= allowed:
-        shutil.rmtree(partial)
-        raise InputError(
-            f"the model as written gives other logits than in memory, by {reload_difference:.1e}: nothing is kept"
-        )
-    same = sum(int((a.argmax(-1) == b.argmax(-1)).sum()) for a, b in zip(of_adapter, of_written, strict=True))
+    saved_difference = difference(of_adapter, of_written)
+    check_reload(difference(rounded, of_written), allowed, partial)
+
+    # 4. Write the record and the model card, and put the folder in its place
     positions = sum(map(len, rows))
+    same = sum(int((a.argmax(-1) == b.argmax(-1)).sum()) for a, b in zip(of_adapter, of_written, strict=True))
     merge = {
         "adapter": files.public(args.adapter_path),
         "dtype": args.dtype,
@@ -138,10 +104,8 @@ def main() -> None:
         "versions": provenance.versions(),
         "seconds": round(time.time() - started, 1),
     }
-    base_model = public_name(str(args.model_name_or_path))
-    files.write_json(
-        partial / "run.json", {"format": files.FORMAT, "base_model": base_model} | record | {"merge": merge}
-    )
+    run = {"format": files.FORMAT, "base_model": base_model} | record | {"merge": merge}
+    files.write_json(partial / "run.json", run)
     if model_card.can_be_written(partial):
         model_card.write(partial, scores_of=adapter_path)
     files.replace_folder(partial, output_dir)
@@ -152,19 +116,72 @@ def main() -> None:
     )
     console.print(f"{output_dir}: {base_model} with {args.adapter_path} merged in")
     if repo is not None:
-        console.print("pushed: " + hub.upload(output_dir, repo, f"{output_dir.resolve().name}, merged"))
+        console.print("pushed: " + hub.upload(output_dir, repo, f"{name}, merged"))
 
 
 def check_output(output_dir: Path) -> None:
-    """An earlier merged model is replaced, any other folder is not."""
+    """Raise InputError where `output_dir` has files that are not of an earlier merged model, which is replaced."""
     record = output_dir / "run.json"
     merged = record.is_file() and "merge" in json.loads(record.read_text(encoding="utf-8"))
     if output_dir.exists() and not merged and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise InputError(f"{output_dir} holds something else than a merged model: give another --output_dir")
+        raise InputError(f"{output_dir} is not a merged model: give another --output_dir")
+
+
+def encode_rows(
+    record: dict[str, Any], tokenizer: PreTrainedTokenizerBase, stop_ids: frozenset[int], count: int
+) -> list[list[int]]:
+    """Token ids of bundled dialogues with their summaries, with the prompt that the adapter's run.json records."""
+    settings = prompts.PromptSettings.from_record(record) if "prompt" in record else prompts.PromptSettings()
+    examples = load_examples(ScriptArguments(dataset_name="sample"), DataArguments(), "test", count)
+    return [
+        prompts.encode(tokenizer, row["dialogue"], row["references"][0], stop_ids, settings)["input_ids"]
+        for row in examples.rows
+    ]
+
+
+def load_adapted(model_args: ModelConfig, adapter_path: Path, trust_remote_code: bool) -> PeftModel:
+    """The base with the adapter, every weight of which is verified to be on the base as it is in the file."""
+    base = load_model(model_args, trust_remote_code=trust_remote_code)
+    if getattr(base.config, "quantization_config", None) is not None:
+        raise InputError(
+            f"{model_args.model_name_or_path} is quantised itself, and merging would round the adapter away: name the "
+            "unquantised model that it was made from"
+        )
+    checkpoints.verify_adapter(adapter_path)
+    model = load_adapter(base, str(adapter_path))
+    checkpoints.verify_adapter(adapter_path, model)
+    check_keys(adapter_path, model)
+    return model
+
+
+def write_model(
+    merged: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    stop_ids: frozenset[int],
+    folder: Path,
+    args: MergeArguments,
+) -> None:
+    """Cast the weights to `dtype` and save them with the tokenizer and a greedy generation config."""
+    for parameter in merged.parameters():  # not buffers: rotary frequencies stay in float32
+        parameter.data = parameter.data.to(getattr(torch, args.dtype))
+    merged.config.use_cache = True
+    # A chat model's own generation config may sample, or stop at fewer tokens than were learned.
+    merged.generation_config = GenerationConfig(
+        do_sample=False,
+        eos_token_id=sorted(stop_ids),
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+    merged.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    if hasattr(merged.config, "vision_config"):  # Gemma 3's: vLLM needs these files for text too
+        for name in ("preprocessor_config.json", "processor_config.json"):
+            with contextlib.suppress(OSError):  # one of them is not there
+                shutil.copy(cached_file(args.model_name_or_path, name, revision=args.model_revision), folder)
 
 
 def check_keys(path: Path, model: PeftModel) -> None:
-    """PEFT leaves out, silently, what has no place in the base model, such as the layers of a deeper one."""
+    """Raise InputError for weights without a place in the base model, which PEFT ignores."""
     with safe_open(path / "adapter_model.safetensors", framework="pt") as tensors:
         names = set(tensors.keys())
     unknown = sorted(name for name in names - (checkpoints.weight_shapes(model) or {}).keys() if ".lora_" in name)
@@ -172,6 +189,15 @@ def check_keys(path: Path, model: PeftModel) -> None:
         raise InputError(
             f"the adapter in {path} does not fit the base model: {len(unknown)} of its {len(names)} weights have no "
             f"place there, such as {unknown[0]}"
+        )
+
+
+def check_reload(reload_difference: float, allowed: float, partial: Path) -> None:
+    """Raise InputError, and delete what was written, where the logits in memory and from disk differ by too much."""
+    if not reload_difference <= allowed:
+        shutil.rmtree(partial)
+        raise InputError(
+            f"the model as written gives other logits than in memory, by {reload_difference:.1e}: nothing is kept"
         )
 
 
