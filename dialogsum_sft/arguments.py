@@ -167,6 +167,11 @@ class EvalArguments:
     request_timeout: float = field(default=120.0, metadata={"help": "Seconds that one request may take."})
     seed: int = field(default=42, metadata={"help": "Seed of sampling and of the bootstrap intervals."})
     num_examples: int = field(default=3, metadata={"help": "How many dialogues to print with their summaries."})
+    allow_other_prompt: bool = field(
+        default=False,
+        metadata={"help": "Evaluate an adapter behind another prompt than it was trained behind."},
+    )
+    trust_remote_code: bool = field(default=False, metadata={"help": "Whether the model may run code of its own."})
     predictions_file: str | None = field(
         default=None,
         metadata={

@@ -1,11 +1,12 @@
 """Combinations of options that fail or silently misbehave, refused before a model is loaded."""
 
+import json
 import logging
 import os
 from typing import Any
 
 from dialogsum_sft import InputError
-from dialogsum_sft.arguments import TrainArguments
+from dialogsum_sft.arguments import EvalArguments, TrainArguments
 
 import torch
 from accelerate import PartialState
@@ -56,16 +57,63 @@ def check_training(
         training_args.optim = "adamw_torch"
 
 
-def check_generation() -> None:
-    """Raise InputError where `accelerate launch` shards models: generation needs the whole one in each process.
-
-    Under FSDP only the first process would load the weights, and the others would generate from empty memory.
-    """
-    if fsdp() or deepspeed():
-        raise InputError(
+def check_engine(eval_args: EvalArguments, model_args: ModelConfig, processes: int) -> None:
+    """Raise InputError naming all that keeps recipes/eval.py from working with these options and this launch."""
+    kwargs = json_option("generation_kwargs", eval_args.generation_kwargs)
+    json_option("vllm_kwargs", eval_args.vllm_kwargs)
+    faults = []
+    if fsdp() or deepspeed():  # under FSDP only the first process would load the weights
+        faults.append(
             "an evaluation cannot be launched with FSDP or DeepSpeed: each process generates with the whole model; "
             "launch it with accelerate_configs/ddp.yaml, or with python alone"
         )
+    if processes != int(os.environ.get("WORLD_SIZE", "1")):
+        faults.append("WORLD_SIZE is set, but this process is alone: start it with python, or by accelerate launch")
+    if eval_args.num_candidates < 1:
+        faults.append(f"--num_candidates {eval_args.num_candidates}: give 1 or more")
+    if eval_args.num_candidates > 1 and not kwargs.get("do_sample", True):
+        faults.append("--num_candidates chooses among samples: leave do_sample in --generation_kwargs true")
+    if "num_return_sequences" in kwargs:
+        faults.append("--generation_kwargs num_return_sequences: give --num_candidates instead")
+    if eval_args.predictions_file is None:
+        faults += _endpoint(eval_args, model_args, processes)
+    if faults:
+        raise InputError(*faults)
+
+
+def _endpoint(eval_args: EvalArguments, model_args: ModelConfig, processes: int) -> list[str]:
+    faults, quantised = [], model_args.load_in_4bit or model_args.load_in_8bit
+    endpoint = eval_args.engine == "openai"
+    if eval_args.engine != "transformers" and processes > 1:
+        faults.append(f"--engine {eval_args.engine} runs in one process: start it with python")
+    if endpoint and not eval_args.base_url:
+        faults.append("--engine openai needs --base_url, such as http://localhost:8000/v1")
+    if endpoint and eval_args.adapter_path is not None:
+        faults.append(
+            "--adapter_path: an endpoint evaluates what it serves; name the adapter there by --served_model_name"
+        )
+    if endpoint and not (eval_args.served_model_name or model_args.model_name_or_path):
+        faults.append("--engine openai needs --served_model_name: the model's name at the endpoint")
+    if endpoint and eval_args.max_length and not model_args.model_name_or_path:
+        faults.append("--max_length counts tokens: give --model_name_or_path, whose tokenizer counts them")
+    if not endpoint and (eval_args.base_url or eval_args.served_model_name):
+        faults.append(f"--base_url and --served_model_name are for --engine openai, not {eval_args.engine}")
+    if not endpoint and not model_args.model_name_or_path:
+        faults.append("no model: give --model_name_or_path (a hub id, a folder, or 'embedded') or --adapter_path")
+    if eval_args.engine == "vllm" and quantised:
+        faults.append("--load_in_4bit with --engine vllm: give the quantisation by --vllm_kwargs instead")
+    return faults
+
+
+def json_option(option: str, text: str | None) -> dict[str, Any]:
+    """The JSON object of a command-line option. Raises InputError where it is none."""
+    try:
+        value = json.loads(text or "{}")
+    except json.JSONDecodeError as error:
+        raise InputError(f"--{option} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f'--{option} must be a JSON object such as {{"num_beams": 4}}')
+    return value
 
 
 def fsdp() -> bool:

@@ -161,5 +161,5 @@ def run(main: Callable[[], None]) -> None:
         for number, action in before.items():
             signal.signal(number, action)
     if line and os.environ.get("RANK", "0") == "0":
-        print(line, file=sys.stderr)
+        print(line, file=sys.stderr)  # noqa: T201
     exit_process(status)

@@ -1,5 +1,6 @@
 """What a result depends on: versions of packages, git revision, hardware."""
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -56,3 +57,23 @@ def git_revision() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return head.strip() + ("+" if changed else "")
+
+
+def weights_digest(path: str | None) -> str | None:
+    """A hash of the weights in a folder: of an adapter's contents, of a model's file names, sizes and times.
+
+    None where `path` is no folder, such as a hub id.
+    """
+    if path is None or not Path(path).is_dir():
+        return None
+    adapter = Path(path) / "adapter_model.safetensors"
+    if adapter.is_file():
+        with adapter.open("rb") as file:
+            weights = hashlib.file_digest(file, "sha256").hexdigest()
+        return _sha256(weights + (Path(path) / "adapter_config.json").read_text(encoding="utf-8"))
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in Path(path).glob("*.safetensors")]
+    return _sha256(repr(sorted(stats)))
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -37,7 +37,8 @@ from dialogsum_sft.arguments import DataArguments, TrainArguments
 from dialogsum_sft.cli import parse, run
 from dialogsum_sft.data import prompts
 from dialogsum_sft.data.examples import Examples, load_examples
-from dialogsum_sft.generation.transformers_engine import generate, generation_config
+from dialogsum_sft.generation.engine import generation_config
+from dialogsum_sft.generation.transformers_engine import generate_batches
 from dialogsum_sft.hardware import training_defaults
 from dialogsum_sft.modeling import EMBEDDED, embedded_model, load_adapter, load_model, load_tokenizer
 from dialogsum_sft.training.collator import CompletionOnlyCollator
@@ -307,7 +308,8 @@ def with_ours(
     ids = prompts.render_batch(tokenizer, chats, add_generation_prompt=True)
     stop_ids = prompts.stop_token_ids(tokenizer, model.generation_config)
     config = generation_config(tokenizer, stop_ids, args.max_new_tokens)
-    return len(dict(generate(model, tokenizer, ids, config, max_batch_tokens=args.max_batch_tokens)))
+    batches = generate_batches(model, tokenizer, ids, config, max_batch_tokens=args.max_batch_tokens)
+    return sum(map(len, batches))
 
 
 def with_pipeline(

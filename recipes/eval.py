@@ -1,309 +1,245 @@
-"""Summarise a test set with a base model, and with its adapter if one is given, and score both.
+"""Summarise a test set with a base model, and with its adapter if one is given; score both.
 
-    python recipes/eval.py --config recipes/configs/quickstart_eval.yaml
+    python recipes/eval.py --adapter_path runs/quickstart/adapter
 
-Leaves `output_dir`/eval-base and, with --adapter_path, `output_dir`/eval-tuned: predictions.jsonl and metrics.json;
-with --num_candidates 8 eval-base-mbr8 and eval-tuned-mbr8. Interrupted, it goes on where it was when run again.
-Puts the scores into the model card of what recipes/sft.py left.
+The base model, dataset, prompt and lengths are those of the training, unless given. Without an adapter:
 
-    accelerate launch --config_file accelerate_configs/ddp.yaml recipes/eval.py --config ...    # over several GPUs
-    python recipes/eval.py --config ... --engine vllm
-    python recipes/eval.py --config ... --engine openai --base_url http://localhost:8000/v1 --served_model_name ...
+    python recipes/eval.py --model_name_or_path Qwen/Qwen3-1.7B --dataset_name knkarthick/dialogsum
 
-    python recipes/eval.py --predictions_file bart.txt --dataset_name knkarthick/dialogsum
+Leaves `output_dir`/eval-base and eval-tuned with predictions.jsonl and metrics.json, and report.html. Puts the scores
+into the model card of the adapter. An interrupted evaluation is continued when it is started again.
 
-scores the summaries of a file, with no model, and leaves `output_dir`/eval-bart (eval-tuned-rescored for
-eval-tuned/predictions.jsonl).
+    accelerate launch --config_file accelerate_configs/ddp.yaml recipes/eval.py --adapter_path ...    # several GPUs
+    python recipes/eval.py --engine vllm --adapter_path ...
+    python recipes/eval.py --engine openai --base_url http://localhost:8000/v1 --served_model_name ... --dataset_name D
+    python recipes/eval.py --predictions_file bart.txt --dataset_name knkarthick/dialogsum    # no model
 """
 
-import contextlib
-import json
-import os
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from dialogsum_sft import InputError, files, provenance
+from dialogsum_sft import InputError, files
 from dialogsum_sft.arguments import DataArguments, EvalArguments
-from dialogsum_sft.checks import check_generation
+from dialogsum_sft.checks import check_engine
 from dialogsum_sft.cli import parse, run
-from dialogsum_sft.data import prompts
-from dialogsum_sft.data.dialogue import restore_speakers
-from dialogsum_sft.data.encoding import build_prompts
-from dialogsum_sft.data.examples import counts_table, load_examples
+from dialogsum_sft.data.encoding import Prompt, build_prompts
+from dialogsum_sft.data.examples import Examples, counts_table, load_examples
+from dialogsum_sft.data.prompts import PromptSettings
+from dialogsum_sft.distributed import run_on_main
 from dialogsum_sft.evaluation.bertscore import BertScorer
 from dialogsum_sft.evaluation.consensus import consensus
 from dialogsum_sft.evaluation.predictions import match_examples, own_references, read_predictions
-from dialogsum_sft.evaluation.runs import Run, score_run
+from dialogsum_sft.evaluation.runs import Run, read_run, score_run
 from dialogsum_sft.evaluation.tokenizers import suggest_tokenizer
-from dialogsum_sft.generation import openai_engine, vllm_engine
-from dialogsum_sft.generation.journal import PartialPredictions, share, weights_digest
-from dialogsum_sft.generation.transformers_engine import Completion, generate_batches, generation_config
-from dialogsum_sft.modeling import (
-    check_adapter,
-    load_adapter,
-    load_generation_config,
-    load_model,
-    load_tokenizer,
-    public_name,
-)
+from dialogsum_sft.generation.engine import Engine, System, max_prompt_tokens
+from dialogsum_sft.generation.journal import Journal, digests, remove_journal
+from dialogsum_sft.generation.summarise import doubts, open_engine, prediction, summarise
+from dialogsum_sft.modeling import check_adapter, load_tokenizer, public_name
+from dialogsum_sft.provenance import git_revision, hardware, versions, weights_digest
 from dialogsum_sft.publish import model_card
-from dialogsum_sft.report import report, summary
+from dialogsum_sft.report.report import write_report
+from dialogsum_sft.report.summary import diagnostics_table, dialogue_panel, score_table
+from dialogsum_sft.training.record import check_prompt, evaluation_defaults, note_of_other_run, read_run_record
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object, parse_flag_from_env
+from accelerate.utils import parse_flag_from_env
 from rich.console import Console
-from rich.text import Text
-from tqdm import tqdm
-from transformers import set_seed
+from transformers import PreTrainedTokenizerBase, set_seed
 from trl import ModelConfig, ScriptArguments
 
-SYSTEM_NAMES = {"base": "zero-shot", "tuned": "tuned"}
-# How candidates are drawn unless --generation_kwargs say otherwise: a single greedy summary has no consensus.
-CANDIDATES = {"do_sample": True, "temperature": 0.7}
+# What metrics.json records beside the scores.
+RECORD = ("model", "data", "prompt", "engine", "settings", "versions", "git_revision", "hardware", "seconds")
 
 
 def main() -> None:
-    script_args, model_args, data_args, eval_args = parse((ScriptArguments, ModelConfig, DataArguments, EvalArguments))
-    check_generation()
-    # Processes wait for the slowest at the end, which may take longer than they usually wait for each other.
+    # 1. Arguments
+    script_args, model_args, data_args, eval_args = parse(
+        (ScriptArguments, ModelConfig, DataArguments, EvalArguments), defaults=evaluation_defaults
+    )
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU", not torch.accelerator.is_available())
-    state = PartialState(cpu=cpu, timeout=timedelta(days=1))
-    if state.num_processes != int(os.environ.get("WORLD_SIZE", "1")):
-        raise InputError(
-            "WORLD_SIZE is set, but this is one process by itself: start it with python, or all by accelerate launch"
-        )
+    state = PartialState(cpu=cpu, timeout=timedelta(days=1))  # at the end all wait for the slowest
+    check_engine(eval_args, model_args, state.num_processes)
     console = Console(quiet=not state.is_main_process)
     bert_scorer = BertScorer(eval_args.bertscore, eval_args.bertscore_layer) if eval_args.bertscore else None
     if eval_args.predictions_file is not None:
         if state.is_main_process:
-            score_file(console, script_args, data_args, eval_args, bert_scorer)
+            show_results(console, eval_args, [score_file(console, script_args, data_args, eval_args, bert_scorer)])
         return
-    generation_kwargs = parse_json("generation_kwargs", eval_args.generation_kwargs)
-    if eval_args.num_candidates > 1:
-        generation_kwargs = CANDIDATES | generation_kwargs
-    vllm_kwargs = parse_json("vllm_kwargs", eval_args.vllm_kwargs)
-    check_engine(eval_args, model_args, generation_kwargs)
+
+    # 2. Data: dialogues with their references
+    examples = load_examples(script_args, data_args, script_args.dataset_test_split, data_args.max_eval_samples)
+    console.print(*examples.notes, counts_table({script_args.dataset_test_split: examples.counts}), sep="\n")
+    rows = examples.rows.to_list()
+    warn_of_tokenizer(console, rows, eval_args.rouge_tokenizer)
+
+    # 3. Engine and prompts, which are those of the training
+    settings = PromptSettings.from_arguments(data_args)
+    tokenizer = None  # only an endpoint can do without one, and then gets whole dialogues
+    if model_args.model_name_or_path:
+        tokenizer = load_tokenizer(
+            model_args, adapter_path=eval_args.adapter_path, trust_remote_code=eval_args.trust_remote_code
+        )
+    check_training_record(console, model_args, eval_args, settings, tokenizer)
+    engine = open_engine(eval_args, model_args, tokenizer)
+    prompts = build_prompts([row["dialogue"] for row in rows], tokenizer, settings, max_prompt_tokens(engine))
+    record = {
+        "model": {
+            "base": public_name(eval_args.served_model_name or str(model_args.model_name_or_path)),
+            "revision": model_args.model_revision,
+            "adapter": None,
+            "dtype": model_args.dtype,
+            "load_in_4bit": model_args.load_in_4bit,
+            "load_in_8bit": model_args.load_in_8bit,
+        },
+        "data": data_record(script_args, data_args, examples)
+        | {"shortened": sum(prompt.dropped_turns > 0 for prompt in prompts)},
+        "prompt": settings.record(tokenizer),
+    }
+
+    # 4. Summaries and scores of one system after the other
+    runs = []
+    for system in engine.systems:
+        summaries = summarise_system(console, eval_args, model_args, engine, system, rows, prompts, record)
+        if state.is_main_process:
+            runs.append(score(eval_args, system, bert_scorer, *summaries))
+    engine.close()
+
+    # 5. Model card, report, tables
+    if state.is_main_process:
+        note_scores(console, engine.systems, runs)
+        show_results(console, eval_args, runs)
+
+
+def check_training_record(
+    console: Console,
+    model_args: ModelConfig,
+    eval_args: EvalArguments,
+    settings: PromptSettings,
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> None:
+    """Refuse an adapter of another base model or, unless allowed, another prompt than that of the training."""
     if eval_args.adapter_path is not None:
         check_adapter(eval_args.adapter_path, str(model_args.model_name_or_path))
+    folder = Path(eval_args.adapter_path or str(model_args.model_name_or_path))
+    record = read_run_record(folder)
+    if record is None or tokenizer is None:
+        return
+    if not eval_args.allow_other_prompt:
+        check_prompt(folder, record, settings, tokenizer)
+    if note := note_of_other_run(folder, record):
+        console.print(f"[yellow]warning: {note}")
 
-    # 1. Data, and the prompts of training
-    tokenizer = None  # only an endpoint can do without: then it sees whole dialogues
-    if model_args.model_name_or_path or eval_args.engine != "openai":
-        tokenizer = load_tokenizer(model_args, adapter_path=eval_args.adapter_path)
-    examples = load_examples(script_args, data_args, script_args.dataset_test_split, data_args.max_eval_samples)
-    rows = examples.rows.to_list()
-    console.print(*examples.notes, counts_table({script_args.dataset_test_split: examples.counts}), sep="\n")
-    warn_of_tokenizer(console, rows, eval_args.rouge_tokenizer)
-    settings = prompts.PromptSettings.from_arguments(data_args)
-    template = tokenizer and settings.sha256(tokenizer)
-    if eval_args.adapter_path is not None and trained_with(eval_args.adapter_path) not in (template, None):
-        console.print(
-            f"[yellow]warning: {eval_args.adapter_path} was trained with another instruction, system prompt or "
-            "template than this evaluation uses; its run.json has them under prompt"
-        )
 
-    # 2. Engine, and what of a dialogue fits into its model
-    engine: dict[str, Any] = {"name": eval_args.engine}  # for the record
-    longest = eval_args.max_length
-    if eval_args.engine == "transformers":
-        model = load_model(model_args)
-        longest = longest or model.config.get_text_config().max_position_embeddings
-        if not (model_args.load_in_4bit or model_args.load_in_8bit):
-            model.to(state.device)
-        model_config = model.generation_config
-        if eval_args.adapter_path is not None:
-            model = load_adapter(model, eval_args.adapter_path)
-        engine["max_batch_tokens"] = eval_args.max_batch_tokens
-    elif eval_args.engine == "vllm":
-        llm = vllm_engine.load_llm(model_args, eval_args.adapter_path, longest, eval_args.seed, vllm_kwargs)
-        longest = longest or vllm_engine.longest(llm)
-        model_config = load_generation_config(model_args)
-        engine["version"] = vllm_engine.version()
-    if eval_args.engine == "openai":
-        fields = openai_engine.request_fields(eval_args.max_new_tokens, generation_kwargs)
-        if tokenizer is not None:  # the template is one that takes them
-            fields["chat_template_kwargs"] = prompts.TEMPLATE_KWARGS
-        engine |= {"base_url": eval_args.base_url, "generation": fields}
-    else:
-        stop_ids = prompts.stop_token_ids(tokenizer, model_config)
-        config = generation_config(tokenizer, stop_ids, eval_args.max_new_tokens, **generation_kwargs)
-        engine["generation"] = config.to_diff_dict()
-    sampling = bool(generation_kwargs.get("do_sample"))
-    room = longest - eval_args.max_new_tokens if longest else None
-    shown = build_prompts([row["dialogue"] for row in rows], tokenizer, settings, room)
-    chats = [prompt.messages for prompt in shown]
-    requests = [number for number in range(len(shown)) for _ in range(eval_args.num_candidates)]
+def data_record(script_args: ScriptArguments, data_args: DataArguments, examples: Examples) -> dict[str, Any]:
+    return {
+        "dataset_name": files.public(script_args.dataset_name),
+        "revision": data_args.dataset_revision,
+        "split": script_args.dataset_test_split,
+        "counts": examples.counts.record(),
+        "fingerprint": examples.fingerprint(),
+    }
 
-    def completions_of(system: str, todo: list[int]) -> Iterator[list[tuple[int, Completion]]]:
-        ids = [shown[requests[i]].ids for i in todo]
-        seeds = [eval_args.seed + i for i in todo] if sampling else None
-        if eval_args.engine == "openai":
-            yield from openai_engine.generate_batches(
-                eval_args.base_url,
-                eval_args.served_model_name or str(model_args.model_name_or_path),
-                [chats[requests[i]] for i in todo],
-                fields,
-                seeds=seeds,
-                concurrency=eval_args.concurrency,
-                timeout=eval_args.request_timeout,
-            )
-        elif eval_args.engine == "vllm":
-            adapter = eval_args.adapter_path if system == "tuned" else None
-            yield from vllm_engine.generate_batches(llm, tokenizer, ids, config, seeds=seeds, adapter_path=adapter)
-        else:
-            plain_base = eval_args.adapter_path is not None and system == "base"
-            with model.disable_adapter() if plain_base else contextlib.nullcontext():
-                yield from generate_batches(
-                    model, tokenizer, ids, config, max_batch_tokens=eval_args.max_batch_tokens, seeds=seeds
-                )
 
-    systems = ["base"] if eval_args.evaluate_base or eval_args.adapter_path is None else []
-    systems += ["tuned"] if eval_args.adapter_path is not None else []
-    if eval_args.engine == "openai":
-        systems = ["served"]
-    decides: dict[str, Any] = {
-        "engine": {name: value for name, value in engine.items() if name != "max_batch_tokens"},
+def summarise_system(
+    console: Console,
+    eval_args: EvalArguments,
+    model_args: ModelConfig,
+    engine: Engine,
+    system: System,
+    rows: list[dict[str, Any]],
+    prompts: list[Prompt],
+    record: dict[str, Any],
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Lines of predictions.jsonl and the record: generated, continued, or read where they are finished already."""
+    set_seed(eval_args.seed)
+    started, folder, state = time.time(), folder_of(eval_args, system.name), PartialState()
+    adapter = weights_digest(eval_args.adapter_path) if system.adapter else None
+    settings = {
+        "engine": {name: value for name, value in engine.record.items() if name != "max_batch_tokens"},
         "model": [
-            model_args.model_name_or_path,
-            model_args.model_revision,
-            model_args.dtype,
+            *(model_args.model_name_or_path, model_args.model_revision, model_args.dtype),
             eval_args.served_model_name,
         ],
         "quantisation": [model_args.load_in_4bit, model_args.load_in_8bit, model_args.bnb_4bit_quant_type],
         "weights": weights_digest(model_args.model_name_or_path),
-        "prompts": [[row["id"], prompt.ids, chat] for row, prompt, chat in zip(rows, shown, chats, strict=True)],
+        "adapter": adapter,
+        "prompts": [[row["id"], prompt.ids, prompt.messages] for row, prompt in zip(rows, prompts, strict=True)],
         "candidates": eval_args.num_candidates,
-        "seed": eval_args.seed if sampling else None,
-        "versions": {name: provenance.versions()[name] for name in ("transformers", "torch", "peft")},
+        "seed": eval_args.seed if engine.samples else None,
+        "versions": {name: versions()[name] for name in ("transformers", "torch", "peft")},
+    }
+    if run_on_main(lambda: is_finished(folder, digests(settings))):
+        console.print(f"{folder}: all {len(rows)} summaries are there, of the same settings", markup=False)
+        finished = read_run(folder)
+        return finished.rows, {part: finished.record[part] for part in RECORD if part in finished.record}
+
+    ids = [row["id"] for row in rows]
+    ranks = {"process_index": state.process_index, "num_processes": state.num_processes}
+    journal = Journal(folder, settings, ids, eval_args.num_candidates, **ranks)
+    for note in journal.notes:
+        console.print(note, markup=False)
+    if resumed := len(journal.done):
+        whole = len(rows) * eval_args.num_candidates
+        console.print(f"{folder}: {resumed} of {whole} summaries are there from an interrupted evaluation")
+    drawn = summarise(
+        engine,
+        prompts,
+        adapter=system.adapter,
+        num_candidates=eval_args.num_candidates,
+        seed=eval_args.seed,
+        journal=journal,
+        progress=f"summarising ({system.label})",
+    )
+    chosen = [several[consensus([one.text for one in several], eval_args.rouge_tokenizer)] for several in drawn]
+    console.print(*(f"[yellow]warning: {line}" for line in doubts(prompts, drawn, chosen)), sep="\n", end="")
+    predictions = [prediction(*of_row) for of_row in zip(rows, prompts, chosen, drawn, strict=True)]
+    engine_record = {"seed": eval_args.seed, "num_candidates": eval_args.num_candidates, "resumed": resumed}
+    model = {"adapter": files.public(eval_args.adapter_path)} if system.adapter else {}
+    return predictions, record | {
+        "model": record["model"] | model,
+        "engine": engine.record | engine_record,
+        "settings": digests(settings),
+        "versions": versions(),
+        "git_revision": git_revision(),
+        "hardware": hardware(),
+        "seconds": round(time.time() - started, 2),
     }
 
-    # 3. Generate, score and save, one system after the other
-    runs: dict[str, Run] = {}
-    for system in systems:
-        set_seed(eval_args.seed)
-        name = f"{system}-mbr{eval_args.num_candidates}" if eval_args.num_candidates > 1 else system
-        folder = Path(eval_args.output_dir) / f"eval-{name}"
-        started = time.time()
-        partial = PartialPredictions(
-            folder,
-            decides | {"adapter": weights_digest(eval_args.adapter_path) if system == "tuned" else None},
-            [row["id"] for row in rows],
-            eval_args.num_candidates,
-            process_index=state.process_index,
-            num_processes=state.num_processes,
-        )
-        done: dict[int, Completion] = dict(gather_object(list(partial.done.items())))
-        resumed = len(done)
-        for note in partial.notes:
-            console.print(note, markup=False)
-        if resumed:
-            console.print(f"{folder}: {resumed} of {len(requests)} summaries are there from an interrupted evaluation")
-        lengths = [len(shown[number].ids) for number in requests]
-        todo = [i for i in range(len(requests)) if i not in done]
-        todo = share(todo, lengths, state.process_index, state.num_processes)
-        with (
-            partial,
-            tqdm(total=len(todo), desc=f"summarising ({name})", disable=not state.is_main_process) as progress,
-        ):
-            for batch in completions_of(system, todo):
-                made = [(todo[at], completion) for at, completion in batch]
-                partial.append(made)
-                done.update(made)
-                progress.update(len(made))
-        done = dict(gather_object(list(done.items())))
-        seconds = time.time() - started
-        if not state.is_main_process:
-            continue
-        drawn = [[done[i] for i in range(len(requests)) if requests[i] == number] for number in range(len(rows))]
-        chosen = [consensus([one.text for one in several], eval_args.rouge_tokenizer) for several in drawn]
-        if eval_args.num_candidates > 1 and all(len({one.text for one in several}) == 1 for several in drawn):
-            console.print(f"[yellow]warning: all candidates are alike: {eval_args.engine} does not sample")
-        completions = [several[best] for several, best in zip(drawn, chosen, strict=True)]
-        if eval_args.engine == "openai" and tokenizer is not None:
-            differ = sum(
-                one.prompt_tokens not in (None, len(prompt.ids))
-                for one, prompt in zip(completions, shown, strict=True)
-            )
-            if differ:
-                console.print(
-                    f"[yellow]warning: the endpoint counts other prompt tokens than training had for {differ} of "
-                    f"{len(rows)} dialogues: its chat template is not the one of {tokenizer.name_or_path}"
-                )
 
-        predictions = [
-            {
-                "id": row["id"],
-                "dialogue": row["dialogue"],
-                "references": row["references"],
-                "prediction": restore_speakers(completions[i].text, shown[i].names),
-                "prompt_tokens": completions[i].prompt_tokens,
-                "completion_tokens": completions[i].completion_tokens,
-                "finish_reason": completions[i].finish_reason,
-            }
-            | (
-                {"candidates": [restore_speakers(one.text, shown[i].names) for one in drawn[i]]}
-                if name != system
-                else {}
-            )
-            | ({"dropped_turns": shown[i].dropped_turns} if shown[i].dropped_turns else {})
-            | ({"topic": row["topic"]} if row["topic"] is not None else {})
-            for i, row in enumerate(rows)
-        ]
-        runs[name] = score_run(
-            system_name(name),
-            folder,
-            predictions,
-            tokenizer=eval_args.rouge_tokenizer,
-            seed=eval_args.seed,
-            bert_scorer=bert_scorer,
-            model={
-                "base": public_name(eval_args.served_model_name or str(model_args.model_name_or_path)),
-                "revision": model_args.model_revision,
-                "adapter": files.public(eval_args.adapter_path) if system == "tuned" else None,
-                "dtype": model_args.dtype,
-                "load_in_4bit": model_args.load_in_4bit,
-                "load_in_8bit": model_args.load_in_8bit,
-            },
-            data={
-                "dataset_name": files.public(script_args.dataset_name),
-                "revision": data_args.dataset_revision,
-                "split": script_args.dataset_test_split,
-                "counts": examples.counts.record(),
-                "shortened": sum(prompt.dropped_turns > 0 for prompt in shown),
-                "fingerprint": examples.fingerprint(),
-            },
-            prompt=settings.record(tokenizer),
-            engine=engine | {"seed": eval_args.seed, "num_candidates": eval_args.num_candidates, "resumed": resumed},
-            versions=provenance.versions(),
-            git_revision=provenance.git_revision(),
-            hardware=provenance.hardware(),
-            seconds=round(seconds, 2),
-        )
-        runs[name].save()
-        partial.remove()
+def is_finished(folder: Path, settings: dict[str, str]) -> bool:
+    """Whether `folder` holds all summaries of these settings, with their scores."""
+    try:
+        return read_run(folder).record.get("settings") == settings
+    except InputError:  # missing, incomplete or changed
+        return False
 
-    if not state.is_main_process:
-        return
 
-    # 4. Note in the model card what was measured
-    trained = Path(eval_args.adapter_path or str(model_args.model_name_or_path))
-    results = {name: run.record for name, run in runs.items()}
-    measured = results.get(systems[-1])  # of candidates or an endpoint there is none: the card is of the model alone
-    if measured and eval_args.engine != "openai" and model_card.can_be_written(trained):
-        base = results.get("base") if eval_args.adapter_path is not None else None
-        try:
-            noted = model_card.write(trained, measured, base)
-            end = "scores noted" if noted else "keeps its scores of more dialogues"
-        except OSError as error:  # somebody else's folder
-            end = f"the scores could not be noted here ({error.strerror})"
-        console.print(f"{trained / 'README.md'}: {end}")
+def score(
+    eval_args: EvalArguments,
+    system: System,
+    bert_scorer: BertScorer | None,
+    rows: list[dict[str, Any]],
+    record: dict[str, Any],
+) -> Run:
+    run = score_run(
+        system.label,
+        folder_of(eval_args, system.name),
+        rows,
+        tokenizer=eval_args.rouge_tokenizer,
+        seed=eval_args.seed,
+        bert_scorer=bert_scorer,
+        **record,
+    )
+    run.save()
+    remove_journal(run.folder)
+    return run
 
-    # 5. Tell
-    tell(console, eval_args, list(runs.values()))
+
+def folder_of(eval_args: EvalArguments, name: str) -> Path:
+    return Path(eval_args.output_dir) / f"eval-{name}"
 
 
 def score_file(
@@ -312,12 +248,10 @@ def score_file(
     data_args: DataArguments,
     eval_args: EvalArguments,
     bert_scorer: BertScorer | None,
-) -> None:
-    """The same scores, records and tables for summaries from elsewhere."""
-    # 1. The file, and the dataset where it is named
+) -> Run:
+    """Scores of summaries that another program wrote, in the same records."""
     path = Path(str(eval_args.predictions_file))
-    predictions = read_predictions(path)
-    data: dict[str, Any] = {}
+    predictions, data = read_predictions(path), {}
     if script_args.dataset_name is None:
         rows = own_references(predictions, path)
     else:
@@ -325,114 +259,60 @@ def score_file(
         examples = load_examples(script_args, data_args, split)
         console.print(*examples.notes, counts_table({split: examples.counts}), sep="\n")
         rows = match_examples(examples.rows.to_list(), predictions, path, f"{script_args.dataset_name} ({split})")
-        data = {
-            "dataset_name": script_args.dataset_name,
-            "revision": data_args.dataset_revision,
-            "split": split,
-            "counts": examples.counts.record(),
-            "fingerprint": examples.fingerprint(),
-        }
+        data = data_record(script_args, data_args, examples)
     rows = rows[: data_args.max_eval_samples]
     warn_of_tokenizer(console, rows, eval_args.rouge_tokenizer)
-
-    # 2. Score and save
-    system = path.name.split(".")[0]
-    if system == "predictions":  # of a run, whose own record must not be lost
-        system = f"{path.resolve().parent.name.removeprefix('eval-')}-rescored"
-    scored = score_run(
-        system_name(system),
-        Path(eval_args.output_dir) / f"eval-{system}",
-        rows,
-        tokenizer=eval_args.rouge_tokenizer,
-        seed=eval_args.seed,
-        bert_scorer=bert_scorer,
-        model={"base": None, "predictions_file": path.name},
-        data=data,
-        engine={"name": "predictions_file", "seed": eval_args.seed},
-        versions=provenance.versions(),
-        git_revision=provenance.git_revision(),
-    )
-    scored.save()
-
-    # 3. Tell
-    tell(console, eval_args, [scored])
-
-
-def parse_json(option: str, text: str | None) -> dict[str, Any]:
-    try:
-        kwargs = json.loads(text or "{}")
-    except json.JSONDecodeError as error:
-        raise InputError(f"--{option} is not JSON: {error}") from error
-    if not isinstance(kwargs, dict):
-        raise InputError(f'--{option} must be a JSON object such as {{"num_beams": 4}}')
-    return kwargs
-
-
-def check_engine(eval_args: EvalArguments, model_args: ModelConfig, generation_kwargs: dict[str, Any]) -> None:
-    """Raise InputError for options that do not go together."""
-    if eval_args.num_candidates < 1:
-        raise InputError(f"--num_candidates {eval_args.num_candidates}: give 1 or more")
-    if eval_args.num_candidates > 1 and not generation_kwargs.get("do_sample"):
-        raise InputError("--num_candidates chooses among samples: leave do_sample in --generation_kwargs true")
-    if "num_return_sequences" in generation_kwargs:
-        raise InputError("--generation_kwargs num_return_sequences: give --num_candidates instead")
-    if eval_args.engine != "transformers" and PartialState().num_processes > 1:
-        raise InputError(f"--engine {eval_args.engine} runs in one process: start it with python")
-    if eval_args.engine == "openai":
-        if not eval_args.base_url:
-            raise InputError("--engine openai needs --base_url, such as http://localhost:8000/v1")
-        if eval_args.adapter_path is not None:
-            raise InputError(
-                "--adapter_path: an endpoint evaluates what it serves; name the adapter there by --served_model_name"
-            )
-        if not (eval_args.served_model_name or model_args.model_name_or_path):
-            raise InputError("--engine openai needs --served_model_name: the model's name at the endpoint")
-        if eval_args.max_length and not model_args.model_name_or_path:
-            raise InputError("--max_length counts tokens: give --model_name_or_path, whose tokenizer counts them")
-    elif eval_args.base_url or eval_args.served_model_name:
-        raise InputError(f"--base_url and --served_model_name are for --engine openai, not {eval_args.engine}")
-    if eval_args.engine == "vllm" and (model_args.load_in_4bit or model_args.load_in_8bit):
-        raise InputError("--load_in_4bit with --engine vllm: give the quantisation by --vllm_kwargs instead")
-
-
-def trained_with(adapter_path: str) -> str | None:
-    """Hash of the prompt that an adapter was trained with, from its run.json; None where there is none."""
-    record = Path(adapter_path) / "run.json"
-    if not record.is_file():
-        return None
-    value: str | None = json.loads(record.read_text(encoding="utf-8")).get("prompt", {}).get("template_sha256")
-    return value
+    name = path.name.split(".")[0]
+    if name == "predictions":  # of a run, whose own record stays
+        name = f"{path.resolve().parent.name.removeprefix('eval-')}-rescored"
+    record = {
+        "model": {"base": None, "predictions_file": path.name},
+        "data": data,
+        "engine": {"name": "predictions_file", "seed": eval_args.seed},
+        "versions": versions(),
+        "git_revision": git_revision(),
+    }
+    return score(eval_args, System(name, name), bert_scorer, rows, record)
 
 
 def warn_of_tokenizer(console: Console, rows: list[dict[str, Any]], tokenizer: str) -> None:
     if tokenizer == "default" and suggest_tokenizer([ref for row in rows for ref in row["references"]]) == "unicode":
         console.print(
-            "[yellow]warning: ROUGE's default tokenizer would throw much of these references away, as it knows only "
-            "a-z and 0-9: give --rouge_tokenizer unicode"
+            "[yellow]warning: ROUGE's default tokenizer drops much of these references, as it has a-z and 0-9 only: "
+            "give --rouge_tokenizer unicode"
         )
 
 
-def tell(console: Console, eval_args: EvalArguments, runs: list[Run]) -> None:
-    """Some dialogues with the systems' summaries, the tables, and where the records are."""
+def note_scores(console: Console, systems: list[System], runs: list[Run]) -> None:
+    """Put the scores of the last system, and of the one before for comparison, into the model card of its weights."""
+    weights = systems[-1].weights
+    if weights is None or not model_card.can_be_written(weights):
+        return
+    try:
+        noted = model_card.write(weights, runs[-1].record, runs[-2].record if len(runs) > 1 else None)
+        end = "scores noted" if noted else "keeps its scores of more dialogues"
+    except OSError as error:  # another user's folder
+        end = f"the scores could not be noted here ({error.strerror})"
+    console.print(f"{weights / 'README.md'}: {end}")
+
+
+def show_results(console: Console, eval_args: EvalArguments, runs: list[Run]) -> None:
+    """Print some dialogues with their summaries and the tables; write report.html."""
     console = Console(width=min(console.width, 100), highlight=False)
-    for i in range(min(eval_args.num_examples, len(runs[0].rows))):
-        console.print(summary.dialogue_panel(runs, i))
-    console.print(summary.score_table(runs).rich(), summary.diagnostics_table(runs).rich())
-    for scored in runs:
-        console.print(Text(f"{scored.folder}: predictions.jsonl, metrics.json"))
+    for number in range(min(eval_args.num_examples, len(runs[0].rows))):
+        console.print(dialogue_panel(runs, number))
+    console.print(score_table(runs).rich(), diagnostics_table(runs).rich())
+    for one in runs:
+        console.print(f"{one.folder}: predictions.jsonl, metrics.json", markup=False)
     page = Path(eval_args.output_dir) / "report.html"
-    first = runs[0].record
-    report.write_report(
+    model, data = runs[0].record["model"], runs[0].record["data"]
+    write_report(
         page,
         runs,
         training_log=Path(eval_args.adapter_path).parent / "training.jsonl" if eval_args.adapter_path else None,
-        title=f"{first['model']['base'] or runs[0].name} on {first['data'].get('dataset_name', 'dialogues')}",
+        title=f"{model['base'] or runs[0].name} on {data.get('dataset_name', 'dialogues')}",
     )
-    console.print(Text(f"{page}: scores, charts and every dialogue"))
-
-
-def system_name(system: str) -> str:
-    return SYSTEM_NAMES.get(system, system)
+    console.print(f"{page}: scores, charts and every dialogue", markup=False)
 
 
 if __name__ == "__main__":

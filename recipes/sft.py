@@ -67,6 +67,7 @@ def main() -> None:
     trust, template = training_args.trust_remote_code, training_args.chat_template_path
     tokenizer = load_tokenizer(model_args, chat_template_path=template, trust_remote_code=trust)
     stop_ids = prompts.stop_token_ids(tokenizer, load_generation_config(model_args))
+    settings = prompts.PromptSettings.from_arguments(data_args)
     evaluates = training_args.eval_strategy != "no"
     data = load_training_data(
         script_args, data_args, train_args, tokenizer, stop_ids, max_length=max_length, evaluates=evaluates
@@ -79,7 +80,7 @@ def main() -> None:
         console.print(*data.notes, counts_table(data.counts()), sep="\n")
 
     # 3. Model, unless this run has finished; a folder that holds another run is refused
-    prompt = prompts.PromptSettings.from_arguments(data_args).record(tokenizer)
+    prompt = settings.record(tokenizer)
     facts = {"base_model": public_name(str(model_args.model_name_or_path)), "processes": processes}
     facts |= data.fingerprints() | {"template_sha256": prompt["template_sha256"]}
     folder = manifest.RunFolder(arguments, manifest.describe_run(arguments, **facts))
@@ -101,7 +102,7 @@ def main() -> None:
         processing_class=tokenizer,
         peft_config=get_peft_config(model_args),
     )
-    stop = add_callbacks(trainer, data, data_args, train_args, stop_ids, max_length, console)
+    stop = add_callbacks(trainer, data, settings, train_args, stop_ids, max_length, console)
 
     # 5. Train, from the newest complete checkpoint of this run if there is one
     checkpoint, notes = run_on_main(lambda: folder.open(trainer.weight_shapes))
@@ -132,7 +133,7 @@ def main() -> None:
 def add_callbacks(
     trainer: ResumableSFTTrainer,
     data: TrainingData,
-    data_args: DataArguments,
+    settings: prompts.PromptSettings,
     train_args: TrainArguments,
     stop_ids: frozenset[int],
     max_length: int | None,
@@ -148,7 +149,7 @@ def add_callbacks(
             "show": functools.partial(show_samples, console),
         }
         tokenizer = trainer.processing_class
-        trainer.add_callback(GenerationEvaluation(trainer, rows, tokenizer, data_args, train_args, **options))
+        trainer.add_callback(GenerationEvaluation(trainer, rows, tokenizer, settings, train_args, **options))
     if train_args.early_stopping_patience is not None:  # after the callback that adds the metrics
         trainer.add_callback(EarlyStopping(train_args.early_stopping_patience))
     stop = StopCallback(trainer, data.train.rows)

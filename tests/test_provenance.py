@@ -1,6 +1,7 @@
 import json
 import platform
 import subprocess
+from pathlib import Path
 
 from conftest import ROOT
 from dialogsum_sft import provenance
@@ -64,3 +65,12 @@ def test_the_revision_of_a_changed_checkout_ends_in_a_plus(monkeypatch, tmp_path
 def test_there_is_no_revision_outside_a_checkout(monkeypatch, tmp_path):
     monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
     assert provenance.git_revision() is None
+
+
+def test_the_digest_of_weights_follows_their_contents(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"one")
+    before = provenance.weights_digest(str(tmp_path))
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"two")
+    assert provenance.weights_digest(str(tmp_path)) != before
+    assert provenance.weights_digest("some/hub-id") is None

@@ -1,4 +1,4 @@
-"""Completions on their way to predictions.jsonl: kept as they are made, shared by processes."""
+"""The journal of an evaluation: completions on disk as they are made, so that an interrupted one can be continued."""
 
 import hashlib
 import json
@@ -10,18 +10,19 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from dialogsum_sft.files import FORMAT
-from dialogsum_sft.generation.transformers_engine import Completion
+from dialogsum_sft.generation.engine import Completion
 
 
-class PartialPredictions:
+class Journal:
     """The completions of an unfinished evaluation, in `folder`/predictions.partial.jsonl.
 
-    Its first line has a digest of each of the `settings` that decide a prediction; each further line is a completion
-    under its dialogue's id and the number of the candidate, on disk before `append` returns. On opening, `done` holds
-    {index: completion} of what an interrupted evaluation with the same settings left, in `ids` x `candidates` order; a
-    line that was cut off while written is dropped. What another evaluation left is set aside, and `notes` says so.
+    The first line has a digest of each of the `settings` that decide a prediction. Each further line is a completion,
+    with its dialogue's id and the number of the candidate, on disk before `append` returns. On opening, `done` holds
+    {index: completion} of an interrupted evaluation with the same settings, in `ids` x `candidates` order; an
+    incomplete last line is dropped. A journal with other settings is set aside, and `notes` says so.
 
-    Each process writes a file of its own and reads those of all: open it in all of them before entering any.
+    Each process writes a file of its own and reads those of all: construct it on all processes before entering it on
+    any.
     """
 
     def __init__(
@@ -38,9 +39,9 @@ class PartialPredictions:
         self.notes: list[str] = []
         self.done: dict[int, Completion] = {}
         self._keys = [(name, number) for name in ids for number in range(candidates)]
-        self._settings = {name: _digest(json.dumps(value, sort_keys=True)) for name, value in settings.items()}
+        self._settings = digests(settings)
         self._own = self._path(process_index)
-        self._length = 0  # bytes of our own file that are good
+        self._length = 0  # bytes of this process's file that are complete
         self._aside: list[Path] = []
         index = {key: i for i, key in enumerate(self._keys)}
         for path in sorted(folder.glob("predictions.partial*.jsonl")):
@@ -53,7 +54,7 @@ class PartialPredictions:
                 self._aside.append(path)
                 changed = sorted(name for name in self._settings if header.get(name) != self._settings[name])
                 self.notes.append(
-                    f"{path}: left by an evaluation with another {', '.join(changed)}; set aside as {path.name}.old"
+                    f"{path}: from an evaluation with another {', '.join(changed)}; set aside as {path.name}.old"
                 )
 
     def _path(self, process_index: int) -> Path:
@@ -85,14 +86,15 @@ class PartialPredictions:
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def remove(self) -> None:
-        """To be called when predictions.jsonl is whole."""
-        for path in self.folder.glob("predictions.partial*.jsonl"):
-            path.unlink(missing_ok=True)
+
+def remove_journal(folder: Path) -> None:
+    """Delete the journals of all processes, when predictions.jsonl is written."""
+    for path in folder.glob("predictions.partial*.jsonl"):
+        path.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> tuple[dict[str, str], list[tuple[tuple[str, int], Completion]], int]:
-    """Settings, completions and the length in bytes of all that is whole; another format has no settings."""
+    """Settings, completions, and the bytes of all complete lines; a file of another format has no settings."""
     header: dict[str, str] = {}
     completions = []
     length = 0
@@ -103,32 +105,13 @@ def _read(path: Path) -> tuple[dict[str, str], list[tuple[tuple[str, int], Compl
                 header = record["settings"] if record["format"] == FORMAT else {}
             else:
                 completions.append(((record.pop("id"), record.pop("candidate")), Completion(**record)))
-        except (ValueError, TypeError, KeyError):  # cut off while it was written
+        except (ValueError, TypeError, KeyError):  # an incomplete line
             break
         length += len(line)
     return header, completions, length
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def weights_digest(path: str | None) -> str | None:
-    """What tells the weights in a folder from others: the contents of an adapter; of a model names, sizes and times.
-
-    None where `path` is no folder, such as a hub id, which its revision tells from others.
-    """
-    if path is None or not Path(path).is_dir():
-        return None
-    adapter = Path(path) / "adapter_model.safetensors"
-    if adapter.is_file():
-        with adapter.open("rb") as file:
-            weights = hashlib.file_digest(file, "sha256").hexdigest()
-        return _digest(weights + (Path(path) / "adapter_config.json").read_text(encoding="utf-8"))
-    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in Path(path).glob("*.safetensors")]
-    return _digest(repr(sorted(stats)))
-
-
-def share(todo: Iterable[int], lengths: Sequence[int], process_index: int, num_processes: int) -> list[int]:
-    """The part of `todo` that a process takes: of like work (`lengths` in tokens) and disjoint from the others'."""
-    return sorted(todo, key=lambda i: (-lengths[i], i))[process_index::num_processes]
+def digests(settings: dict[str, Any]) -> dict[str, str]:
+    """A hash of each of the settings that decide a prediction, as 16 hex digits."""
+    texts = {name: json.dumps(value, sort_keys=True) for name, value in settings.items()}
+    return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in texts.items()}

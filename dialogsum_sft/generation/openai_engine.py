@@ -1,7 +1,7 @@
-"""Summaries from an OpenAI-compatible endpoint: vLLM, `transformers serve`, llama.cpp, Ollama, hosted models.
+"""Generation by an OpenAI-compatible endpoint: vLLM, `transformers serve`, llama.cpp, Ollama, hosted models.
 
-The endpoint gets the chat messages that the other engines render themselves, so its own chat template is used. The key
-is read from OPENAI_API_KEY and goes nowhere but into the request's header.
+The endpoint gets chat messages and applies its own chat template. The key is read from OPENAI_API_KEY and is only put
+into the header of requests.
 """
 
 import asyncio
@@ -17,8 +17,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from dialogsum_sft import InputError
+from dialogsum_sft.data.encoding import Prompt
 from dialogsum_sft.data.prompts import Message
-from dialogsum_sft.generation.transformers_engine import Completion
+from dialogsum_sft.generation.engine import Completion, System
 
 import aiohttp
 
@@ -29,18 +30,54 @@ _LONGEST_WAIT = 600.0  # seconds, of a Retry-After too
 
 
 class _TryAgain(Exception):
-    """A failure that may pass; `after` is the endpoint's own wish, in seconds."""
+    """A temporary failure; `after` is the wait that the endpoint asks for, in seconds."""
 
     def __init__(self, reason: str, after: float | None = None) -> None:
         super().__init__(reason)
         self.after = after
 
 
-def request_fields(max_new_tokens: int, generation_kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a request that say how to decode, from options under their GenerationConfig names.
+class OpenAIEngine:
+    """Engine of the model that an endpoint serves.
 
-    Greedy (temperature 0) unless `do_sample`. Raises InputError for an option that the protocol has no field for: an
-    endpoint may well ignore it without a word.
+    `fields` are those of a request that decide decoding, see `request_fields`. `max_length` (tokens of a prompt and
+    its summary) is None where the tokenizer is not known. Options of `generate_batches` follow.
+    """
+
+    name = "openai"
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        fields: dict[str, Any],
+        *,
+        samples: bool,
+        max_new_tokens: int,
+        max_length: int | None = None,
+        systems: Sequence[System] = (),
+        **options: Any,
+    ) -> None:
+        self.base_url, self.model, self.fields, self.options = base_url, model, fields, options
+        self.samples, self.max_new_tokens, self.max_length = samples, max_new_tokens, max_length
+        self.systems = list(systems)
+        self.record: dict[str, Any] = {"name": self.name, "base_url": base_url, "generation": fields}
+
+    def complete(
+        self, prompts: Sequence[Prompt], *, adapter: bool, seeds: Sequence[int] | None = None
+    ) -> Iterator[list[tuple[int, Completion]]]:
+        chats = [prompt.messages for prompt in prompts]
+        yield from generate_batches(self.base_url, self.model, chats, self.fields, seeds=seeds, **self.options)
+
+    def close(self) -> None:
+        pass
+
+
+def request_fields(max_new_tokens: int, generation_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a request that decide decoding, from options under their GenerationConfig names.
+
+    Greedy (temperature 0) unless `do_sample`. Raises InputError for an option that the protocol has no field for, as
+    an endpoint may silently ignore it.
     """
     kwargs = dict(generation_kwargs)
     fields: dict[str, Any] = {"max_tokens": max_new_tokens}
@@ -54,8 +91,8 @@ def request_fields(max_new_tokens: int, generation_kwargs: dict[str, Any]) -> di
         del kwargs["num_beams"]
     if kwargs:
         raise InputError(
-            f"--generation_kwargs: --engine openai cannot ask for {', '.join(kwargs)}; it can for do_sample, and with "
-            "it temperature and top_p, and for stop_strings"
+            f"--generation_kwargs: --engine openai has no {', '.join(kwargs)}; it has do_sample, with it temperature "
+            "and top_p, and stop_strings"
         )
     return fields
 
@@ -74,10 +111,10 @@ def generate_batches(
 ) -> Iterator[list[tuple[int, Completion]]]:
     """Yield (index of the conversation, its completion) in lists, as they are done.
 
-    `concurrency` requests are under way at once, each for at most `timeout` seconds. What may pass (429, 5xx, a
-    timeout, a broken connection, an answer that is none) is tried `tries` times, `first_wait` seconds apart and twice
-    as long each time, or as long as Retry-After says. Anything else ends it: no more requests are sent, those under
-    way are waited for and yielded, and then InputError says what happened.
+    At most `concurrency` requests run at once, each for at most `timeout` seconds. A temporary failure (429, 5xx, a
+    timeout, a broken connection, an answer that is no completion) is tried `tries` times; the first wait is
+    `first_wait` seconds and doubles each time, or is what Retry-After says. After any other failure no more requests
+    are sent, the running ones are awaited and yielded, and InputError says what happened.
     """
     if urlsplit(base_url).scheme not in ("http", "https") or not urlsplit(base_url).hostname:
         raise InputError(f"--base_url {base_url}: give a URL such as http://localhost:8000/v1")
@@ -130,8 +167,8 @@ class _Client:
         self.timeout, self.tries, self.first_wait = timeout, tries, first_wait
         self.key = os.environ.get("OPENAI_API_KEY", "").strip()
         self.session: aiohttp.ClientSession | None = None
-        self.answered = False  # whether the endpoint ever did
-        self.given_up = asyncio.Event()  # another request met an error for good: trying this one again is in vain
+        self.answered = False  # whether the endpoint has answered any request
+        self.given_up = asyncio.Event()  # set when another request failed finally, so that this one is not tried again
 
     async def close(self) -> None:
         if self.session is not None:
@@ -145,8 +182,8 @@ class _Client:
             except _TryAgain as error:
                 if not left or self.given_up.is_set():
                     raise InputError(
-                        f"{self.url}: {error} ({self.tries - left} of {self.tries} tries). What is done is kept: run "
-                        "it again to go on"
+                        f"{self.url}: {error} ({self.tries - left} of {self.tries} tries). The summaries so far "
+                        "are kept: run it again to continue"
                     ) from error
                 # Spread, so that requests refused together do not come again together.
                 delay = error.after if error.after is not None else wait * random.uniform(0.5, 1.0)
@@ -178,7 +215,7 @@ class _Client:
         if status in _TRY_AGAIN:
             raise _TryAgain(f"HTTP {status}: {self._message(text)}", _seconds(headers.get("Retry-After")))
         if status == 400 and "max_completion_tokens" in text and "max_tokens" in self.fields:
-            # Hosted models of late know the limit under this name only, and say so.
+            # Recent hosted models accept the limit under this name only.
             self.fields = {"max_completion_tokens": self.fields["max_tokens"]} | self.fields
             del self.fields["max_tokens"]
         if status == 400 and "max_completion_tokens" in text and "max_tokens" in body:
@@ -193,7 +230,7 @@ class _Client:
         return _completion(text)
 
     def _message(self, text: str) -> str:
-        """What an endpoint says of an error, in whichever of the known shapes, in one short line without the key."""
+        """The message of an error answer, of any known shape, in one short line without the key."""
         try:
             record = json.loads(text)
         except ValueError:

@@ -1,16 +1,15 @@
-"""Batched generation with a transformers model: every prompt once, in batches of like length.
-
-The other engines, `vllm_engine` and `openai_engine`, yield the same `Completion`s batch by batch.
-"""
+"""Batched generation with a transformers model: every prompt once, in batches of similar length."""
 
 import contextlib
 import logging
 import zlib
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 from dialogsum_sft import InputError
+from dialogsum_sft.data.encoding import Prompt
+from dialogsum_sft.generation.engine import Completion, System, to_completion
 from dialogsum_sft.kernels.unpadded import CACHE, can_unpad, prefill
 
 import torch
@@ -28,61 +27,64 @@ from transformers.cache_utils import DynamicLayer
 
 logger = logging.getLogger(__name__)
 
-# Options under which a batch may be cut short and go on with fewer rows: none of them counts from where it began.
+# With these options alone a batch may be ended early and continued with fewer rows: none counts from its beginning.
 _ROW_BY_ROW = {"max_new_tokens", "eos_token_id", "pad_token_id", "bos_token_id", "use_cache", "num_beams"}
 _ROW_BY_ROW |= {"do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram_size"}
 _ROW_BY_ROW |= {"transformers_version"}
 
 
-@dataclass
-class Completion:
-    """A generated summary; `completion_tokens` counts its stop token, `finish_reason` is "stop" or "length".
+class TransformersEngine:
+    """Engine of a transformers model, in this process, on its device.
 
-    Tokens are None where an endpoint does not count them.
+    `load` returns the model, or a PeftModel with the adapter; it is called when the first prompt is completed.
+    `max_batch_tokens` limits a batch: rows * (longest prompt + max_new_tokens).
     """
 
-    text: str
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    finish_reason: str
+    name = "transformers"
 
+    def __init__(
+        self,
+        load: Callable[[], PreTrainedModel | PeftModel],
+        tokenizer: PreTrainedTokenizerBase,
+        config: GenerationConfig,
+        *,
+        max_length: int,
+        max_batch_tokens: int,
+        systems: Sequence[System] = (),
+    ) -> None:
+        self._load, self.tokenizer, self.config = load, tokenizer, config
+        self.max_length, self.max_batch_tokens, self.systems = max_length, max_batch_tokens, list(systems)
+        self.max_new_tokens, self.samples = int(config.max_new_tokens), bool(config.do_sample)
+        self.record: dict[str, Any] = {"name": self.name, "max_batch_tokens": max_batch_tokens}
+        self.record["generation"] = config.to_diff_dict()
 
-def generation_config(
-    tokenizer: PreTrainedTokenizerBase, stop_ids: frozenset[int], max_new_tokens: int, **kwargs: Any
-) -> GenerationConfig:
-    """Greedy decoding unless `kwargs` (any GenerationConfig option) say otherwise.
+    @cached_property
+    def model(self) -> PreTrainedModel | PeftModel:
+        return self._load()
 
-    Nothing is taken from the model's own generation config but its stop tokens: chat models ship temperatures and
-    repetition penalties that would silently change a "greedy" score. Sampling is from the whole distribution unless
-    `kwargs` cut it (transformers itself would take the 50 likeliest tokens). Raises InputError for an unknown option.
-    """
-    unknown = [name for name in kwargs if not hasattr(GenerationConfig(), name)]
-    if unknown:
-        raise InputError(f"--generation_kwargs: GenerationConfig has no option {', '.join(unknown)}")
-    options = {
-        "max_new_tokens": max_new_tokens,
-        "do_sample": False,
-        "num_beams": 1,
-        "repetition_penalty": 1.0,
-        "use_cache": True,
-        "eos_token_id": sorted(stop_ids),
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    if kwargs.get("do_sample"):
-        options |= {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
-    try:
-        config = GenerationConfig(**(options | kwargs))
-        config.validate()
-    except (ValueError, TypeError) as error:
-        raise InputError(f"generation options: {error}") from error
-    return config
+    def complete(
+        self, prompts: Sequence[Prompt], *, adapter: bool, seeds: Sequence[int] | None = None
+    ) -> Iterator[list[tuple[int, Completion]]]:
+        has_adapter = isinstance(self.model, PeftModel)
+        with self.model.disable_adapter() if has_adapter and not adapter else contextlib.nullcontext():
+            yield from generate_batches(
+                self.model,
+                self.tokenizer,
+                [prompt.ids for prompt in prompts],
+                self.config,
+                max_batch_tokens=self.max_batch_tokens,
+                seeds=seeds,
+            )
+
+    def close(self) -> None:
+        self.__dict__.pop("model", None)
 
 
 def batches(lengths: Sequence[int], max_new_tokens: int, max_batch_tokens: int) -> list[list[int]]:
-    """Indices of the prompts in batches, longest prompts first, so that running out of memory shows at once.
+    """Indices of the prompts in batches, the longest prompts first, so that running out of memory shows at once.
 
-    A batch holds as many rows as keep rows * (longest prompt + max_new_tokens) within `max_batch_tokens`, and at
-    least one.
+    A batch has as many rows as keep rows * (longest prompt + max_new_tokens) within `max_batch_tokens`, and at least
+    one.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     result: list[list[int]] = []
@@ -95,7 +97,7 @@ def batches(lengths: Sequence[int], max_new_tokens: int, max_batch_tokens: int) 
 
 @contextlib.contextmanager
 def _generating(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
-    """Evaluation mode (dropout of a LoRA layer would make greedy decoding random) and our generation config alone."""
+    """Evaluation mode, as LoRA's dropout would make greedy decoding random, and `config` as the only one."""
     training = model.training
     holders = [model, model.get_base_model()] if isinstance(model, PeftModel) else [model]  # both have a config
     own_configs = [holder.generation_config for holder in holders]
@@ -111,20 +113,6 @@ def _generating(model: PreTrainedModel, config: GenerationConfig) -> Iterator[No
         model.train(training)
 
 
-def generate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[list[int]],
-    config: GenerationConfig,
-    *,
-    max_batch_tokens: int = 8192,
-    seeds: Sequence[int] | None = None,
-) -> Iterator[tuple[int, Completion]]:
-    """`generate_batches`, one completion at a time."""
-    for batch in generate_batches(model, tokenizer, prompts, config, max_batch_tokens=max_batch_tokens, seeds=seeds):
-        yield from batch
-
-
 def generate_batches(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -136,9 +124,9 @@ def generate_batches(
 ) -> Iterator[list[tuple[int, Completion]]]:
     """Yield batches of (index of the prompt, its completion) as they are done; the caller restores the order.
 
-    Prompts are padded on the left whatever the tokenizer's side: behind right padding a model continues the padding.
-    A batch that runs out of memory is done again as two, and what follows keeps to the smaller size. What is
-    sampled is decided by `seeds`, one for each prompt, and the batches; torch's random state is left as it was.
+    Prompts (token ids) are padded on the left, whatever the tokenizer's side: behind right padding a model continues
+    the padding. A batch that runs out of memory is split in two, and later batches keep the smaller size. `seeds`, one
+    for each prompt, and the batches decide what is sampled; torch's random state is left as it was.
 
     Raises InputError where a single prompt runs out of memory.
     """
@@ -160,12 +148,12 @@ def generate_batches(
             rest = [i for batch in todo for i in batch]
             order = batches([len(prompts[i]) for i in rest], config.max_new_tokens, tokens * (len(batch) // 2))
             todo = [[rest[at] for at in rows] for rows in order]
-            logger.warning("out of memory with %d rows in a batch: going on with %d", len(batch), len(todo[0]))
+            logger.warning("out of memory with %d rows in a batch: continuing with %d", len(batch), len(todo[0]))
         else:
             todo = todo[1:]
-            yield [(i, completion(tokenizer, prompts[i], rows[n], config)) for n, i in enumerate(batch)]
+            yield [(i, to_completion(tokenizer, prompts[i], rows[n], config)) for n, i in enumerate(batch)]
             continue
-        # Behind the except clause: until its end the error holds the tensors of the failed batch.
+        # After the except clause, as the error holds the tensors of the failed batch until its end.
         if torch.accelerator.is_available():
             torch.accelerator.empty_cache()
 
@@ -189,7 +177,7 @@ def _seeded(config: GenerationConfig, seeds: list[int]) -> Iterator[None]:
 
 
 class _QuarterFinished(StoppingCriteria):
-    """Ends a batch when a quarter of its rows have ended: a finished row costs as much as one that goes on."""
+    """Ends a batch when a quarter of its rows have ended, as a finished row costs as much as an unfinished one."""
 
     def __init__(self, start: int, stop_ids: Collection[int], device: torch.device) -> None:
         self.start = start
@@ -209,7 +197,7 @@ def _drops_rows(model: PreTrainedModel, config: GenerationConfig) -> bool:
 
 
 def _complete(model: PreTrainedModel, prompts: list[list[int]], config: GenerationConfig) -> list[list[int]]:
-    """What each prompt is continued with, up to and with its stop token; may be followed by padding."""
+    """The ids that each prompt is continued with, through its stop token; padding may follow."""
     width = max(map(len, prompts))
     ids = torch.full((len(prompts), width), config.pad_token_id)
     mask = torch.zeros_like(ids)
@@ -222,13 +210,13 @@ def _complete(model: PreTrainedModel, prompts: list[list[int]], config: Generati
 
     stop_ids = torch.tensor(sorted(config.eos_token_id), device=ids.device)
     done: dict[int, list[int]] = {}
-    going = torch.arange(len(prompts), device=ids.device)  # the prompts that the rows of the batch belong to
+    remaining = torch.arange(len(prompts), device=ids.device)  # the prompts of the rows still in the batch
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     if can_unpad(base) and min(map(len, prompts)) > 1:
         cache = prefill(base, prompts)
     else:
         cache = DynamicCache(config=model.config.get_text_config(decoder=True))
-    while len(going):
+    while len(remaining):
         start = ids.shape[1]
         ids = model.generate(
             input_ids=ids,
@@ -240,23 +228,10 @@ def _complete(model: PreTrainedModel, prompts: list[list[int]], config: Generati
         full = ids.shape[1] - width >= config.max_new_tokens
         ended = torch.isin(ids[:, width:], stop_ids).any(dim=1) | full
         for row in ended.nonzero().flatten().tolist():
-            done[int(going[row])] = ids[row, width:].tolist()
+            done[int(remaining[row])] = ids[row, width:].tolist()
         rows = (~ended).nonzero().flatten()
-        going, ids = going[rows], ids[rows]
+        remaining, ids = remaining[rows], ids[rows]
         mask = torch.nn.functional.pad(mask[rows], (0, ids.shape[1] - mask.shape[1]), value=1)
         if len(rows):
             cache.batch_select_indices(rows)
     return [done[row] for row in range(len(prompts))]
-
-
-def completion(
-    tokenizer: PreTrainedTokenizerBase, prompt: list[int], ids: list[int], config: GenerationConfig
-) -> Completion:
-    """What an engine generated behind a prompt, up to and with its stop token, as every engine records it."""
-    end = next((at for at, token in enumerate(ids) if token in config.eos_token_id), None)
-    return Completion(
-        text=tokenizer.decode(ids[:end], skip_special_tokens=True).strip(),
-        prompt_tokens=len(prompt),
-        completion_tokens=len(ids) if end is None else end + 1,
-        finish_reason="length" if end is None else "stop",
-    )

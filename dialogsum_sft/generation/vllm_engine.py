@@ -1,18 +1,20 @@
-"""Summaries from vLLM's offline engine, from the prompt ids that training put before a summary; adapters unmerged.
+"""Generation by vLLM's offline engine, from the token ids of prompts; the adapter is not merged.
 
-vLLM pins its own torch and transformers, so it lives in an environment of its own, in which this package runs too.
+vLLM pins its own torch and transformers, so it needs an environment of its own, in which this package runs too.
 """
 
 import importlib
 import importlib.metadata
 import json
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from dialogsum_sft import InputError
-from dialogsum_sft.generation.transformers_engine import Completion, completion
+from dialogsum_sft.data.encoding import Prompt
+from dialogsum_sft.generation.engine import Completion, System, to_completion
 from dialogsum_sft.hardware import resolve_dtype
 from dialogsum_sft.modeling import EMBEDDED, embedded_model
 
@@ -25,7 +27,7 @@ _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 _SAMPLING = {"top_k": "top_k", "top_p": "top_p", "min_p": "min_p", "repetition_penalty": "repetition_penalty"}
 _SAMPLING |= {"min_new_tokens": "min_tokens", "max_new_tokens": "max_tokens", "temperature": "temperature"}
 _KNOWN = {*_SAMPLING, "do_sample", "eos_token_id", "pad_token_id", "bos_token_id", "use_cache", "transformers_version"}
-_AT_ONCE = 512  # prompts handed over together: what an interruption costs at most
+_AT_ONCE = 512  # prompts handed over together, so the most that an interruption loses
 
 
 def _vllm() -> ModuleType:
@@ -37,12 +39,55 @@ def _vllm() -> ModuleType:
         ) from error
 
 
-def version() -> str:
-    return str(_vllm().__version__)
+class VllmEngine:
+    """Engine of vLLM's offline LLM. The model is loaded when the first prompt is completed, or to find `max_length`.
+
+    `kwargs` are more arguments of `vllm.LLM`.
+    """
+
+    name = "vllm"
+
+    def __init__(
+        self,
+        model_args: ModelConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        config: GenerationConfig,
+        *,
+        adapter_path: str | None = None,
+        max_length: int | None = None,
+        seed: int = 42,
+        kwargs: dict[str, Any] | None = None,
+        systems: Sequence[System] = (),
+    ) -> None:
+        sampling_options(config)  # raises InputError before anything is loaded
+        self.model_args, self.tokenizer, self.config = model_args, tokenizer, config
+        self.adapter_path, self.seed, self.kwargs, self.systems = adapter_path, seed, kwargs or {}, list(systems)
+        self._max_length = max_length
+        self.max_new_tokens, self.samples = int(config.max_new_tokens), bool(config.do_sample)
+        self.record: dict[str, Any] = {"name": self.name, "version": str(_vllm().__version__)}
+        self.record["generation"] = config.to_diff_dict()
+
+    @cached_property
+    def llm(self) -> Any:
+        return load_llm(self.model_args, self.adapter_path, self._max_length, self.seed, self.kwargs)
+
+    @property
+    def max_length(self) -> int:
+        return self._max_length or int(self.llm.llm_engine.model_config.max_model_len)
+
+    def complete(
+        self, prompts: Sequence[Prompt], *, adapter: bool, seeds: Sequence[int] | None = None
+    ) -> Iterator[list[tuple[int, Completion]]]:
+        ids = [prompt.ids for prompt in prompts]
+        path = self.adapter_path if adapter else None
+        yield from generate_batches(self.llm, self.tokenizer, ids, self.config, seeds=seeds, adapter_path=path)
+
+    def close(self) -> None:
+        self.__dict__.pop("llm", None)
 
 
 def sampling_options(config: GenerationConfig) -> dict[str, Any]:
-    """Arguments of vllm.SamplingParams for a generation config; InputError names an option that vLLM lacks."""
+    """Arguments of vllm.SamplingParams for a generation config. Raises InputError for an option that vLLM lacks."""
     options = {name: value for name, value in config.to_diff_dict().items() if value is not None}
     if options.get("num_beams") == 1:
         del options["num_beams"]
@@ -58,7 +103,7 @@ def sampling_options(config: GenerationConfig) -> dict[str, Any]:
 
 
 def lora_rank(adapter_path: str) -> int:
-    """The smallest max_lora_rank that takes the adapter; InputError where vLLM cannot load it at all."""
+    """The smallest max_lora_rank that fits the adapter. Raises InputError where vLLM cannot load it."""
     config = json.loads((Path(adapter_path) / "adapter_config.json").read_text(encoding="utf-8"))
     faults = [name for name in ("modules_to_save", "use_dora", "trainable_token_indices") if config.get(name)]
     if config.get("bias", "none") != "none":
@@ -102,11 +147,6 @@ def load_llm(
         raise InputError(f"vLLM cannot load {name}: {reason}") from error
 
 
-def longest(llm: Any) -> int:
-    """How many tokens a prompt and its summary may have together."""
-    return int(llm.llm_engine.model_config.max_model_len)
-
-
 def generate_batches(
     llm: Any,
     tokenizer: PreTrainedTokenizerBase,
@@ -135,6 +175,6 @@ def generate_batches(
             use_tqdm=False,
         )
         yield [
-            (i, completion(tokenizer, prompts[i], list(output.outputs[0].token_ids), config))
+            (i, to_completion(tokenizer, prompts[i], list(output.outputs[0].token_ids), config))
             for i, output in zip(at_once, outputs, strict=True)
         ]

@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from dialogsum_sft import InputError, files
-from dialogsum_sft.arguments import DataArguments, TrainArguments
+from dialogsum_sft.arguments import TrainArguments
 from dialogsum_sft.data.dialogue import restore_speakers
 from dialogsum_sft.data.encoding import build_prompts
 from dialogsum_sft.data.prompts import PromptSettings
 from dialogsum_sft.evaluation.rouge import rouge_scores
 from dialogsum_sft.evaluation.tokenizers import suggest_tokenizer
-from dialogsum_sft.generation.transformers_engine import Completion, generate, generation_config
+from dialogsum_sft.generation.engine import Completion, generation_config, max_prompt_tokens
+from dialogsum_sft.generation.summarise import summarise
+from dialogsum_sft.generation.transformers_engine import TransformersEngine
 
 import numpy as np
 import torch
-from accelerate import PartialState
-from accelerate.utils import gather_object
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedTokenizerBase,
@@ -96,7 +96,7 @@ def _line(event: dict[str, Any]) -> dict[str, Any]:
 
 
 class GenerationEvaluation(TrainerCallback):
-    """Summarises the same validation dialogues at every evaluation, as recipes/eval.py would, and scores them.
+    """Summarises the same validation dialogues at every evaluation, as recipes/eval.py does, and scores them.
 
     `rows` have id, dialogue and references. Adds to the evaluation's metrics, so that `metric_for_best_model` and
     early stopping see them, and logs: `eval_rouge1_mean`, `eval_rouge2_mean`, `eval_rougeL_mean` (F1 x 100, mean over
@@ -104,12 +104,12 @@ class GenerationEvaluation(TrainerCallback):
     and `eval_generate_runtime` (seconds). The first summaries go to the trackers, to `show(step, samples)`, and into
     the trainer's `log_history` as `samples`; a sample has id, dialogue, references, prediction and finish_reason.
 
-    A prompt is at most as long as a training row, and leaves room for the summary in what the model can hold. Ranks
-    share the dialogues and all get the same metrics. Training goes on as if nothing had been generated: the random
-    state, the model's mode and its own generation config are put back.
+    A prompt and its longest summary have at most `max_length` tokens together, and no more than the model's positions.
+    The processes share the dialogues and all get the same metrics. The random state, the model's mode and its
+    generation config are restored.
 
-    Add it behind the trackers and before `EarlyStoppingCallback`, that is by `trainer.add_callback`. Raises InputError
-    when a dialogue does not fit even when shortened to one turn.
+    Add it after the trackers and before `EarlyStoppingCallback`, by `trainer.add_callback`. Raises InputError when a
+    dialogue does not fit even when shortened to one turn.
     """
 
     def __init__(
@@ -117,31 +117,32 @@ class GenerationEvaluation(TrainerCallback):
         trainer: SFTTrainer,
         rows: Sequence[dict[str, Any]],
         tokenizer: PreTrainedTokenizerBase,
-        data_args: DataArguments,
+        settings: PromptSettings,
         train_args: TrainArguments,
         *,
         stop_ids: frozenset[int],
         max_length: int | None,
         show: Callable[[int, list[dict[str, Any]]], None] = lambda step, samples: None,
     ) -> None:
-        self.trainer, self.tokenizer, self.show = trainer, tokenizer, show
+        self.trainer, self.show = trainer, show
         self.rows = list(rows)
         self.references = [row["references"] for row in self.rows]
         self.rouge_tokenizer = train_args.eval_rouge_tokenizer
-        self.max_batch_tokens = train_args.eval_max_batch_tokens
-        self.config = generation_config(tokenizer, stop_ids, train_args.eval_max_new_tokens)
-        room = trainer.model.config.get_text_config().max_position_embeddings - train_args.eval_max_new_tokens
+        positions = trainer.model.config.get_text_config().max_position_embeddings
+        self.engine = TransformersEngine(
+            lambda: trainer.model,
+            tokenizer,
+            generation_config(tokenizer, stop_ids, train_args.eval_max_new_tokens),
+            max_length=min(positions, max_length or positions),
+            max_batch_tokens=train_args.eval_max_batch_tokens,
+        )
+        dialogues = [row["dialogue"] for row in self.rows]
         try:
-            self.prompts = build_prompts(
-                [row["dialogue"] for row in self.rows],
-                tokenizer,
-                PromptSettings.from_arguments(data_args),
-                min(room, max_length or room),
-            )
+            self.prompts = build_prompts(dialogues, tokenizer, settings, max_prompt_tokens(self.engine))
         except InputError as error:
             raise InputError(f"--eval_generate_samples: validation {error}") from error
         if self.rouge_tokenizer == "default" and suggest_tokenizer(sum(self.references, [])) == "unicode":
-            logger.warning("ROUGE's default tokenizer knows only a-z and 0-9: give --eval_rouge_tokenizer unicode")
+            logger.warning("ROUGE's default tokenizer has a-z and 0-9 only: give --eval_rouge_tokenizer unicode")
 
     def on_evaluate(
         self,
@@ -153,13 +154,16 @@ class GenerationEvaluation(TrainerCallback):
     ) -> None:
         started = time.time()
         completions = self._completions()
-        summaries = [restore_speakers(completions[i].text, prompt.names) for i, prompt in enumerate(self.prompts)]
+        summaries = [
+            restore_speakers(completion.text, prompt.names)
+            for completion, prompt in zip(completions, self.prompts, strict=True)
+        ]
         scores = rouge_scores(summaries, self.references, self.rouge_tokenizer)
         measured = {
             f"eval_{name}_mean": float(np.mean([sum(values) / len(values) for values in scores[name]]))
             for name in _ROUGE
         }
-        cut_off = sum(completion.finish_reason == "length" for completion in completions.values())
+        cut_off = sum(completion.finish_reason == "length" for completion in completions)
         measured["eval_unfinished"] = cut_off / len(self.rows)
         measured["eval_generate_runtime"] = round(time.time() - started, 2)
         metrics.update(measured)
@@ -174,15 +178,9 @@ class GenerationEvaluation(TrainerCallback):
             self._to_trackers(state.global_step, samples)
         self.show(state.global_step, samples)
 
-    def _completions(self) -> dict[int, Completion]:
-        ranks = PartialState()
-        mine = range(ranks.process_index, len(self.rows), ranks.num_processes)
-        prompts = [self.prompts[i].ids for i in mine]
-        model = self.trainer.model
-        with _random_state_kept(model.device):
-            generated = generate(model, self.tokenizer, prompts, self.config, max_batch_tokens=self.max_batch_tokens)
-            done = [(mine[at], completion) for at, completion in generated]
-        return dict(gather_object(done))
+    def _completions(self) -> list[Completion]:
+        with _random_state_kept(self.trainer.model.device):
+            return [candidates[0] for candidates in summarise(self.engine, self.prompts, adapter=True)]
 
     def _to_trackers(self, step: int, samples: list[dict[str, Any]]) -> None:
         """As text to TensorBoard, as a table to Weights & Biases and Trackio; to others there is no common way."""

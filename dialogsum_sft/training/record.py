@@ -1,14 +1,28 @@
-"""run.json: the record of a training, saved beside its weights."""
+"""run.json: the record of a training, saved beside its weights and read back by an evaluation."""
 
+import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dialogsum_sft import files, provenance
+from dialogsum_sft import InputError, files, provenance
+from dialogsum_sft.data.prompts import PromptSettings
 from dialogsum_sft.data.training_data import TrainingData
+from dialogsum_sft.training import manifest
 from dialogsum_sft.training.checkpoints import step_of
-from dialogsum_sft.training.manifest import sha256_of
 from dialogsum_sft.training.trainer import ResumableSFTTrainer
+
+from transformers import PreTrainedTokenizerBase
+
+# Options of the training that are an evaluation's default: the dataset and the prompt; the base model of an adapter.
+_DATA: tuple[str, ...] = (
+    *("dataset_name", "dataset_config", "dataset_revision", "dialogue_column", "summary_columns", "id_column"),
+    *("topic_column", "instruction", "system_prompt", "rename_speakers", "max_length", "trust_remote_code"),
+)
+_BASE = ("model_name_or_path", "model_revision", "dtype", "attn_implementation")
+_QUANTISATION = ("load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "use_bnb_nested_quant")
+_RENAMED = {"max_new_tokens": "eval_max_new_tokens", "rouge_tokenizer": "eval_rouge_tokenizer"}
 
 
 def run_record(
@@ -32,7 +46,7 @@ def run_record(
         "arguments": files.public(arguments | {"hub_model_id": trainer.args.hub_model_id}),
         "data": {name.replace(" ", "_"): counts.record() for name, counts in data.counts().items()},
         "data_fingerprint": run["data_fingerprint"],
-        "manifest_sha256": sha256_of(run),
+        "manifest_sha256": manifest.sha256_of(run),
         "prompt": prompt,
         "resumed_from_step": step_of(checkpoint) if checkpoint else None,
         "metrics": metrics,
@@ -42,3 +56,68 @@ def run_record(
         "hardware": provenance.hardware(),
         "seconds": round(time.time() - started, 1),
     }
+
+
+def read_run_record(folder: Path) -> dict[str, Any] | None:
+    """run.json of trained weights, or None where there is none. Raises InputError where it cannot be read."""
+    path = folder / "run.json"
+    if not path.is_file():
+        return None
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        dict(record["arguments"]), dict(record["prompt"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is not the record of a training: delete it, or train again") from error
+    return record
+
+
+def evaluation_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Defaults of recipes/eval.py, from the training of the adapter or model that is `given`; see `cli.parse`.
+
+    run.json has only the last part of an absolute path; the manifest of the run, beside the folder, has the whole one.
+    """
+    folder = Path(given.get("adapter_path") or given.get("model_name_or_path") or "")
+    record = read_run_record(folder)
+    if record is None or given.get("predictions_file"):
+        return {}
+    names = _DATA
+    if given.get("adapter_path"):
+        names += _BASE if given.get("engine") == "vllm" else _BASE + _QUANTISATION
+    arguments = record["arguments"] | _local_paths(folder)
+    defaults = {option: arguments[option] for option in names if arguments.get(option) is not None}
+    defaults |= {option: arguments[own] for option, own in _RENAMED.items() if arguments.get(own) is not None}
+    return defaults | {"output_dir": str(folder.parent)}
+
+
+def _local_paths(folder: Path) -> dict[str, str]:
+    run = manifest.read_manifest(folder.parent)
+    return {} if run is None else run.get("paths", {})
+
+
+def check_prompt(
+    folder: Path, record: Mapping[str, Any], settings: PromptSettings, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Raise InputError where `settings` give other prompts than the weights in `folder` were trained behind."""
+    trained = PromptSettings.from_record(record)
+    # Early records leave rename_speakers out of the hash.
+    known = "rename_speakers" in record["prompt"]
+    same_hash = settings.sha256(tokenizer) == record["prompt"]["template_sha256"]
+    if settings == trained and (same_hash or (trained.rename_speakers and not known)):
+        return
+    differences = [
+        f"{name} is {getattr(settings, name)!r}, not {getattr(trained, name)!r}"
+        for name in PromptSettings.__dataclass_fields__
+        if getattr(settings, name) != getattr(trained, name)
+    ]
+    raise InputError(
+        f"{folder} was trained behind another prompt: {'; '.join(differences) or 'the chat template differs'}. Leave "
+        "these options out to use those of the training, or add --allow_other_prompt true"
+    )
+
+
+def note_of_other_run(folder: Path, record: Mapping[str, Any]) -> str | None:
+    """A warning where the manifest beside an adapter is of another run than the one that trained the adapter."""
+    trained_by, run = record.get("manifest_sha256"), manifest.read_manifest(folder.parent)
+    if trained_by is None or run is None or run["sha256"] == trained_by:
+        return None
+    return f"{folder} is not of the run that {folder.parent / manifest.NAME} describes: it is evaluated as it is"

@@ -1,5 +1,6 @@
 """Prompts over the chat templates that TRL ships, which are those of the models that people fine-tune."""
 
+import json
 from collections import Counter
 from copy import deepcopy
 from datetime import datetime
@@ -7,6 +8,7 @@ from pathlib import Path
 
 from conftest import tokenizer_for_template
 from dialogsum_sft import InputError
+from dialogsum_sft.arguments import DataArguments
 from dialogsum_sft.data.prompts import (
     INSTRUCTION,
     TEMPLATE_KWARGS,
@@ -292,3 +294,19 @@ def test_a_summary_that_the_template_would_cut_is_refused() -> None:
     stops = stop_token_ids(tokenizer, None)
     with pytest.raises(InputError, match="drops part of a text with control tokens"):
         encode(tokenizer, DIALOGUE, "He wrote <|channel> in the chat and left.", stops)
+
+
+def test_the_hash_is_of_renamed_speakers_too(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
+    assert PromptSettings(rename_speakers=True).sha256(chatml_tokenizer) != PromptSettings().sha256(chatml_tokenizer)
+
+
+def test_settings_come_back_from_their_record(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
+    settings = PromptSettings("Sum up.", "Be brief.", True, {"date_string": "01 Jan 2025", "enable_thinking": False})
+    record = json.loads(json.dumps({"prompt": settings.record(chatml_tokenizer)}))
+    assert PromptSettings.from_record(record) == settings
+    assert record["prompt"]["template_sha256"] == settings.sha256(chatml_tokenizer)
+
+
+def test_the_help_has_the_default_instruction() -> None:
+    assert f"'{INSTRUCTION}'" in DataArguments.__dataclass_fields__["instruction"].metadata["help"]
+    assert PromptSettings.from_arguments(DataArguments()) == PromptSettings()

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from dialogsum_sft.generation.journal import PartialPredictions, share, weights_digest
-from dialogsum_sft.generation.transformers_engine import Completion
+from dialogsum_sft.generation.engine import Completion
+from dialogsum_sft.generation.journal import Journal, remove_journal
 
 import pytest
 
@@ -17,7 +17,7 @@ def completion(text: str) -> Completion:
 
 
 def write(folder: Path, texts: dict[int, str], settings: dict[str, object] = SETTINGS, **kwargs: int) -> None:
-    with PartialPredictions(folder, settings, IDS, **kwargs) as partial:
+    with Journal(folder, settings, IDS, **kwargs) as partial:
         for i, text in texts.items():
             partial.append([(i, completion(text))])
 
@@ -28,7 +28,7 @@ def lines(path: Path) -> list[dict[str, object]]:
 
 def test_what_was_appended_is_there_the_next_time(tmp_path: Path) -> None:
     write(tmp_path, {2: "C\u2028ç", 0: "A"})
-    again = PartialPredictions(tmp_path, SETTINGS, IDS)
+    again = Journal(tmp_path, SETTINGS, IDS)
     assert again.done == {0: completion("A"), 2: completion("C\u2028ç")}
     assert again.notes == []
 
@@ -43,7 +43,7 @@ def test_it_goes_on_in_the_same_file(tmp_path: Path) -> None:
 
 def test_ids_decide_not_their_order(tmp_path: Path) -> None:
     write(tmp_path, {0: "A", 2: "C"})
-    assert PartialPredictions(tmp_path, SETTINGS, ["c", "x", "a"]).done == {0: completion("C"), 2: completion("A")}
+    assert Journal(tmp_path, SETTINGS, ["c", "x", "a"]).done == {0: completion("C"), 2: completion("A")}
 
 
 @pytest.mark.parametrize("cut", [1, 20])
@@ -51,7 +51,7 @@ def test_a_line_that_was_cut_off_is_dropped_and_written_again(tmp_path: Path, cu
     write(tmp_path, {0: "A", 1: "B"})
     path = tmp_path / "predictions.partial.jsonl"
     path.write_bytes(path.read_bytes()[:-cut])
-    assert PartialPredictions(tmp_path, SETTINGS, IDS).done == {0: completion("A")}
+    assert Journal(tmp_path, SETTINGS, IDS).done == {0: completion("A")}
     write(tmp_path, {1: "B again"})
     assert [line["text"] for line in lines(path)[1:]] == ["A", "B again"]
 
@@ -64,10 +64,10 @@ def test_a_header_that_was_cut_off_starts_anew(tmp_path: Path) -> None:
 
 def test_another_evaluations_file_is_set_aside_and_the_difference_named(tmp_path: Path) -> None:
     write(tmp_path, {0: "A"}, {"model": "other", "generation": {"max_new_tokens": 9}})
-    partial = PartialPredictions(tmp_path, SETTINGS, IDS)
+    partial = Journal(tmp_path, SETTINGS, IDS)
     assert partial.done == {}
     (note,) = partial.notes
-    assert "left by an evaluation with another generation, model; set aside as predictions.partial.jsonl.old" in note
+    assert "from an evaluation with another generation, model; set aside as predictions.partial.jsonl.old" in note
     with partial:
         partial.append([(1, completion("B"))])
     assert [line["text"] for line in lines(tmp_path / "predictions.partial.jsonl")[1:]] == ["B"]
@@ -78,28 +78,12 @@ def test_each_process_has_its_file_and_reads_all(tmp_path: Path) -> None:
     write(tmp_path, {0: "A"}, num_processes=2)
     write(tmp_path, {1: "B"}, process_index=1, num_processes=2)
     assert {path.name for path in tmp_path.iterdir()} == {"predictions.partial.jsonl", "predictions.partial.1.jsonl"}
-    one_process = PartialPredictions(tmp_path, SETTINGS, IDS)
+    one_process = Journal(tmp_path, SETTINGS, IDS)
     assert one_process.done == {0: completion("A"), 1: completion("B")}
-    one_process.remove()
+    remove_journal(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_candidates_of_a_dialogue_are_told_apart(tmp_path: Path) -> None:
     write(tmp_path, {0: "A0", 5: "C1"}, candidates=2)
-    assert PartialPredictions(tmp_path, SETTINGS, IDS, 2).done == {0: completion("A0"), 5: completion("C1")}
-
-
-def test_weights_are_told_apart_by_their_contents(tmp_path: Path) -> None:
-    (tmp_path / "adapter_config.json").write_text("{}")
-    (tmp_path / "adapter_model.safetensors").write_bytes(b"one")
-    before = weights_digest(str(tmp_path))
-    (tmp_path / "adapter_model.safetensors").write_bytes(b"two")
-    assert weights_digest(str(tmp_path)) != before
-    assert weights_digest("some/hub-id") is None
-
-
-def test_processes_share_the_work_evenly_and_leave_none() -> None:
-    lengths = [(i * 37) % 101 for i in range(9)]
-    parts = [share(range(9), lengths, rank, 2) for rank in range(2)]
-    assert sorted(parts[0] + parts[1]) == list(range(9))
-    assert abs(sum(lengths[i] for i in parts[0]) - sum(lengths[i] for i in parts[1])) <= max(lengths)
+    assert Journal(tmp_path, SETTINGS, IDS, 2).done == {0: completion("A0"), 5: completion("C1")}

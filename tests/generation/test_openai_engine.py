@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from dialogsum_sft import InputError
+from dialogsum_sft.generation.engine import Completion
 from dialogsum_sft.generation.openai_engine import generate_batches, request_fields
-from dialogsum_sft.generation.transformers_engine import Completion
 from fake_endpoint import KEY, Server, answer, serving
 
 import pytest
@@ -98,7 +98,7 @@ def test_retry_after_is_obeyed(server: Server) -> None:
 def test_what_does_not_pass_ends_it_and_loses_nothing_that_is_done(server: Server) -> None:
     server.script = lambda content, number: (503, "busy", {}) if content == "dialogue 2" else None
     done: dict[int, Completion] = {}
-    with pytest.raises(InputError, match=r"HTTP 503: busy \(3 of 3 tries\). What is done is kept: run it again"):
+    with pytest.raises(InputError, match=r"HTTP 503: busy \(3 of 3 tries\). The summaries so far are kept"):
         ask(server, done, concurrency=1, tries=3)
     assert done == {0: ALL[0], 1: ALL[1]}
     assert server.asked.count("dialogue 2") == 3
@@ -192,5 +192,5 @@ def test_options_have_the_protocols_names() -> None:
 
 
 def test_an_option_that_the_protocol_lacks_is_refused_by_name() -> None:
-    with pytest.raises(InputError, match="cannot ask for num_beams, top_k;"):
+    with pytest.raises(InputError, match="has no num_beams, top_k;"):
         request_fields(9, {"num_beams": 4, "top_k": 10})

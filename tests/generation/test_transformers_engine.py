@@ -1,10 +1,13 @@
 """Batched greedy generation gives what one prompt at a time gives, in the order asked for, and leaves no trace."""
 
 from collections.abc import Callable
+from itertools import chain
+from typing import Any
 
 from conftest import tiny_model
 from dialogsum_sft import InputError
-from dialogsum_sft.generation.transformers_engine import Completion, batches, generate, generation_config
+from dialogsum_sft.generation.engine import Completion, generation_config
+from dialogsum_sft.generation.transformers_engine import batches, generate_batches
 
 import pytest
 import torch
@@ -43,6 +46,10 @@ def prompts(chatml_tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
     return [chatml_tokenizer(" ".join(words[:n]))["input_ids"] for n in (7, 1, 18, 3, 12)]
 
 
+def generate(*args: Any, **kwargs: Any) -> dict[int, Completion]:
+    return dict(chain.from_iterable(generate_batches(*args, **kwargs)))
+
+
 def run(
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
@@ -51,7 +58,7 @@ def run(
     **kwargs: int,
 ) -> list[Completion]:
     config = generation_config(tokenizer, frozenset([tokenizer.eos_token_id]), tokens)
-    done = dict(generate(model, tokenizer, prompts, config, **kwargs))
+    done = generate(model, tokenizer, prompts, config, **kwargs)
     assert len(done) == len(prompts)
     return [done[i] for i in range(len(prompts))]
 
@@ -101,7 +108,7 @@ def test_text_ends_before_the_stop_token(
     stop_at = ids[3]
     assert stop_at not in ids[:3]
     config = generation_config(chatml_tokenizer, frozenset([stop_at]), 6)
-    ((_, completion),) = generate(model, chatml_tokenizer, [prompts[0]], config)
+    completion = generate(model, chatml_tokenizer, [prompts[0]], config)[0]
     assert completion.text == chatml_tokenizer.decode(ids[:3]).strip()
     assert (completion.completion_tokens, completion.finish_reason) == (4, "stop")
 
@@ -135,9 +142,9 @@ def test_rows_that_end_leave_the_batch_and_change_nothing(
     hook = model.register_forward_pre_hook(
         lambda _, args, kwargs: widths.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
-    together = dict(generate(model, chatml_tokenizer, many, config, max_batch_tokens=100_000))
+    together = generate(model, chatml_tokenizer, many, config, max_batch_tokens=100_000)
     hook.remove()
-    alone = [dict(generate(model, chatml_tokenizer, [prompt], config))[0] for prompt in many]
+    alone = [generate(model, chatml_tokenizer, [prompt], config)[0] for prompt in many]
     assert [together[i] for i in range(len(many))] == alone
     assert len({completion.completion_tokens for completion in alone}) > 5
     assert widths[0] == (len(many), max(map(len, many)))
@@ -167,7 +174,9 @@ def test_a_batch_that_runs_out_of_memory_is_halved_and_nothing_done_twice(
     expected = run(model, chatml_tokenizer, prompts, tokens=4)
     hook = model.register_forward_pre_hook(out_of_memory_above(2, error), with_kwargs=True)
     config = generation_config(chatml_tokenizer, frozenset([chatml_tokenizer.eos_token_id]), 4)
-    done = list(generate(model, chatml_tokenizer, prompts, config, max_batch_tokens=10_000))
+    done = list(
+        chain.from_iterable(generate_batches(model, chatml_tokenizer, prompts, config, max_batch_tokens=10_000))
+    )
     hook.remove()
     assert sorted(i for i, _ in done) == list(range(len(prompts)))
     assert [dict(done)[i] for i in range(len(prompts))] == expected
@@ -200,7 +209,7 @@ def test_sampling_is_decided_by_its_seed_and_leaves_the_random_state(
     def texts(*seeds: int) -> list[str]:
         """Of one prompt several times, in batches of two."""
         done = generate(model, chatml_tokenizer, [prompts[0]] * 4, config, seeds=seeds, max_batch_tokens=30)
-        return [completion.text for _, completion in sorted(done, key=lambda item: item[0])]
+        return [done[i].text for i in range(4)]
 
     before = torch.get_rng_state()
     drawn = texts(1, 2, 3, 4)
@@ -215,8 +224,8 @@ def test_beams_give_what_single_prompts_give(
     model: LlamaForCausalLM, chatml_tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]]
 ) -> None:
     config = generation_config(chatml_tokenizer, frozenset(range(0, 1000, 10)), 12, num_beams=3)
-    together = dict(generate(model, chatml_tokenizer, prompts, config))
-    alone = [dict(generate(model, chatml_tokenizer, [prompt], config))[0] for prompt in prompts]
+    together = generate(model, chatml_tokenizer, prompts, config)
+    alone = [generate(model, chatml_tokenizer, [prompt], config)[0] for prompt in prompts]
     assert [together[i] for i in range(len(prompts))] == alone
 
 

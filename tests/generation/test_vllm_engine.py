@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from dialogsum_sft import InputError
-from dialogsum_sft.generation.transformers_engine import generation_config
-from dialogsum_sft.generation.vllm_engine import lora_rank, sampling_options, version
+from dialogsum_sft.generation.engine import generation_config
+from dialogsum_sft.generation.vllm_engine import VllmEngine, lora_rank, sampling_options
 
 import pytest
 from transformers import PreTrainedTokenizerFast
+from trl import ModelConfig
 
 
 def options(tokenizer: PreTrainedTokenizerFast, **kwargs: Any) -> dict[str, Any]:
@@ -62,6 +63,7 @@ def test_an_adapter_that_vllm_cannot_load_is_refused_before(
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vllm is installed")
-def test_a_missing_vllm_is_one_line() -> None:
+def test_a_missing_vllm_is_one_line(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
+    config = generation_config(chatml_tokenizer, frozenset([2]), 9)
     with pytest.raises(InputError, match="--engine vllm needs the package vllm, in an environment of its own"):
-        version()
+        VllmEngine(ModelConfig(), chatml_tokenizer, config)

@@ -1,14 +1,12 @@
-"""Every config parses by the parser of the recipe it belongs to, and builds what the recipe builds from it."""
+"""Every config parses as recipes/sft.py parses it, and builds what the recipe builds from it."""
 
 import functools
-import json
 import re
 from types import SimpleNamespace
 
 from conftest import ROOT
-from dialogsum_sft.arguments import DataArguments, EvalArguments, TrainArguments
+from dialogsum_sft.arguments import DataArguments, TrainArguments
 from dialogsum_sft.cli import parse
-from dialogsum_sft.generation.transformers_engine import generation_config
 from dialogsum_sft.hardware import Device, training_defaults
 
 import pytest
@@ -18,8 +16,6 @@ from accelerate.commands.config.config_args import load_config_from_file
 from trl import ModelConfig, ScriptArguments, SFTConfig, get_peft_config, get_quantization_config
 
 CONFIGS = sorted((ROOT / "recipes" / "configs").rglob("*.yaml"))
-EVALUATION = [path for path in CONFIGS if path.stem.endswith("_eval")]
-TRAINING = [path for path in CONFIGS if path not in EVALUATION]
 ACCELERATE = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
 
 
@@ -30,26 +26,19 @@ def each(paths):
     return pytest.mark.parametrize("path", paths, ids=[path.stem for path in paths])
 
 
-def recipe_of(path):
-    return "recipes/eval.py" if path in EVALUATION else "recipes/sft.py"
-
-
 def options(path, device=GPU):
     """All options of a config as its recipe parses them on a GPU, and the ModelConfig among them."""
-    if path in EVALUATION:
-        parts = parse((ScriptArguments, ModelConfig, DataArguments, EvalArguments), ["--config", str(path)])
-    else:
-        types = (ScriptArguments, SFTConfig, ModelConfig, DataArguments, TrainArguments)
-        # transformers refuses the bf16 of a GPU on a machine without one, unless it is to use the CPU.
-        argv = ["--config", str(path), "--use_cpu", str(not torch.cuda.is_available())]
-        parts = parse(types, argv, defaults=functools.partial(training_defaults, device=device))
+    types = (ScriptArguments, SFTConfig, ModelConfig, DataArguments, TrainArguments)
+    # transformers refuses the bf16 of a GPU on a machine without one, unless it is to use the CPU.
+    argv = ["--config", str(path), "--use_cpu", str(not torch.cuda.is_available())]
+    parts = parse(types, argv, defaults=functools.partial(training_defaults, device=device))
     model_args = next(part for part in parts if isinstance(part, ModelConfig))
     merged = {name: value for part in parts for name, value in vars(part).items()}
     return SimpleNamespace(**merged), model_args
 
 
 def test_there_are_configs():
-    assert {"quickstart", "llama2_7b_qlora", "qwen3_8b_qlora"} <= {path.stem for path in TRAINING}
+    assert {"quickstart", "llama2_7b_qlora", "qwen3_8b_qlora"} <= {path.stem for path in CONFIGS}
     assert {"single_gpu", "ddp", "cpu"} <= {path.stem for path in ACCELERATE}
 
 
@@ -65,7 +54,7 @@ def test_the_first_line_launches_this_very_file(path):
     command = path.read_text().split("\n")[0]
     name = path.relative_to(ROOT).as_posix()
     match = re.fullmatch(
-        rf"# (?:python|accelerate launch(?: --config_file (\S+))?) {recipe_of(path)} --config {name}", command
+        rf"# (?:python|accelerate launch(?: --config_file (\S+))?) recipes/sft.py --config {name}", command
     )
     assert match, command
     assert match[1] is None or ROOT / match[1] in ACCELERATE
@@ -84,7 +73,7 @@ def test_quantisation_is_what_the_yaml_says(path):
     assert quantization.bnb_4bit_use_double_quant == written.get("use_bnb_nested_quant", False)
 
 
-@each(TRAINING)
+@each(CONFIGS)
 def test_the_adapter_is_what_the_yaml_says(path):
     written = yaml.safe_load(path.read_text())
     adapter = get_peft_config(options(path)[1])
@@ -98,46 +87,6 @@ def test_the_adapter_is_what_the_yaml_says(path):
     assert adapter.target_modules == (set(modules) if isinstance(modules, list) else modules)
 
 
-@each(EVALUATION)
-def test_the_generation_config_builds(path):
-    found, _ = options(path)
-    kwargs = json.loads(found.generation_kwargs or "{}")
-    config = generation_config(SimpleNamespace(pad_token_id=0), frozenset({2}), found.max_new_tokens, **kwargs)
-    assert config.max_new_tokens == found.max_new_tokens
-
-
-@each(EVALUATION)
-def test_an_evaluation_agrees_with_the_training_it_belongs_to(path):
-    evaluation, _ = options(path)
-    training, _ = options(path.with_stem(path.stem.removesuffix("_eval")))
-    for name in (
-        "model_name_or_path",
-        "model_revision",
-        "dtype",
-        "load_in_4bit",
-        "load_in_8bit",
-        "bnb_4bit_quant_type",
-        "use_bnb_nested_quant",
-        "dataset_name",
-        "dataset_config",
-        "dataset_revision",
-        "dialogue_column",
-        "summary_columns",
-        "instruction",
-        "system_prompt",
-    ):
-        assert getattr(evaluation, name) == getattr(training, name), name
-    assert evaluation.adapter_path == f"{training.output_dir}/adapter"
-
-
-def test_the_quickstart_trains_on_a_cpu_in_bfloat16_without_autocast():
-    training, _ = options(ROOT / "recipes" / "configs" / "quickstart.yaml", Device("cpu", bf16=True))
-    values = (training.dtype, training.bf16, training.fp16, training.dataloader_pin_memory)
-    assert values == ("bfloat16", False, False, False)
-    assert training.ddp_find_unused_parameters is False
-    assert (training.train_sampling_strategy, training.learning_rate) == ("group_by_length", 1e-3)
-
-
 def test_llama2_has_the_values_of_the_tutorial():
     path = ROOT / "recipes" / "configs" / "llama2_7b_qlora.yaml"
     training, model_args = options(path)
@@ -147,7 +96,7 @@ def test_llama2_has_the_values_of_the_tutorial():
     assert training.train_sampling_strategy == "group_by_length"
     assert training.report_to == ["tensorboard"]
     assert get_quantization_config(model_args).bnb_4bit_use_double_quant is False
-    assert options(path.with_stem("llama2_7b_qlora_eval"))[0].max_new_tokens == 200
+    assert training.eval_max_new_tokens == 200
 
 
 @each(ACCELERATE)
@@ -164,4 +113,4 @@ def test_an_accelerate_config_launches_a_config_there_is(path):
         path.read_text().split("\n")[0],
     )
     assert match
-    assert ROOT / match[1] in TRAINING
+    assert ROOT / match[1] in CONFIGS

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from conftest import ROOT, Recipe, evaluation_args, fails, files, training_args
+from dialogsum_sft.generation import summarise
 
 import pytest
 from safetensors.torch import load_file
@@ -90,15 +91,62 @@ def test_the_base_need_not_be_evaluated(recipe: Recipe, tiny_folder: Path, tmp_p
     assert files(tmp_path / "out") == {"eval-tuned/predictions.jsonl", "eval-tuned/metrics.json", "report.html"}
 
 
-def test_another_prompt_than_in_training_is_warned_of(
+def test_an_adapter_alone_is_evaluated_as_it_was_trained(
+    recipe: Recipe, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--rename_speakers=true", "--instruction=Sum up:", "--max_length=600", "--eval_max_new_tokens=5"]
+    recipe("sft", *training_args(tiny_folder, tmp_path, *options))
+    recipe("eval", f"--adapter_path={tmp_path / 'adapter'}", "--max_eval_samples=2")
+
+    record = json.loads((tmp_path / "adapter" / "run.json").read_text())
+    metrics = json.loads((tmp_path / "eval-tuned" / "metrics.json").read_text())
+    assert metrics["prompt"] == record["prompt"]
+    assert (metrics["prompt"]["instruction"], metrics["prompt"]["rename_speakers"]) == ("Sum up:", True)
+    assert (metrics["model"]["base"], metrics["data"]["dataset_name"], metrics["data"]["split"]) == (
+        *("tiny", "sample", "test"),
+    )
+    assert metrics["engine"]["generation"]["max_new_tokens"] == 5
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_another_prompt_than_in_training_is_refused_unless_allowed(
     recipe: Recipe, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe("sft", *training_args(tiny_folder, tmp_path))
-    adapter = f"--adapter_path={tmp_path / 'adapter'}"
-    recipe("eval", *evaluation_args(tiny_folder, tmp_path, adapter))
-    assert "warning" not in capsys.readouterr().out
-    recipe("eval", *evaluation_args(tiny_folder, tmp_path, adapter, "--instruction=Sum up:"))
-    assert "was trained with another instruction" in capsys.readouterr().out.replace("\n", " ")
+    other = [f"--adapter_path={tmp_path / 'adapter'}", "--instruction=Sum up:", "--max_eval_samples=1"]
+    error = fails(recipe, capsys, "eval", *other)
+    assert "was trained behind another prompt: instruction is 'Sum up:', not 'Summarize" in error
+    recipe("eval", *other, "--allow_other_prompt=true", "--max_new_tokens=4")
+    assert (tmp_path / "eval-tuned" / "metrics.json").is_file()
+
+
+def test_a_finished_evaluation_is_not_made_again(
+    recipe: Recipe, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    recipe("eval", *evaluation_args(tiny_folder, tmp_path))
+    first = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
+    capsys.readouterr()
+
+    def no_model(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("the model is not needed")
+
+    monkeypatch.setattr(summarise, "load_model", no_model)
+    recipe("eval", *evaluation_args(tiny_folder, tmp_path))
+    assert "all 3 summaries are there" in " ".join(capsys.readouterr().out.split())
+    assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == first
+
+    with pytest.raises(AssertionError, match="the model is not needed"):
+        recipe("eval", *evaluation_args(tiny_folder, tmp_path, "--max_new_tokens=7"))
+
+
+def test_an_adapter_of_another_run_than_the_manifest_is_pointed_out(
+    recipe: Recipe, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe("sft", *training_args(tiny_folder, tmp_path))
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"sha256": "0"}))
+    recipe("eval", *evaluation_args(tiny_folder, tmp_path, f"--adapter_path={tmp_path / 'adapter'}"))
+    assert "warning" in capsys.readouterr().out
 
 
 def test_training_is_reproducible(recipe: Recipe, tiny_folder: Path, tmp_path: Path) -> None:
@@ -213,9 +261,7 @@ def test_other_datasets_by_configuration_alone(
     ]
     configs = ROOT / "recipes" / "configs"
     recipe("sft", "--config", configs / f"{config}.yaml", *here, *cpu)
-    adapter = f"--adapter_path={tmp_path / 'out' / 'adapter'}"
-    more = ["--dtype=float32", "--max_new_tokens=4"]
-    recipe("eval", "--config", configs / f"{config}_eval.yaml", *here, *more, adapter)
+    recipe("eval", f"--adapter_path={tmp_path / 'out' / 'adapter'}", "--max_new_tokens=4")
     predictions = [json.loads(line) for line in (tmp_path / "out/eval-tuned/predictions.jsonl").open()]
     assert [row["id"] for row in predictions] == [f"test{n}" for n in range(6)]
     assert predictions[0]["dialogue"].startswith(shown)
@@ -419,11 +465,7 @@ def test_the_embedded_model_learns(recipe: Recipe, tmp_path: Path) -> None:
         "--eval_strategy=no",
         "--logging_steps=1",
     )
-    eval_config = str(ROOT / "recipes" / "configs" / "quickstart_eval.yaml")
-    recipe(
-        "eval",
-        *("--config", eval_config, f"--output_dir={tmp_path}", f"--adapter_path={tmp_path / 'adapter'}"),
-    )
+    recipe("eval", f"--adapter_path={tmp_path / 'adapter'}")
     base, tuned = (json.loads((tmp_path / f"eval-{s}" / "metrics.json").read_text()) for s in ("base", "tuned"))
     assert tuned["rouge1"]["mean"] > base["rouge1"]["mean"] + 5
     assert tuned["unfinished"] < base["unfinished"]

@@ -1,14 +1,17 @@
 """vLLM on the CPU, in an environment of its own: make test-vllm."""
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from dialogsum_sft.arguments import DataArguments
 from dialogsum_sft.data import prompts
 from dialogsum_sft.data.encoding import build_prompts
 from dialogsum_sft.data.examples import load_examples
 from dialogsum_sft.data.prompts import PromptSettings
 from dialogsum_sft.generation import vllm_engine
-from dialogsum_sft.generation.transformers_engine import Completion, generate, generation_config
+from dialogsum_sft.generation.engine import Completion, generation_config
+from dialogsum_sft.generation.transformers_engine import generate_batches
 from dialogsum_sft.modeling import load_adapter, load_model, load_tokenizer
 
 import pytest
@@ -45,7 +48,7 @@ def llm(adapter: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def ids(tokenizer: Any) -> list[list[int]]:
-    rows = load_examples(ScriptArguments(dataset_name="sample"), PromptSettings(), "test", 3).rows.to_list()
+    rows = load_examples(ScriptArguments(dataset_name="sample"), DataArguments(), "test", 3).rows.to_list()
     return [
         prompt.ids for prompt in build_prompts([row["dialogue"] for row in rows], tokenizer, PromptSettings(), 480)
     ]
@@ -63,16 +66,16 @@ def test_the_base_and_the_adapter_say_what_they_say_in_transformers(
     """Text, counted tokens and the reason of the end; a common token ends some of the summaries."""
     model = load_model(MODEL)
     free = generation_config(tokenizer, prompts.stop_token_ids(tokenizer, model.generation_config), 16)
-    first = dict(generate(model, tokenizer, ids, free))
+    first = dict(chain.from_iterable(generate_batches(model, tokenizer, ids, free)))
     comma = tokenizer(",", add_special_tokens=False)["input_ids"][0]
     for stop_ids in (frozenset(free.eos_token_id), frozenset([*free.eos_token_id, comma])):
         config = generation_config(tokenizer, stop_ids, 16)
-        expected = dict(generate(model, tokenizer, ids, config))
+        expected = dict(chain.from_iterable(generate_batches(model, tokenizer, ids, config)))
         assert by_vllm(llm, tokenizer, ids, config) == [expected[i] for i in range(3)]
     assert {one.finish_reason for one in expected.values()} >= {"stop"}
 
     tuned = load_adapter(model, str(adapter))
-    expected = dict(generate(tuned, tokenizer, ids, free))
+    expected = dict(chain.from_iterable(generate_batches(tuned, tokenizer, ids, free)))
     assert by_vllm(llm, tokenizer, ids, free, adapter_path=str(adapter)) == [expected[i] for i in range(3)]
     assert expected != first
 
@@ -84,5 +87,8 @@ def test_seeds_decide_what_is_sampled(llm: Any, tokenizer: Any, ids: list[list[i
     assert len({completion.text for completion in one}) == 3
 
 
-def test_the_longest_is_what_it_was_loaded_for(llm: Any) -> None:
-    assert vllm_engine.longest(llm) == 512
+def test_the_engine_has_the_length_that_it_was_loaded_for(llm: Any, tokenizer: Any) -> None:
+    config = generation_config(tokenizer, frozenset([tokenizer.eos_token_id]), 8)
+    engine = vllm_engine.VllmEngine(MODEL, tokenizer, config)
+    engine.llm = llm
+    assert engine.max_length == 512

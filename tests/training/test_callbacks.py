@@ -14,8 +14,10 @@ from typing import Any
 
 from conftest import ROOT, tiny_model
 from dialogsum_sft import InputError
-from dialogsum_sft.arguments import DataArguments, TrainArguments
-from dialogsum_sft.data.prompts import encode
+from dialogsum_sft.arguments import TrainArguments
+from dialogsum_sft.data.prompts import PromptSettings, encode
+from dialogsum_sft.generation import transformers_engine
+from dialogsum_sft.generation.engine import Completion
 from dialogsum_sft.training import callbacks
 from dialogsum_sft.training.callbacks import EarlyStopping, GenerationEvaluation, TrainingLog
 from dialogsum_sft.training.collator import CompletionOnlyCollator
@@ -80,13 +82,13 @@ def make_trainer(tokenizer: PreTrainedTokenizerFast, folder: Path, **options: An
     )
 
 
-def evaluation(trainer: SFTTrainer, data_args: DataArguments | None = None, **options: Any) -> GenerationEvaluation:
+def evaluation(trainer: SFTTrainer, settings: PromptSettings | None = None, **options: Any) -> GenerationEvaluation:
     tokenizer = trainer.processing_class
     return GenerationEvaluation(
         trainer,
         ROWS,
         tokenizer,
-        data_args or DataArguments(),
+        settings or PromptSettings(),
         TrainArguments(eval_generate_samples=len(ROWS), eval_max_new_tokens=6),
         stop_ids=frozenset([tokenizer.eos_token_id]),
         **({"max_length": None} | options),
@@ -115,14 +117,14 @@ def rouge_of(*means: float) -> Callable[..., dict[str, list[list[float]]]]:
 
 @pytest.fixture
 def drawing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Generation that draws random numbers, as sampling or a library's whim would."""
-    generate = callbacks.generate
+    """Generation that draws random numbers, as sampling would."""
+    generate_batches = transformers_engine.generate_batches
 
     def drawing(*args: Any, **kwargs: Any) -> Iterator[Any]:
         random.random(), np.random.rand(), torch.rand(1)
-        yield from generate(*args, **kwargs)
+        yield from generate_batches(*args, **kwargs)
 
-    monkeypatch.setattr(callbacks, "generate", drawing)
+    monkeypatch.setattr(transformers_engine, "generate_batches", drawing)
 
 
 def random_states() -> tuple[Any, ...]:
@@ -210,9 +212,9 @@ def test_renamed_speakers_get_their_names_back(
     chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = make_trainer(chatml_tokenizer, tmp_path)
-    callback = evaluation(trainer, DataArguments(rename_speakers=True))
-    said = callbacks.Completion("#Person2# calls.", 1, 5, "stop")
-    monkeypatch.setattr(callbacks, "generate", lambda model, tokenizer, prompts, *_, **__: enumerate([said] * 5))
+    callback = evaluation(trainer, PromptSettings(rename_speakers=True))
+    completion = Completion("#Person2# calls.", 1, 5, "stop")
+    monkeypatch.setattr(callback, "_completions", lambda: [completion] * len(callback.prompts))
     metrics: dict[str, float] = {}
     callback.on_evaluate(trainer.args, trainer.state, trainer.control, metrics)
     assert metrics["eval_unfinished"] == 0.0
@@ -220,17 +222,26 @@ def test_renamed_speakers_get_their_names_back(
     assert "Bob" not in chatml_tokenizer.decode(callback.prompts[3].ids)
     callback.rows = callback.rows[3:]
     callback.prompts, callback.references = callback.prompts[3:], callback.references[3:]
-    monkeypatch.setattr(callbacks, "generate", lambda model, tokenizer, prompts, *_, **__: enumerate([said] * 2))
     callback.on_evaluate(trainer.args, trainer.state, trainer.control, metrics)
     assert trainer.state.log_history[-1]["samples"][0]["prediction"] == "Bob calls."
 
 
-def test_a_dialogue_that_cannot_fit_is_told_before_training(
+def test_a_dialogue_that_cannot_fit_is_refused_before_training(
     chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     trainer = make_trainer(chatml_tokenizer, tmp_path)
     with pytest.raises(InputError, match=r"--eval_generate_samples: validation dialogue 1 is too long .* 20 are"):
-        evaluation(trainer, max_length=20)
+        evaluation(trainer, max_length=26)
+
+
+def test_a_prompt_and_its_summary_share_max_length_as_in_the_evaluation_recipe(
+    chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    trainer = make_trainer(chatml_tokenizer, tmp_path)
+    whole = max(len(prompt.ids) for prompt in evaluation(trainer).prompts)
+    fits, shortened = (evaluation(trainer, max_length=length).prompts for length in (whole + 6, whole + 5))
+    assert max(len(prompt.ids) for prompt in fits) == whole
+    assert max(len(prompt.ids) for prompt in shortened) <= whole - 1
 
 
 # The best model, and stopping early
@@ -441,8 +452,7 @@ trainer.add_callback(EarlyStoppingCallback(2))
 trainer.train()
 state = trainer.state
 record = {
-    "rows": sorted(seen[0]),
-    "texts": [seen[0][i].text for i in range(5)],
+    "texts": [completion.text for completion in seen[0]],
     "metrics": [log for log in state.log_history if "samples" in log],
     "stopped": state.global_step,
     "best": Path(state.best_model_checkpoint).name,
@@ -477,12 +487,11 @@ def test_two_ranks_share_the_dialogues_and_the_result(
     )
     assert done.returncode == 0, done.stderr[-3000:]
     one, two = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
-    assert one["rows"] == [0, 1, 2, 3, 4]
     assert [log.pop("eval_generate_runtime") > 0 for log in one["metrics"] + two["metrics"]] == [True] * 6
     assert one == two
     assert (one["stopped"], one["best"]) == (3, "checkpoint-1")
     alone = evaluation(make_trainer(chatml_tokenizer, tmp_path / "alone"))._completions()
-    assert one["texts"] == [alone[i].text for i in range(5)]
+    assert one["texts"] == [completion.text for completion in alone]
 
 
 def recipe(monkeypatch: pytest.MonkeyPatch, name: str, *args: str) -> None:

@@ -1,0 +1,180 @@
+"""Open an engine; summarise prompts with it, shared by processes, continued after an interruption."""
+
+import contextlib
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dialogsum_sft.arguments import EvalArguments
+from dialogsum_sft.checks import json_option
+from dialogsum_sft.data.dialogue import restore_speakers
+from dialogsum_sft.data.encoding import Prompt
+from dialogsum_sft.data.prompts import TEMPLATE_KWARGS, stop_token_ids
+from dialogsum_sft.generation.engine import Completion, Engine, System, generation_config
+from dialogsum_sft.generation.journal import Journal
+from dialogsum_sft.generation.openai_engine import OpenAIEngine, request_fields
+from dialogsum_sft.generation.transformers_engine import TransformersEngine
+from dialogsum_sft.generation.vllm_engine import VllmEngine
+from dialogsum_sft.hardware import resolve_dtype
+from dialogsum_sft.modeling import load_adapter, load_config, load_generation_config, load_model
+
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from peft import PeftModel
+from tqdm import tqdm
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from trl import ModelConfig
+
+# How candidates are sampled unless --generation_kwargs say otherwise: greedy ones would all be alike.
+CANDIDATE_KWARGS = {"do_sample": True, "temperature": 0.7}
+
+
+def open_engine(
+    eval_args: EvalArguments, model_args: ModelConfig, tokenizer: PreTrainedTokenizerBase | None
+) -> Engine:
+    """The engine that `eval_args.engine` names, with the systems to evaluate; its model is loaded when it is needed.
+
+    `tokenizer` may be None for an endpoint. Raises InputError for an option that the engine or its package lacks.
+    """
+    kwargs = json_option("generation_kwargs", eval_args.generation_kwargs)
+    if eval_args.num_candidates > 1:
+        kwargs = CANDIDATE_KWARGS | kwargs
+    if eval_args.engine == "openai" or tokenizer is None:
+        fields = request_fields(eval_args.max_new_tokens, kwargs)
+        if tokenizer is not None:  # an open model, whose template takes these
+            fields["chat_template_kwargs"] = TEMPLATE_KWARGS
+        return OpenAIEngine(
+            str(eval_args.base_url),
+            eval_args.served_model_name or str(model_args.model_name_or_path),
+            fields,
+            samples=bool(kwargs.get("do_sample")),
+            max_new_tokens=eval_args.max_new_tokens,
+            max_length=eval_args.max_length,
+            systems=[_system("served", "served", eval_args)],
+            concurrency=eval_args.concurrency,
+            timeout=eval_args.request_timeout,
+        )
+
+    model_args.dtype = str(resolve_dtype(model_args.dtype)).removeprefix("torch.")
+    model_config = load_config(model_args, trust_remote_code=eval_args.trust_remote_code)
+    own_config = load_generation_config(model_args) or GenerationConfig.from_model_config(model_config)
+    config = generation_config(tokenizer, stop_token_ids(tokenizer, own_config), eval_args.max_new_tokens, **kwargs)
+    base = None if eval_args.adapter_path else Path(str(model_args.model_name_or_path))
+    systems = [_system("base", "zero-shot", eval_args, weights=base)]
+    if eval_args.adapter_path is not None:
+        tuned = _system("tuned", "tuned", eval_args, adapter=True, weights=Path(eval_args.adapter_path))
+        systems = [*systems, tuned] if eval_args.evaluate_base else [tuned]
+    if eval_args.engine == "vllm":
+        return VllmEngine(
+            model_args,
+            tokenizer,
+            config,
+            adapter_path=eval_args.adapter_path,
+            max_length=eval_args.max_length,
+            seed=eval_args.seed,
+            kwargs=json_option("vllm_kwargs", eval_args.vllm_kwargs),
+            systems=systems,
+        )
+    return TransformersEngine(
+        partial(_load, eval_args, model_args),
+        tokenizer,
+        config,
+        max_length=eval_args.max_length or model_config.get_text_config().max_position_embeddings,
+        max_batch_tokens=eval_args.max_batch_tokens,
+        systems=systems,
+    )
+
+
+def _system(name: str, label: str, eval_args: EvalArguments, **fields: Any) -> System:
+    """With several candidates a system of its own, whose scores no model card takes."""
+    number = eval_args.num_candidates
+    if number == 1:
+        return System(name, label, **fields)
+    return System(f"{name}-mbr{number}", f"{label}, best of {number}", **(fields | {"weights": None}))
+
+
+def _load(eval_args: EvalArguments, model_args: ModelConfig) -> PreTrainedModel | PeftModel:
+    model = load_model(model_args, trust_remote_code=eval_args.trust_remote_code)
+    if not (model_args.load_in_4bit or model_args.load_in_8bit):
+        model.to(PartialState().device)
+    return model if eval_args.adapter_path is None else load_adapter(model, eval_args.adapter_path)
+
+
+def summarise(
+    engine: Engine,
+    prompts: Sequence[Prompt],
+    *,
+    adapter: bool,
+    num_candidates: int = 1,
+    seed: int = 42,
+    journal: Journal | None = None,
+    progress: str | None = None,
+) -> list[list[Completion]]:
+    """Complete every prompt `num_candidates` times: returns [prompt][candidate], on every process.
+
+    The processes share the work. With a `journal` every completion is on disk before the next batch, and what the
+    journal holds is not generated again. `progress` names a progress bar on the main process.
+    """
+    state = PartialState()
+    done: dict[int, Completion] = {} if journal is None else dict(journal.done)
+    requests = [number for number in range(len(prompts)) for _ in range(num_candidates)]
+    missing = [i for i in range(len(requests)) if i not in done]
+    todo = share(missing, [len(prompts[i].ids) for i in requests], state.process_index, state.num_processes)
+    seeds = [seed + i for i in todo] if engine.samples else None
+    batches = engine.complete([prompts[requests[i]] for i in todo], adapter=adapter, seeds=seeds) if todo else ()
+    made: dict[int, Completion] = {}
+    bar = tqdm(total=len(todo), desc=progress, disable=progress is None or not state.is_main_process)
+    with bar, journal or contextlib.nullcontext():
+        for batch in batches:
+            numbered = [(todo[at], completion) for at, completion in batch]
+            if journal is not None:
+                journal.append(numbered)
+            made.update(numbered)
+            bar.update(len(numbered))
+    done |= dict(gather_object(list(made.items())))
+    if len(done) < len(requests):
+        raise RuntimeError(f"{len(requests) - len(done)} of {len(requests)} completions are missing")
+    at = iter(range(len(requests)))
+    return [[done[next(at)] for _ in range(num_candidates)] for _ in prompts]
+
+
+def share(todo: Sequence[int], lengths: Sequence[int], process_index: int, num_processes: int) -> list[int]:
+    """The part of `todo` that a process takes: about as many tokens (`lengths`) as the others, and disjoint."""
+    return sorted(todo, key=lambda i: (-lengths[i], i))[process_index::num_processes]
+
+
+def prediction(
+    row: dict[str, Any], prompt: Prompt, completion: Completion, candidates: list[Completion]
+) -> dict[str, Any]:
+    """A line of predictions.jsonl."""
+    optional = {
+        "candidates": [restore_speakers(one.text, prompt.names) for one in candidates] if candidates[1:] else None,
+        "dropped_turns": prompt.dropped_turns or None,
+        "topic": row["topic"],
+    }
+    return {
+        "id": row["id"],
+        "dialogue": row["dialogue"],
+        "references": row["references"],
+        "prediction": restore_speakers(completion.text, prompt.names),
+        "prompt_tokens": completion.prompt_tokens,
+        "completion_tokens": completion.completion_tokens,
+        "finish_reason": completion.finish_reason,
+        **{name: value for name, value in optional.items() if value is not None},
+    }
+
+
+def doubts(prompts: Sequence[Prompt], drawn: Sequence[list[Completion]], chosen: Sequence[Completion]) -> list[str]:
+    """What looks wrong in the completions: candidates that are all alike, prompts that another template rendered."""
+    lines = []
+    if len(drawn[0]) > 1 and all(len({one.text for one in several}) == 1 for several in drawn):
+        lines.append("all candidates of every dialogue are alike: the engine does not sample")
+    counted = [(one.prompt_tokens, len(prompt.ids)) for one, prompt in zip(chosen, prompts, strict=True)]
+    differ = sum(theirs not in (None, ours) for theirs, ours in counted if ours)
+    if differ:
+        lines.append(
+            f"the endpoint counts other prompt tokens than the training had for {differ} of {len(chosen)} dialogues: "
+            "its chat template is another one"
+        )
+    return lines

@@ -1,0 +1,103 @@
+"""run.json read back by an evaluation: defaults, the prompt of the training, the run of an adapter."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dialogsum_sft import InputError
+from dialogsum_sft.data.prompts import PromptSettings
+from dialogsum_sft.training.record import check_prompt, evaluation_defaults, note_of_other_run, read_run_record
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+ARGUMENTS = {
+    **{"model_name_or_path": "org/model", "model_revision": None, "dtype": "auto", "load_in_4bit": True},
+    **{"dataset_name": "data.jsonl", "summary_columns": ["note"], "dataset_test_split": "validation"},
+    **{"instruction": None, "rename_speakers": True, "max_length": 512, "learning_rate": 1.0},
+    **{"eval_max_new_tokens": 80, "eval_rouge_tokenizer": "unicode"},
+}
+
+
+def trained(run: Path, prompt: dict[str, Any] | None = None, **more: Any) -> Path:
+    folder = run / "adapter"
+    folder.mkdir(parents=True)
+    record = {"arguments": ARGUMENTS, "prompt": prompt or {"instruction": "Sum up."}} | more
+    (folder / "run.json").write_text(json.dumps(record))
+    return folder
+
+
+def write_manifest(run: Path, **more: Any) -> None:
+    manifest = {"format": 1, "sha256": "abc", "finished_at_step": 3, "run": {}} | more
+    (run / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_an_evaluation_has_the_options_of_the_training(tmp_path: Path) -> None:
+    folder = trained(tmp_path / "run")
+    assert evaluation_defaults({"adapter_path": str(folder)}) == {
+        **{"model_name_or_path": "org/model", "dtype": "auto", "load_in_4bit": True},
+        **{"dataset_name": "data.jsonl", "summary_columns": ["note"], "rename_speakers": True, "max_length": 512},
+        **{"max_new_tokens": 80, "rouge_tokenizer": "unicode", "output_dir": str(tmp_path / "run")},
+    }
+
+
+def test_a_whole_model_keeps_its_own_weights_and_dtype(tmp_path: Path) -> None:
+    defaults = evaluation_defaults({"model_name_or_path": str(trained(tmp_path))})
+    assert not {"model_name_or_path", "dtype", "load_in_4bit"} & defaults.keys()
+    assert defaults["dataset_name"] == "data.jsonl"
+
+
+def test_vllm_takes_no_quantisation_from_the_training(tmp_path: Path) -> None:
+    assert "load_in_4bit" not in evaluation_defaults({"adapter_path": str(trained(tmp_path)), "engine": "vllm"})
+
+
+def test_absolute_paths_come_from_the_manifest(tmp_path: Path) -> None:
+    folder = trained(tmp_path)
+    write_manifest(tmp_path, paths={"dataset_name": "/data/data.jsonl"})
+    assert evaluation_defaults({"adapter_path": str(folder)})["dataset_name"] == "/data/data.jsonl"
+
+
+@pytest.mark.parametrize("given", [{}, {"adapter_path": "org/adapter"}, {"model_name_or_path": "org/model"}])
+def test_without_a_record_there_are_no_defaults(given: dict[str, str]) -> None:
+    assert evaluation_defaults(given) == {}
+
+
+def test_a_damaged_record_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"arguments": 3}')
+    with pytest.raises(InputError, match="is not the record of a training"):
+        read_run_record(tmp_path)
+
+
+def test_another_prompt_than_that_of_the_training_is_refused(
+    tmp_path: Path, chatml_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    settings = PromptSettings("Sum up.", rename_speakers=True)
+    record = {"prompt": settings.record(chatml_tokenizer), "arguments": {}}
+    check_prompt(tmp_path, record, settings, chatml_tokenizer)
+    with pytest.raises(InputError, match="rename_speakers is False, not True. Leave these options out"):
+        check_prompt(tmp_path, record, PromptSettings("Sum up."), chatml_tokenizer)
+    with pytest.raises(InputError, match="instruction is 'Shorten.', not 'Sum up.'"):
+        check_prompt(tmp_path, record, PromptSettings("Shorten.", rename_speakers=True), chatml_tokenizer)
+    record["prompt"]["template_sha256"] = "0"
+    with pytest.raises(InputError, match="another prompt: the chat template differs"):
+        check_prompt(tmp_path, record, settings, chatml_tokenizer)
+
+
+def test_records_of_the_first_version_are_read(tmp_path: Path, chatml_tokenizer: PreTrainedTokenizerFast) -> None:
+    """They have rename_speakers among the arguments, and not in the hash."""
+    prompt = {"instruction": "Sum up.", "system_prompt": None}
+    prompt["template_sha256"] = PromptSettings("Sum up.").sha256(chatml_tokenizer)
+    plain = {"prompt": prompt, "arguments": {"rename_speakers": False}}
+    check_prompt(tmp_path, plain, PromptSettings("Sum up."), chatml_tokenizer)
+    renamed = {"prompt": prompt, "arguments": {"rename_speakers": True}}
+    check_prompt(tmp_path, renamed, PromptSettings("Sum up.", rename_speakers=True), chatml_tokenizer)
+    with pytest.raises(InputError, match="rename_speakers is False, not True"):
+        check_prompt(tmp_path, renamed, PromptSettings("Sum up."), chatml_tokenizer)
+
+
+def test_an_adapter_of_another_run_than_the_manifest_is_noted(tmp_path: Path) -> None:
+    folder = trained(tmp_path)
+    write_manifest(tmp_path, sha256="abc")
+    assert note_of_other_run(folder, {"manifest_sha256": "abc"}) is None
+    assert note_of_other_run(folder, {}) is None
+    assert "is not of the run that" in str(note_of_other_run(folder, {"manifest_sha256": "0"}))
