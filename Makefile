@@ -8,7 +8,7 @@ VLLM := .venv-vllm
 
 quickstart: $(READY)
 	$(BIN)/python recipes/sft.py --config recipes/configs/quickstart.yaml
-	$(BIN)/python recipes/eval.py --config recipes/configs/quickstart_eval.yaml
+	$(BIN)/python recipes/eval.py --adapter_path runs/quickstart/adapter
 
 test: lint
 	$(BIN)/python -m pytest
@@ -21,6 +21,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
