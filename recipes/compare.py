@@ -41,7 +41,7 @@ class CompareArguments:
 def main() -> None:
     (args,) = parse((CompareArguments,), runs_first(sys.argv[1:]))
     if len(args.runs) < 2:
-        raise InputError(f"{len(args.runs)} runs given: name two or more folders, the one to compare with first")
+        raise InputError(f"{len(args.runs)} runs given: name two or more folders; all are compared with the first")
 
     # 1. Read the runs
     folders = [Path(name) for name in args.runs]

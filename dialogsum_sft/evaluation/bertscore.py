@@ -1,7 +1,7 @@
 """BERTScore (Zhang et al. 2020): how well the tokens of two texts match in an encoder's hidden states.
 
-An extra beside ROUGE, with an encoder that is here already. F1 without idf weights and without rescaling, which is the
-default of the `bert_score` package; that would bring matplotlib along.
+An optional addition to ROUGE, with an encoder from a folder or the hub's cache. F1 without idf weights and without
+rescaling, as by default in the package `bert_score`, which depends on matplotlib.
 """
 
 from collections.abc import Sequence
@@ -14,22 +14,22 @@ from transformers import AutoModel, AutoTokenizer
 
 
 class BertScorer:
-    """An encoder, cut off above `layer`: by default 17 of roberta-large's 24, and in that proportion of others.
+    """Scores with the hidden states of `layer`: by default 17 of roberta-large's 24, in proportion for others.
 
-    Raises InputError when the model is neither a folder nor in the hub's cache (nothing is downloaded), or has no such
+    Raises InputError when the model is neither a folder nor in the hub's cache (nothing is downloaded), or lacks the
     layer.
     """
 
     def __init__(self, model_name_or_path: str, layer: int | None = None) -> None:
         try:
-            # As in running text: RoBERTa knows a word at the beginning of a text from one behind a space.
+            # RoBERTa has other tokens for a word at the beginning of a text than after a space.
             self.tokenizer = AutoTokenizer.from_pretrained(
                 model_name_or_path, add_prefix_space=True, local_files_only=True
             )
             self.model = AutoModel.from_pretrained(model_name_or_path, dtype=torch.float32, local_files_only=True)
         except (OSError, ValueError) as error:
             raise InputError(
-                f"--bertscore {model_name_or_path}: no such encoder here; give a folder, or fetch it first by "
+                f"--bertscore {model_name_or_path}: no such encoder here; give a folder, or download it first with "
                 f"hf download {model_name_or_path}"
             ) from error
         layers = self.model.config.num_hidden_layers
@@ -37,7 +37,7 @@ class BertScorer:
         self.layer = round(layers * 17 / 24) if layer is None else layer
         if not 1 <= self.layer <= layers:
             raise InputError(f"--bertscore_layer {layer}: {model_name_or_path} has the layers 1 to {layers}")
-        self.longest = min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings - 2)
+        self.max_length = min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings - 2)
         self.model.to(PartialState().device).eval()
 
     def scores(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[list[float]]:
@@ -52,12 +52,12 @@ class BertScorer:
         ]
 
     def _encode(self, texts: list[str]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Unit vectors of each text's tokens, and which of them count: special ones may only be matched."""
+        """Unit vectors of each text's tokens, and a mask of the scored ones: special tokens are not scored."""
         batch = self.tokenizer(
             [text.strip() for text in texts],
             padding=True,
             truncation=True,
-            max_length=self.longest,
+            max_length=self.max_length,
             return_tensors="pt",
             return_special_tokens_mask=True,
         )
@@ -70,9 +70,9 @@ class BertScorer:
 
 
 def _f1(prediction: tuple[torch.Tensor, torch.Tensor], reference: tuple[torch.Tensor, torch.Tensor]) -> float:
-    similar = prediction[0] @ reference[0].T
+    cosines = prediction[0] @ reference[0].T
     if not prediction[1].any() or not reference[1].any():
         return 0.0
-    precision = similar.max(dim=1).values[prediction[1]].mean()
-    recall = similar.max(dim=0).values[reference[1]].mean()
+    precision = cosines.max(dim=1).values[prediction[1]].mean()
+    recall = cosines.max(dim=0).values[reference[1]].mean()
     return 100 * float(2 * precision * recall / (precision + recall))

@@ -11,16 +11,15 @@ Row = dict[str, Any]
 
 
 def read_predictions(path: Path) -> list[Row]:
-    """The rows of a file of predictions: our predictions.jsonl or any .jsonl with `prediction`, and `id` to be matched
-    by; else a text file with a summary a line, where an empty line is an empty summary: {"prediction": line}.
+    """The rows of a .jsonl with `prediction` and optionally `id`; {"prediction": line} for the lines of other files.
 
-    Raises InputError naming the file and the first lines that are wrong.
+    An empty line of a text file is an empty summary. Raises InputError with the file and its first wrong lines.
     """
     if not path.is_file():
         raise InputError(f"--predictions_file {path}: there is no such file")
     if suffix_of(path) != ".jsonl":
         try:
-            lines = path.read_bytes().decode("utf-8-sig").split("\n")  # no other character ends a line
+            lines = path.read_bytes().decode("utf-8-sig").split("\n")  # only \n ends a line
         except UnicodeDecodeError as error:
             raise InputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
         return [{"prediction": line.rstrip("\r")} for line in (lines if lines[-1] else lines[:-1])]
@@ -39,7 +38,7 @@ def read_predictions(path: Path) -> list[Row]:
 
 
 def own_references(rows: Sequence[Row], path: Path) -> list[Row]:
-    """The rows of a predictions.jsonl, which carries dialogues and references itself; else InputError."""
+    """The rows of a predictions.jsonl, which has its own dialogues and references; InputError if one lacks them."""
     for number, row in enumerate(rows, 1):
         references = row.get("references")
         listed = isinstance(references, list) and references and all(isinstance(text, str) for text in references)
@@ -54,10 +53,10 @@ def own_references(rows: Sequence[Row], path: Path) -> list[Row]:
 
 
 def match_examples(examples: Sequence[Row], predictions: Sequence[Row], path: Path, dataset: str) -> list[Row]:
-    """Each example {id, dialogue, references, topic} with its prediction, by id where the file has ids, else by order.
+    """Each example {id, dialogue, references, topic} with its prediction, matched by id, or by order without ids.
 
-    What else the file says of a prediction (tokens, finish_reason, dropped_turns, ...) goes along. Raises InputError
-    when the numbers differ, or ids are missing, unknown or twice there.
+    Other fields of a prediction (tokens, finish_reason, dropped_turns, ...) are kept. Raises InputError when the
+    numbers differ, or ids are missing, unknown or repeated.
     """
     with_id = sum(row.get("id") is not None for row in predictions)
     if with_id not in (0, len(predictions)):
@@ -70,18 +69,18 @@ def match_examples(examples: Sequence[Row], predictions: Sequence[Row], path: Pa
             )
         return [_joined(example, row) for example, row in zip(examples, predictions, strict=True)]
     by_id: dict[str, Row] = {}
-    twice = []
+    repeated = []
     for row in predictions:
         identity = str(row["id"])
         if identity in by_id:
-            twice.append(identity)
+            repeated.append(identity)
         by_id[identity] = row
-    wanted = {example["id"] for example in examples}
+    known = {example["id"] for example in examples}
     problems = [
         f"{len(ids)} {what}: {', '.join(map(one_line, ids[:3]))}{', ...' if len(ids) > 3 else ''}"
         for ids, what in (
-            (twice, "ids are there twice"),
-            ([identity for identity in by_id if identity not in wanted], f"ids are not in {dataset}"),
+            (repeated, "ids are repeated"),
+            ([identity for identity in by_id if identity not in known], f"ids are not in {dataset}"),
             (
                 [example["id"] for example in examples if example["id"] not in by_id],
                 f"dialogues of {dataset} have no prediction",

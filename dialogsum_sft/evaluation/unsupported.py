@@ -1,8 +1,8 @@
 """Numbers, dates and names of a summary that its dialogue does not contain.
 
-Rules for English, without a model: numbers are compared by value, whether in digits or in words; a name is a word with
-a capital where an ordinary word would have none. What had to be worked out (a sum, a nationality from a city) counts
-as unsupported.
+The rules are for English and need no model. Numbers are compared by value, in digits or in words. A name is a
+capitalised word where an ordinary word would not be. Inferred values (a sum, a nationality from a city) count as
+unsupported.
 """
 
 import re
@@ -27,7 +27,7 @@ _CARDINALS |= {f"{word[:-1]}ies": _CARDINALS[word] for word in _TENS.split()}
 _ORDINALS = {word: value for value, word in enumerate(_ORDINAL_UNITS.split(), 1)}
 _ORDINALS |= {f"{word[:-1]}ieth": _CARDINALS[word] for word in _TENS.split()}
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 1_000_000, "billion": 1_000_000_000}
-# What is a number without being one, on the clock and as cents too.
+# Words that imply numbers, on the clock and as cents too.
 _IMPLIED = {
     **{"half": (0.5, 30, 50), "quarter": (0.25, 15, 25, 45), "dozen": (12,), "noon": (12,), "midnight": (12, 0)},
     **{"a": (1,), "an": (1,), "once": (1,), "twice": (2,), "double": (2,), "couple": (2,), "pair": (2,), "both": (2,)},
@@ -39,24 +39,25 @@ _IN_DIGITS = re.compile(
 )
 
 
-def unsupported_numbers(summary: str, dialogue: str, taken: Sequence[Span] = ()) -> list[Span]:
-    """Spans of numbers that the dialogue has neither in digits nor in words, but for those within `taken`.
+def unsupported_numbers(summary: str, dialogue: str, excluded: Sequence[Span] = ()) -> list[Span]:
+    """Spans of numbers that the dialogue has neither in digits nor in words.
 
-    In words, numbers below three and ordinals are left alone ("the two of them", "at first").
+    Numbers in words below three and ordinals in words are skipped ("the two of them", "at first"), and so are spans
+    that overlap `excluded`.
     """
     supported = _values(dialogue)
-    found = []
+    spans = []
     for match in _IN_DIGITS.finditer(summary):
         plain, scaled = _value(match)
         whole, _, cents = _digits(match).partition(".")
-        said_in_two = cents and float(whole) in supported and {float(cents), float(f"{cents:0<2}")} & supported
-        if not ({plain, scaled} & supported or said_in_two):
-            found.append(match.span("number"))
+        in_parts = cents and float(whole) in supported and {float(cents), float(f"{cents:0<2}")} & supported
+        if not ({plain, scaled} & supported or in_parts):
+            spans.append(match.span("number"))
     for match in _IN_WORDS.finditer(summary):
         for span, value, ordinal in _numbers(match):
             if value > 2 and not ordinal and value not in supported:
-                found.append(span)
-    return _outside(sorted(found), taken)
+                spans.append(span)
+    return _outside(sorted(spans), excluded)
 
 
 def _digits(match: re.Match[str]) -> str:
@@ -69,7 +70,7 @@ def _value(match: re.Match[str]) -> tuple[float, float]:
 
 
 def _values(text: str) -> set[float]:
-    """All values that the numbers of a text may have."""
+    """All values that the numbers of a text can have."""
     values: set[float] = set()
     for match in _IN_DIGITS.finditer(text):
         values |= {*_value(match), *map(float, _digits(match).split("."))}
@@ -85,17 +86,17 @@ def _values(text: str) -> set[float]:
 
 
 def _numbers(run: re.Match[str]) -> list[tuple[Span, float, bool]]:
-    """Span, value, and whether it is an ordinal, of the numbers in a run of number words: "five thirty" are two."""
-    found = []
+    """(span, value, is ordinal) of the numbers in a run of number words: "five thirty" is two numbers."""
+    numbers = []
     start = end = run.start()
-    whole = part = last = 0.0  # thousands and more; what is below; the word before
+    whole = part = last = 0.0  # value from thousands up; value below; value of the previous word
     ordinal = False
     for piece in re.finditer(rf"(?i)\b({_WORD})s?\b", run[0]):
         word = piece[1].lower()
         value = float(_SCALES.get(word) or _CARDINALS.get(word, _ORDINALS.get(word, 0)))
         joins = word in _SCALES or last >= 100 or (20 <= last < 100 and 0 < value < 10)
         if piece.start() and not joins:
-            found.append(((start, end), whole + part, ordinal))
+            numbers.append(((start, end), whole + part, ordinal))
             start, whole, part = run.start() + piece.start(), 0.0, 0.0
         if word not in _SCALES:
             part += value
@@ -104,12 +105,12 @@ def _numbers(run: re.Match[str]) -> list[tuple[Span, float, bool]]:
         else:
             whole, part = whole + (part or 1) * value, 0.0
         last, ordinal, end = value, word in _ORDINALS, run.start() + piece.end()
-    return [*found, ((start, end), whole + part, ordinal)]
+    return [*numbers, ((start, end), whole + part, ordinal)]
 
 
 _NAME = re.compile(r"[^\W\d_][^\W_]*(?:[-'’][^\W\d_]+)*")
 _TITLES = frozenset(["mr", "mrs", "ms", "miss", "dr", "prof", "st", "sir", "madam"])
-# What a sentence begins with before a verb: no name, though it has a capital.
+# Capitalised words before a verb at the beginning of a sentence that are not names.
 _STARTERS = re.compile(
     r"(?i)(?:s?he|i|it|this|that|there|here|wh(?:at|o|ich|ere|en|ile)|how|(?:every|some|any|no)(?:one|body|thing)"
     r"|one|each|n?either|another|both|all|some|many|most|few|none?|only|people|and|but|or|so|then|if|as|because|since"
@@ -126,20 +127,19 @@ _CALENDAR = re.compile(
 )
 
 
-def unsupported_names(summary: str, dialogue: str, taken: Sequence[Span] = ()) -> list[Span]:
-    """Spans of capitalised names, weekdays and months that the dialogue does not have in any case of letters, but for
-    those within `taken`.
+def unsupported_names(summary: str, dialogue: str, excluded: Sequence[Span] = ()) -> list[Span]:
+    """Spans of capitalised names, weekdays and months that the dialogue does not have in any case.
 
-    A sentence's first word counts as a name only before a verb ("Anna wants") or another name. Two words are the same
-    name when one begins with the other's four letters or more (America, American), weekdays and months also when
-    abbreviated. None are found in a text in capitals or in title case.
+    The first word of a sentence is a name only before a verb ("Anna wants") or another name. Two words of four
+    letters or more are the same name when one begins with the other (America, American); weekdays and months also
+    match when abbreviated. A text in capitals or title case has no names. Spans that overlap `excluded` are skipped.
     """
     known = {_key(word) for word in words(dialogue)}
     stems = tuple(word for word in known if len(word) > 3)
     plain = [word[0] for word in _NAME.finditer(summary) if len(word[0]) > 3]
     if len(plain) > 3 and sum(word[0].isupper() for word in plain) > 0.8 * len(plain):
         return []
-    found = []
+    spans = []
     for match in _NAME.finditer(summary):
         name = re.sub(r"['’]s$", "", match[0])
         parts = [_key(part) for part in words(name)]
@@ -152,8 +152,8 @@ def unsupported_names(summary: str, dialogue: str, taken: Sequence[Span] = ()) -
         ):
             continue
         if not all(part in known or _shares_stem(part, stems) for part in parts):
-            found.append((match.start(), match.start() + len(name)))
-    return _outside(found, taken)
+            spans.append((match.start(), match.start() + len(name)))
+    return _outside(spans, excluded)
 
 
 def _key(word: str) -> str:
@@ -171,5 +171,5 @@ def _begins_sentence(text: str, at: int) -> bool:
     return re.search(r"(?:\A|[.!?:\n]|[\"“‘(])\s*[\"“‘(]?\Z", head) is not None
 
 
-def _outside(spans: list[Span], taken: Sequence[Span]) -> list[Span]:
-    return [span for span in spans if not any(start < span[1] and span[0] < end for start, end in taken)]
+def _outside(spans: list[Span], excluded: Sequence[Span]) -> list[Span]:
+    return [span for span in spans if not any(start < span[1] and span[0] < end for start, end in excluded)]

@@ -1,6 +1,6 @@
-"""The numbers behind the report's charts: round axes, bins, thinned curves. `page.html.jinja` draws them.
+"""The numbers behind the report's charts: round axes, bins, thinned curves. charts.html.jinja draws them.
 
-A panel is a dict: its `title`, what is drawn (`rows`, `series`, ...), and the axes it is drawn on.
+A panel is a dict with its `title`, the data (`rows`, `series`, ...) and the axes `x` and `y`.
 """
 
 import math
@@ -10,7 +10,7 @@ from typing import Any
 
 Curves = Mapping[str, Sequence[tuple[float, float]]]
 
-# What is drawn together of a training log, and what each curve is called.
+# The panels of a training log: {title: {logged quantity: label of its curve}}.
 TRAINING = {
     "Loss": {"loss": "training", "eval_loss": "validation"},
     "ROUGE of validation samples": {
@@ -24,7 +24,7 @@ TRAINING = {
     "Gradient norm": {"grad_norm": "training"},
 }
 
-MAX_POINTS = 240  # of a curve: a chart is some 320 pixels wide
+MAX_POINTS = 240  # of a curve; a chart is about 320 pixels wide
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ class Scale:
     high: float
 
     def at(self, value: float, start: float, length: float) -> float:
-        """Where `value` lies on an axis that begins at `start` and is `length` long; a negative length points up."""
+        """Position of `value` on an axis from `start` with `length`; a negative length points up."""
         return round(start + (value - self.low) / (self.high - self.low) * length, 1)
 
 
 def scale(values: Sequence[float], *, zero: bool = True, exact: bool = False, parts: int = 4) -> Scale:
-    """An axis that holds all values, and 0 with `zero`, in about `parts` steps of 1, 2 or 5 times a power of ten.
+    """An axis over all values, and 0 with `zero`, in about `parts` steps of 1, 2 or 5 times a power of ten.
 
-    It begins and ends at a tick, or with `exact` at the lowest and highest of what it holds.
+    It begins and ends at a tick, with `exact` at the lowest and highest value.
     """
     low, high = min(values, default=0.0), max(values, default=1.0)
     low, high = (min(low, 0.0), max(high, 0.0)) if zero else (low, high)
@@ -60,7 +60,7 @@ def scale(values: Sequence[float], *, zero: bool = True, exact: bool = False, pa
 
 
 def histogram(values: Sequence[float], axis: Scale, bins: int) -> list[float]:
-    """% of `values` in each of `bins` equal parts of the axis; what lies beyond an end counts into the part there."""
+    """% of `values` in each of `bins` equal parts of the axis; values beyond an end count in the last part there."""
     low, high = axis.low, axis.high
     counts = [0] * bins
     for value in values:
@@ -69,7 +69,7 @@ def histogram(values: Sequence[float], axis: Scale, bins: int) -> list[float]:
 
 
 def thin(points: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:
-    """At most `most` points: the means of neighbours, where there are more."""
+    """At most `most` points; more are replaced by means of neighbours."""
     size = -(-len(points) // most)
     chunks = [points[start : start + size] for start in range(0, len(points), size)]
     return [(mean([x for x, _ in chunk]), mean([y for _, y in chunk])) for chunk in chunks]
@@ -82,7 +82,7 @@ def mean(values: Sequence[float]) -> float:
 def scores(
     title: str, systems: Mapping[str, Mapping[str, Any]], baselines: Mapping[str, float], human: float | None
 ) -> dict[str, Any]:
-    """The human ceiling, systems {name: {"mean", "ci95"}} and baselines, best first, on one axis."""
+    """The human ceiling, the systems {name: {"mean", "ci95"}} and the baselines, best first, on one axis."""
     rows: list[dict[str, Any]] = []
     if human is not None:
         rows.append({"label": "human", "value": human, "ci95": None, "style": "human"})
@@ -102,7 +102,7 @@ def scores(
 
 
 def training(curves: Curves) -> list[dict[str, Any]]:
-    """A panel for each of TRAINING that was logged at two steps or more."""
+    """A panel for each of TRAINING with values at two steps or more."""
     panels = []
     for title, names in TRAINING.items():
         drawn = {label: thin(curves[key], MAX_POINTS) for key, label in names.items() if len(curves.get(key, ())) > 1}
@@ -118,30 +118,30 @@ def training(curves: Curves) -> list[dict[str, Any]]:
 def histograms(
     title: str, unit: str, systems: Sequence[Sequence[float]], references: Sequence[float] | None = None
 ) -> dict[str, Any]:
-    """Values of each system, and of the references, as % of theirs in the same bins. Words are whole: so are bins."""
-    every = [*systems, *([references] if references is not None else [])]
-    values = sorted(value for one in every for value in one)
-    # One endless summary must not flatten all the others: the axis holds 99%, its last bin the rest.
+    """Histograms of each system's values, and the references', in % over the same bins; bins of words are whole."""
+    groups = [*systems, *([references] if references is not None else [])]
+    values = sorted(value for group in groups for value in group)
+    # A single very long summary would flatten the others: the axis covers 99%, and its last bin holds the rest.
     x = scale([values[math.ceil(0.99 * len(values)) - 1], *([5] if unit == "words" else [])])
     parts = max(1, int(x.ticks[1]) // 5) if unit == "words" else 4 if len(values) > 100 else 2
     series: list[dict[str, Any]] = []
-    for i, one in enumerate(every):
-        shares = histogram(one, x, parts * (len(x.ticks) - 1))
+    for i, group in enumerate(groups):
+        shares = histogram(group, x, parts * (len(x.ticks) - 1))
         filled = [place for place, share in enumerate(shares) if share]
         style = f"s{i % 6}" if i < len(systems) else "references"
         drawn = {"style": style, "shares": shares, "start": filled[0], "end": filled[-1] + 1}
-        series.append(drawn | {"mean": mean(one), "mark": min(mean(one), x.high)})
+        series.append(drawn | {"mean": mean(group), "mark": min(mean(group), x.high)})
     return {
         "title": title,
         "unit": unit,
         "series": series,
         "x": x,
-        "y": scale([s for one in series for s in one["shares"]]),
+        "y": scale([share for bars in series for share in bars["shares"]]),
     }
 
 
 def gains(name: str, before: Sequence[float], after: Sequence[float]) -> dict[str, Any]:
-    """Differences of two systems' scores, dialogue by dialogue, from loss to gain."""
-    found = sorted(b - a for a, b in zip(before, after, strict=True))
-    wins, losses = sum(gain > 0 for gain in found), sum(gain < 0 for gain in found)
-    return {"name": name, "gains": found, "wins": wins, "losses": losses, "y": scale(found)}
+    """The differences between two systems' scores by dialogue, in ascending order."""
+    values = sorted(b - a for a, b in zip(before, after, strict=True))
+    wins, losses = sum(gain > 0 for gain in values), sum(gain < 0 for gain in values)
+    return {"name": name, "gains": values, "wins": wins, "losses": losses, "y": scale(values)}

@@ -3,7 +3,7 @@ const root = document.documentElement;
 try {
   const theme = localStorage.getItem("theme");
   if (theme) root.dataset.theme = theme;
-} catch { /* storage may be forbidden: the system's theme then */ }
+} catch { /* without storage the system's theme applies */ }
 
 addEventListener("DOMContentLoaded", () => {
   const $ = (id) => document.getElementById(id);
@@ -12,7 +12,7 @@ addEventListener("DOMContentLoaded", () => {
   const [search, sort, measure, filter, turn] = ["search", "sort", "measure", "filter", "turn"].map($);
   const [list, article, status, place, help] = ["list", "article", "status", "place", "help"].map($);
 
-  // All text of users goes through `append`, which makes text nodes of strings: nothing of it is ever markup.
+  // All text of users goes through `append`, which makes text nodes of strings, never markup.
   const make = (tag, properties = {}, ...children) => {
     const node = Object.assign(document.createElement(tag), properties);
     node.append(...children);
@@ -22,7 +22,7 @@ addEventListener("DOMContentLoaded", () => {
     (signed && value >= 0.05 ? "+" : "") + value.toFixed(1).replace(/^-0\.0$/, "0.0").replace("-", "\u2212");
   const mark = (system) => document.querySelector(`#marks [data-system="${system}"]`).cloneNode(true);
 
-  // What is shown, and in which order.
+  // Indices of the dialogues in the list, in order; the position of the open one; how many are in the list.
   let order = [];
   let at = 0;
   let listed = 0;
@@ -42,16 +42,16 @@ addEventListener("DOMContentLoaded", () => {
   };
 
   function refresh() {
-    const kept = order[at];
+    const current = order[at];
     const words = fold(search.value).split(/\s+/).filter(Boolean);
     if (words.length) haystacks ??= dialogues.map(haystack);
-    const wanted = (row, index) =>
+    const matches = (row, index) =>
       (!filter.value || row.outputs.some((output) => output.findings.includes(filter.value))) &&
       words.every((word) => haystacks[index].includes(word));
-    order = [...dialogues.keys()].filter((index) => wanted(dialogues[index], index));
+    order = [...dialogues.keys()].filter((index) => matches(dialogues[index], index));
     const keys = dialogues.map((_, index) => key(index));
     order.sort((a, b) => (reversed ? keys[b] - keys[a] : keys[a] - keys[b]));
-    at = Math.max(0, order.indexOf(kept));
+    at = Math.max(0, order.indexOf(current));
     const all = dialogues.length;
     status.textContent = order.length === all ? `${all} dialogues` : `${order.length} of ${all} dialogues`;
     list.replaceChildren();
@@ -61,7 +61,7 @@ addEventListener("DOMContentLoaded", () => {
     show();
   }
 
-  // Only as much of the list as can be seen, and some more: it grows when it is scrolled or walked through.
+  // The list holds what is visible and some more; it grows while it is scrolled or stepped through.
   function more(upto = 0) {
     while (listed < order.length && (listed <= upto || list.scrollHeight < list.scrollTop + 3 * list.clientHeight)) {
       list.append(...order.slice(listed, listed + 30).map((index, i) => entry(index, listed + i)));
@@ -132,10 +132,10 @@ addEventListener("DOMContentLoaded", () => {
       scores.append(make("div", {}, make("dt", {}, type), value));
     });
     scores.append(make("div", {}, make("dt", {}, "Words"), make("dd", {}, String(output.words))));
-    const found = output.findings.map((name) => make("li", { className: name }, data.findings[name]));
+    const faults = output.findings.map((name) => make("li", { className: name }, data.findings[name]));
     return make("section", { className: `summary s${system % 6}` },
       make("h4", {}, mark(system), make("span", { dir: "auto" }, data.systems[system])),
-      text, scores, ...(found.length ? [make("ul", { className: "findings" }, ...found)] : []));
+      text, scores, ...(faults.length ? [make("ul", { className: "findings" }, ...faults)] : []));
   }
 
   function highlight() {
@@ -145,7 +145,7 @@ addEventListener("DOMContentLoaded", () => {
     const walker = document.createTreeWalker(article, NodeFilter.SHOW_TEXT);
     for (let node = walker.nextNode(); words.length && node; node = walker.nextNode()) {
       const text = node.data.toLowerCase();
-      if (text.length !== node.length) continue; // lower case may be longer, in Turkish for one
+      if (text.length !== node.length) continue; // lower-casing can change the length, in Turkish for example
       for (const word of words) {
         for (let i = text.indexOf(word); i >= 0; i = text.indexOf(word, i + word.length)) {
           const range = new Range();
@@ -164,14 +164,14 @@ addEventListener("DOMContentLoaded", () => {
     show();
     const button = list.children[at].firstChild;
     if (focus) button.focus({ preventScroll: true });
-    // Scrolls the list alone, never the page.
+    // Scroll the list, not the page.
     const above = button.offsetTop - list.scrollTop;
     if (above < 0) list.scrollTop += above;
     else if (above + button.offsetHeight > list.clientHeight) list.scrollTop = button.offsetTop + button.offsetHeight - list.clientHeight;
     const card = article.parentElement;
     const top = card.getBoundingClientRect().top;
     if (top < 0 || top > innerHeight * 0.7) card.scrollIntoView({ behavior: "instant" });
-    try { history.replaceState(null, "", `#id=${encodeURIComponent(dialogues[order[at]].id)}`); } catch { /* too often */ }
+    try { history.replaceState(null, "", `#id=${encodeURIComponent(dialogues[order[at]].id)}`); } catch { /* browsers limit the rate */ }
   }
 
   for (const control of [sort, measure, filter]) control.addEventListener("change", refresh);
@@ -192,12 +192,12 @@ addEventListener("DOMContentLoaded", () => {
   $("theme").addEventListener("click", () => {
     const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
     root.dataset.theme = dark ? "light" : "dark";
-    try { localStorage.setItem("theme", root.dataset.theme); } catch { /* not remembered then */ }
+    try { localStorage.setItem("theme", root.dataset.theme); } catch { /* the choice is not stored then */ }
   });
 
   addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || help.open) return;
-    const listening = list.contains(event.target);
+    const inList = list.contains(event.target);
     if (event.target === search && event.key === "Escape") {
       search.value = "";
       search.blur();
@@ -214,19 +214,19 @@ addEventListener("DOMContentLoaded", () => {
     } else if (event.key === "?") {
       help.showModal();
     } else {
-      const steps = { j: 1, k: -1, ArrowRight: 1, ArrowLeft: -1, ...(listening && { ArrowDown: 1, ArrowUp: -1 }) };
+      const steps = { j: 1, k: -1, ArrowRight: 1, ArrowLeft: -1, ...(inList && { ArrowDown: 1, ArrowUp: -1 }) };
       if (!(event.key in steps)) return;
       event.preventDefault();
-      go(at + steps[event.key], listening);
+      go(at + steps[event.key], inList);
     }
   });
 
   for (const node of document.querySelectorAll("[data-script]")) node.hidden = false;
   refresh();
-  const asked = location.hash.startsWith("#id=") && decodeURIComponent(location.hash.slice(4));
-  const found = asked ? order.findIndex((index) => dialogues[index].id === asked) : -1;
-  if (found >= 0) {
-    go(found);
+  const id = location.hash.startsWith("#id=") && decodeURIComponent(location.hash.slice(4));
+  const position = id ? order.findIndex((index) => dialogues[index].id === id) : -1;
+  if (position >= 0) {
+    go(position);
     $("dialogues").scrollIntoView();
   }
 });

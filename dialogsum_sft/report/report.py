@@ -195,11 +195,11 @@ def slice_tables(runs: Sequence[Run]) -> list[dict[str, Any]]:
     for name, slices in runs[0].record["slices"].items():
         others = [run.record["slices"].get(name, {}) for run in runs]
         labels = [label for label in slices if all(label in other for other in others)]
-        shown = labels
+        chosen = labels
         if name == "topic":
             frequent = sorted(labels, key=lambda label: -slices[label]["examples"])[:MAX_TOPICS]
-            shown = [label for label in labels if label in frequent]
-        rows = [{"label": label, "cells": [other[label] for other in others]} for label in shown]
+            chosen = [label for label in labels if label in frequent]
+        rows = [{"label": label, "cells": [other[label] for other in others]} for label in chosen]
         if len(labels) > 1 and rows:
             x = charts.scale([cell["rouge1"] for row in rows for cell in row["cells"]])
             tables.append({"name": name, "rows": rows, "left_out": len(labels) - len(rows), "x": x})

@@ -129,8 +129,8 @@ def dialogue_panel(runs: Sequence[Run], index: int, *, with_scores: bool = False
     summaries.add_column(overflow="fold")
     summaries.add_row("reference", *([""] if with_scores else []), Text(row["references"][0]))
     for run, score in zip(runs, scores, strict=True):
-        shown = [f"{score:.1f}"] if with_scores else []
-        summaries.add_row(Text(run.name), *shown, Text(run.rows[index]["prediction"]))
+        scored = [f"{score:.1f}"] if with_scores else []
+        summaries.add_row(Text(run.name), *scored, Text(run.rows[index]["prediction"]))
     title = str(row["id"])
     if with_scores and len(runs) == 2:
         title += f": {runs[1].name} - {runs[0].name} = {scores[1] - scores[0]:+.1f} ROUGE-1"

@@ -23,7 +23,7 @@ def encoder(tmp_path_factory):
 
 
 def by_loops(encoder, layer, prediction, reference):
-    """Token by token, a text alone in its batch."""
+    """BERTScore computed token by token, with one text in a batch."""
     tokenizer, model = BertTokenizerFast.from_pretrained(encoder), BertModel.from_pretrained(encoder).eval()
     states = []
     for text in (prediction, reference):
@@ -32,7 +32,7 @@ def by_loops(encoder, layer, prediction, reference):
                 model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True).hidden_states[layer][0]
             )
 
-    def best(vectors, others):  # without [CLS] and [SEP], which may be matched all the same
+    def best(vectors, others):  # of the tokens but [CLS] and [SEP], which are only matched against
         cosines = [[float(torch.cosine_similarity(v, o, dim=0)) for o in others] for v in vectors[1:-1]]
         return sum(map(max, cosines)) / len(cosines)
 
@@ -40,38 +40,38 @@ def by_loops(encoder, layer, prediction, reference):
     return 200 * precision * recall / (precision + recall)
 
 
-def test_equal_to_loops_over_tokens_whatever_stands_in_the_batch(encoder):
+def test_scores_equal_loops_over_tokens_in_any_batch(encoder):
     predictions = ["tom lost his keys", "anna sings"]
     references = [["tom lost keys in the park", "anna found his keys"], ["anna sings in the park", "tom"]]
-    found = BertScorer(str(encoder), 3).scores(predictions, references)
-    for prediction, refs, scores in zip(predictions, references, found, strict=True):
+    scored = BertScorer(str(encoder), 3).scores(predictions, references)
+    for prediction, refs, scores in zip(predictions, references, scored, strict=True):
         assert scores == pytest.approx([by_loops(encoder, 3, prediction, ref) for ref in refs], abs=1e-3)
 
 
-def test_the_same_text_scores_100_and_an_empty_one_0(encoder):
+def test_same_text_scores_100_and_empty_text_0(encoder):
     scores = BertScorer(str(encoder)).scores(["tom sings", ""], [["tom sings", ""], ["tom", ""]])
     assert scores == [pytest.approx([100, 0], abs=1e-3), [0, 0]]
 
 
-def test_a_text_that_is_too_long_is_cut(encoder):
+def test_long_text_is_truncated(encoder):
     assert len(BertScorer(str(encoder)).scores(["tom " * 50], [["tom"]])[0]) == 1
 
 
-def test_the_layer(encoder):
+def test_default_layer_and_unknown_layers(encoder):
     assert BertScorer(str(encoder)).layer == 3  # 17 of 24
     for layer in (0, 5):
         with pytest.raises(InputError, match=f"--bertscore_layer {layer}: .* has the layers 1 to 4"):
             BertScorer(str(encoder), layer)
 
 
-def test_a_model_that_is_not_here_is_told_in_a_line():
+def test_missing_encoder_ends_in_one_line():
     with pytest.raises(
-        InputError, match="--bertscore no/such: no such encoder here; give a folder, or fetch it first"
+        InputError, match="--bertscore no/such: no such encoder here; give a folder, or download it first"
     ):
         BertScorer("no/such")
 
 
-def test_it_stands_in_the_record_only_when_asked_for(encoder):
+def test_record_has_bertscore_only_with_an_encoder(encoder):
     rows = [{"dialogue": "A: tom", "references": ["tom sings", "anna sings"], "prediction": "tom sings"}]
     assert "bertscore" not in score_run("a", encoder, rows).record
     run = score_run("a", encoder, rows, bert_scorer=BertScorer(str(encoder), 2))

@@ -1,4 +1,4 @@
-"""Scores of predictions, from a model or from a file: reproducible from the records alone."""
+"""Scores of predictions files by recipes/eval.py, and their reproducibility from the records."""
 
 import importlib.util
 import json
@@ -33,10 +33,10 @@ def examples():
 
 @pytest.fixture
 def evaluate(monkeypatch, capsys):
-    """Run recipes/eval.py in this process where no model can be loaded and no connection made; what it printed."""
+    """Run recipes/eval.py in this process, without models and connections; returns what it printed."""
 
     def refuse(*_, **__):
-        raise AssertionError("a model, a tokenizer or a connection was asked for")
+        raise AssertionError("a model, a tokenizer or a connection was opened")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
@@ -77,10 +77,10 @@ def lead(examples):
     return [example["dialogue"].split("\n")[0] for example in examples]
 
 
-def test_a_text_file_is_scored_with_no_model(evaluate, examples, tmp_path):
+def test_text_file_is_scored_without_a_model(evaluate, examples, tmp_path):
     path = tmp_path / "lead.v1.txt"
     path.write_text("\n".join(lead(examples)) + "\n", encoding="utf-8")
-    shown = evaluate(f"--predictions_file={path}", "--dataset_name=sample", f"--output_dir={tmp_path / 'out'}")
+    printed = evaluate(f"--predictions_file={path}", "--dataset_name=sample", f"--output_dir={tmp_path / 'out'}")
     rows, metrics = records(tmp_path / "out" / "eval-lead")
     assert [row["id"] for row in rows] == [example["id"] for example in examples]
     assert [row["prediction"] for row in rows] == lead(examples)
@@ -90,16 +90,16 @@ def test_a_text_file_is_scored_with_no_model(evaluate, examples, tmp_path):
     for name in SCORES:
         baseline = metrics["baselines"]["lead-1"][name]
         assert (metrics[name]["mean"], metrics[name]["max"]) == (baseline["mean"], baseline["max"])
-    for words in (
+    for text in (
         "baseline:",
         "human ceiling",
         "longest run copied from the dialogue",
         "eval-lead: predictions.jsonl",
     ):
-        assert words in shown
+        assert text in printed
 
 
-def test_metrics_computed_again_from_predictions_jsonl_are_the_same_to_the_bit(evaluate, examples, tmp_path):
+def test_metrics_computed_again_from_predictions_jsonl_are_identical(evaluate, examples, tmp_path):
     rows = [
         example | {"prediction": text, "prompt_tokens": 9, "completion_tokens": 8 + i, "finish_reason": reason}
         for i, (example, text) in enumerate(zip(examples, lead(examples), strict=True))
@@ -117,7 +117,7 @@ def test_metrics_computed_again_from_predictions_jsonl_are_the_same_to_the_bit(e
     assert set(SCORES) < set(first)
 
 
-def test_equal_to_an_independent_script(evaluate, examples, tmp_path):
+def test_scores_equal_an_independent_script(evaluate, examples, tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text(
         "".join(json.dumps({"id": e["id"], "prediction": e["references"][1]}) + "\n" for e in reversed(examples))
@@ -142,7 +142,7 @@ def test_equal_to_an_independent_script(evaluate, examples, tmp_path):
         assert metrics[name]["max_leave_one_out"] == pytest.approx(left_out, abs=1e-9)
 
 
-def test_summary_columns_name_the_references(evaluate, examples, tmp_path):
+def test_summary_columns_choose_the_references(evaluate, examples, tmp_path):
     data = tmp_path / "test.jsonl"
     rows = [{"dialogue": e["dialogue"], "a": e["references"][0], "b": e["references"][1]} for e in examples]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -171,12 +171,12 @@ def test_summary_columns_name_the_references(evaluate, examples, tmp_path):
         (
             "p.jsonl",
             "".join(f'{{"id": "{name}", "prediction": "a"}}\n' for name in ("test_0", "test_0", "nowhere")),
-            "do not match: 1 ids are there twice: test_0; 1 ids are not in sample (test): nowhere; "
+            "do not match: 1 ids are repeated: test_0; 1 ids are not in sample (test): nowhere; "
             "23 dialogues of sample (test) have no prediction: test_1, test_2, test_3, ...",
         ),
     ],
 )
-def test_a_file_that_does_not_match(evaluate, tmp_path, name, content, message):
+def test_file_that_does_not_match_the_dataset(evaluate, tmp_path, name, content, message):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     args = (f"--predictions_file={path}", "--dataset_name=sample", f"--output_dir={tmp_path / 'out'}")
@@ -194,13 +194,13 @@ def test_a_file_that_does_not_match(evaluate, tmp_path, name, content, message):
         (None, "", "there is no such file"),
     ],
 )
-def test_a_file_without_its_references(evaluate, tmp_path, name, content, message):
+def test_file_without_its_references(evaluate, tmp_path, name, content, message):
     if name:
         (tmp_path / name).write_text(content)
     assert message in evaluate(f"--predictions_file={tmp_path / str(name)}", status=2)
 
 
-def test_the_seed_decides_all_and_nothing_global(examples):
+def test_scores_depend_on_the_seed_and_leave_the_global_random_state(examples):
     rows = [example | {"prediction": text} for example, text in zip(examples, lead(examples), strict=True)]
     before = np.random.get_state()[1].copy()
     first = score(rows, seed=1)

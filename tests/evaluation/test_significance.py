@@ -34,14 +34,14 @@ def test_interval_depends_on_the_seed():
 
 
 def test_comparison_by_hand():
-    found = compare([3, 5, 5, 9], [1, 5, 6, 2])
-    assert found.difference == 2
-    assert (found.wins, found.ties, found.losses) == (2, 1, 1)
-    assert found.ci95 == confidence_interval([2, 0, -1, 7])
+    result = compare([3, 5, 5, 9], [1, 5, 6, 2])
+    assert result.difference == 2
+    assert (result.wins, result.ties, result.losses) == (2, 1, 1)
+    assert result.ci95 == confidence_interval([2, 0, -1, 7])
 
 
 def test_p_of_six_equal_gains():
-    # Of 64 exchanges 2 give as large a mean: all, and none.
+    # 2 of 64 exchanges have as large a mean: all and none.
     assert compare([1] * 6, [0] * 6, resamples=20_000).p == pytest.approx(2 / 64, abs=0.004)
 
 
@@ -73,11 +73,11 @@ def test_exchanging_the_systems_changes_only_the_sign():
 
 
 def test_small_planted_difference_is_significant():
-    hard = scores(1, 250)  # dialogues differ far more than systems do: only a paired test can see 1.5 points
-    found = compare(hard + 1.5 + scores(2, 250, 5) - 30, hard + scores(3, 250, 5) - 30, resamples=2000)
-    assert found.p < 0.01
-    assert found.ci95 is not None
-    assert found.ci95[0] > 0
+    hard = scores(1, 250)  # dialogues differ more than systems: only a paired test detects 1.5 points
+    result = compare(hard + 1.5 + scores(2, 250, 5) - 30, hard + scores(3, 250, 5) - 30, resamples=2000)
+    assert result.p < 0.01
+    assert result.ci95 is not None
+    assert result.ci95[0] > 0
 
 
 def test_without_a_difference_one_test_in_twenty_is_significant():
@@ -86,7 +86,7 @@ def test_without_a_difference_one_test_in_twenty_is_significant():
         rng = np.random.default_rng(number)
         hard = rng.normal(30, 10, 40)
         small += compare(hard + rng.normal(0, 5, 40), hard + rng.normal(0, 5, 40), resamples=400).p < 0.05
-    assert 3 <= small <= 18  # 10 expected; outside with a chance of 1% where the rate is 5%
+    assert 3 <= small <= 18  # 10 are expected; at a rate of 5% the chance to be outside is 1%
 
 
 def test_p_is_never_zero():
@@ -112,7 +112,7 @@ def test_scores_must_be_paired(a, b):
 
 
 def test_holm_by_hand():
-    # Sorted 0.01, 0.02, 0.03, 0.4 times 4, 3, 2, 1, and never falling.
+    # Sorted 0.01, 0.02, 0.03, 0.4 times 4, 3, 2, 1, and never decreasing.
     assert holm([0.03, 0.01, 0.4, 0.02]) == pytest.approx([0.06, 0.04, 0.4, 0.06])
     assert holm([0.7, 0.6]) == [1, 1]
     assert holm([]) == []

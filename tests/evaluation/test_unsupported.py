@@ -37,7 +37,7 @@ def texts(spans, summary):
         ("We're off to the sea.", "The two of them go there at first."),
     ],
 )
-def test_a_number_is_supported_by_its_value(dialogue, summary):
+def test_numbers_are_compared_by_value(dialogue, summary):
     assert unsupported_numbers(summary, dialogue) == []
 
 
@@ -52,7 +52,7 @@ def test_a_number_is_supported_by_its_value(dialogue, summary):
         ("", "three of two, the third", ["three"]),
     ],
 )
-def test_other_numbers_are_found_where_they_stand(dialogue, summary, wrong):
+def test_spans_of_unsupported_numbers(dialogue, summary, wrong):
     assert texts(unsupported_numbers(summary, dialogue), summary) == wrong
 
 
@@ -72,7 +72,7 @@ def test_other_numbers_are_found_where_they_stand(dialogue, summary, wrong):
         ("yes", "小明丢了钥匙。"),
     ],
 )
-def test_no_name_is_found_where_there_is_none(dialogue, summary):
+def test_supported_names_and_ordinary_words(dialogue, summary):
     assert unsupported_names(summary, dialogue) == []
 
 
@@ -90,17 +90,17 @@ def test_no_name_is_found_where_there_is_none(dialogue, summary):
         ("See you Wednesday.", "They meet on Thursday.", ["Thursday"]),
     ],
 )
-def test_names_the_dialogue_lacks_are_found(dialogue, summary, wrong):
+def test_spans_of_unsupported_names(dialogue, summary, wrong):
     assert texts(unsupported_names(summary, dialogue), summary) == wrong
 
 
-def test_what_is_taken_already_is_left_out():
+def test_excluded_spans_are_skipped():
     assert unsupported_names("It is Person 3 and Mary.", "", [(6, 14)]) == [(19, 23)]
     assert unsupported_numbers("Person 3 and 4", "", [(0, 8)]) == [(13, 14)]
 
 
-def test_people_rarely_write_what_the_dialogue_lacks():
-    # The bundled references: what is found there is worked out (a sum, a nickname), or wrong.
+def test_references_rarely_have_unsupported_numbers_or_names():
+    # In the bundled references these are inferred (a sum, a nickname), or the rules err.
     rows = [json.loads(line) for path in SAMPLE for line in path.read_text(encoding="utf-8").splitlines()]
     numbers = sum(bool(unsupported_numbers(row["summary"], row["dialogue"])) for row in rows)
     names = sum(bool(unsupported_names(row["summary"], row["dialogue"])) for row in rows)

@@ -16,44 +16,44 @@ import pytest
         ([], True, [0, 0.5, 1]),
     ],
 )
-def test_axes_are_round_and_hold_all_values(values: list[float], zero: bool, ticks: list[float]):
+def test_axes_have_round_ticks_and_cover_all_values(values: list[float], zero: bool, ticks: list[float]):
     assert charts.scale(values, zero=zero).ticks == ticks
 
 
-def test_an_exact_axis_ends_where_its_values_do():
+def test_exact_axis_ends_at_its_values():
     axis = charts.scale([1, 1200], exact=True)
     assert axis == charts.Scale([0, 500, 1000], 0, 1200)
     assert axis.at(1200, 40, 312) == 352
 
 
-def test_places_on_an_axis_and_on_one_that_points_up():
+def test_positions_on_axes_to_the_right_and_upwards():
     axis = charts.Scale([0, 20, 40], 0, 40)
     assert [axis.at(value, 100, 50) for value in (0, 10, 40)] == [100, 112.5, 150]
     assert [axis.at(value, 150, -136) for value in (0, 20, 40)] == [150, 82, 14]
 
 
-def test_bins_are_shares_and_the_outer_ones_take_what_lies_beyond():
+def test_bins_are_shares_and_outer_bins_count_values_beyond_the_axis():
     axis = charts.Scale([0, 10, 20], 0, 20)
     assert charts.histogram([0, 4.9, 5, 19.9, 20, 300, -1], axis, 4) == pytest.approx([300 / 7, 100 / 7, 0, 300 / 7])
 
 
-def test_tenths_lie_in_their_own_bin():
+def test_tenths_fall_into_separate_bins():
     axis = charts.Scale([0, 0.5, 1], 0, 1)
     assert charts.histogram([0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9], axis, 10) == [10.0] * 10
 
 
-def test_long_curves_become_the_means_of_neighbours():
+def test_long_curves_are_thinned_to_means_of_neighbours():
     points = [(1.0, 10.0), (2.0, 20.0), (3.0, 60.0), (4.0, 80.0), (5.0, 7.0)]
     assert charts.thin(points, 3) == [(1.5, 15.0), (3.5, 70.0), (5.0, 7.0)]
     assert charts.thin(points, 5) == points
 
 
-def test_bins_of_words_hold_whole_words():
+def test_bins_of_words_are_whole():
     panel = charts.histograms("lengths", "words", [[1, 12, 30, 34]], [18, 22])
     assert panel["x"].ticks == [0, 10, 20, 30, 40]
     assert len(panel["series"][0]["shares"]) == 8  # of five words
     assert panel["series"][0]["mean"] == 19.25
-    assert [one["style"] for one in panel["series"]] == ["s0", "references"]
+    assert [series["style"] for series in panel["series"]] == ["s0", "references"]
 
 
 def test_gains_are_sorted_and_counted():
@@ -61,7 +61,7 @@ def test_gains_are_sorted_and_counted():
     assert (panel["gains"], panel["wins"], panel["losses"]) == ([-10.0, 0.0, 5.0, 20.0], 2, 1)
 
 
-def test_human_systems_and_baselines_stand_in_that_order():
+def test_order_is_human_systems_baselines():
     system = {"mean": 30.0, "ci95": [28.0, 33.0]}
     panel = charts.scores("ROUGE-1", {"a": system}, {"lead-1": 12.0, "lead-3": 18.0}, 55.0)
     assert [row["label"] for row in panel["rows"]] == ["human", "a", "lead-3", "lead-1"]

@@ -1,4 +1,4 @@
-"""The report as a file, and as headless Chromium shows it."""
+"""The report as a file, and in headless Chromium."""
 
 import base64
 import copy
@@ -28,7 +28,7 @@ EVIL = "<script>window.hacked = true</script></script><img src=x onerror='window
 
 
 def sample_rows(count: int) -> list[dict[str, Any]]:
-    """The bundled test dialogues over and over, of different lengths, with three references each."""
+    """`count` dialogues from the bundled ones, shortened differently, with three references each."""
     grouped: dict[str, dict[str, Any]] = {}
     for line in SAMPLE.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
@@ -102,7 +102,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
 
 
 class Page(HTMLParser):
-    """What a browser takes for tags, attributes and scripts."""
+    """The tags, attributes, scripts and tables of a page."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ def write(folder: Path, runs: list[Run], **options: Any) -> Page:
     return Page((folder / "report.html").read_text(encoding="utf-8"))
 
 
-def test_the_page_names_no_other_file_and_forbids_what_it_does_not_bring(small: list[Run], tmp_path: Path):
+def test_page_refers_to_no_other_file_and_its_policy_allows_its_script_only(small: list[Run], tmp_path: Path):
     page = write(tmp_path, small)
     links = [value for _, attrs in page.tags for name in ("src", "href") if (value := attrs.get(name)) is not None]
     assert all(link.startswith("#") or link == "data:," for link in links)
@@ -151,7 +151,7 @@ def test_the_page_names_no_other_file_and_forbids_what_it_does_not_bring(small: 
     assert "url(" not in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-def test_the_table_has_the_figures_of_metrics_json(small: list[Run], tmp_path: Path):
+def test_table_has_the_scores_of_the_record(small: list[Run], tmp_path: Path):
     rows = write(tmp_path, small).tables
     for run in small:
         metrics = run.record
@@ -167,7 +167,7 @@ def test_the_table_has_the_figures_of_metrics_json(small: list[Run], tmp_path: P
     }
 
 
-def test_the_reader_has_every_dialogue_with_its_scores(small: list[Run], tmp_path: Path):
+def test_reader_has_every_dialogue_with_its_scores(small: list[Run], tmp_path: Path):
     data = json.loads(write(tmp_path, small).scripts[-1])
     rows = small[1].rows
     assert [one["id"] for one in data["dialogues"]] == [row["id"] for row in rows]
@@ -183,7 +183,7 @@ def test_the_reader_has_every_dialogue_with_its_scores(small: list[Run], tmp_pat
 
 
 def planted(folder: Path) -> list[Run]:
-    """A run in which everything that a user can write is an attack."""
+    """Two runs with markup in every text that a user can write."""
     rows = [
         {
             "id": f"{EVIL}{i}",
@@ -216,7 +216,7 @@ def test_planted_markup_stays_text(small: list[Run], tmp_path: Path):
     assert "<" not in page.scripts[1]
 
 
-def test_marks_are_cut_where_a_browser_counts_otherwise():
+def test_segments_count_characters_outside_the_basic_plane_once():
     nothing: dict[str, Any] = {name: [] for name in ("wrong_tags", "foreign_tags", "unsupported_numbers")}
     numbers = dict.fromkeys(("length_ratio", "compression", "copied_run", "novel_bigrams", "repeated_trigrams"), 0.0)
     text = "\U0001f600 Ann met Bo"
@@ -226,7 +226,7 @@ def test_marks_are_cut_where_a_browser_counts_otherwise():
     assert report.segments(text, found) == [["\U0001f600 ", ""], ["Ann", "name"], [" met ", ""], ["Bo", "name"]]
 
 
-def test_a_single_run_with_one_reference_each_has_no_human_and_no_differences(tmp_path: Path):
+def test_single_run_with_one_reference_has_no_human_and_no_differences(tmp_path: Path):
     rows = [row | {"references": row["references"][:1], "topic": None} for row in sample_rows(3)]
     page = write(tmp_path, [make_run("tuned", tmp_path, rows, zero_shot)])
     sections = [attrs["id"] for tag, attrs in page.tags if tag == "section"]
@@ -239,7 +239,7 @@ def test_a_single_run_with_one_reference_each_has_no_human_and_no_differences(tm
     assert not [name for name in names if "−" in name]
 
 
-def test_a_script_that_the_tokenizer_does_not_know_scores_0_and_has_no_share(tmp_path: Path):
+def test_script_that_the_default_tokenizer_drops_scores_0_and_has_no_share_of_human(tmp_path: Path):
     row = {"id": "1", "dialogue": "甲：你好。\n乙：再见。", "references": ["甲问好。", "乙告别。"]}
     page = write(tmp_path, [make_run("a", tmp_path, [row, row | {"id": "2"}], lambda row, number: "甲走了。")])
     assert next(row for row in page.tables if row[:1] == ["a"])[1:5] == ["0.000.0 to 0.0"] * 3 + ["–"]
@@ -251,7 +251,7 @@ def test_no_count_of_cut_off_summaries_without_finish_reasons(small: list[Run], 
     assert row[1] == ""
 
 
-def test_the_training_log_may_lack_anything_but_whole_lines(tmp_path: Path):
+def test_training_log_may_miss_values_but_not_whole_lines(tmp_path: Path):
     path = tmp_path / "training.jsonl"
     lines = ['{"format": 1}', '{"step": 1, "loss": 2.5, "grad_norm": null}', '{"loss": 9}', '{"step": 2, "loss": NaN}']
     lines += ['{"step": 2, "eval_loss": 2.0, "note": "text"}', '{"step": 3, "loss": 1.5}', '{"step": 4, "lo']
@@ -262,7 +262,7 @@ def test_the_training_log_may_lack_anything_but_whole_lines(tmp_path: Path):
         report.read_training_log(path)
 
 
-def test_curves_are_drawn_of_what_was_logged_twice(small: list[Run], tmp_path: Path):
+def test_curves_need_two_logged_values(small: list[Run], tmp_path: Path):
     log = write_log(tmp_path / "training.jsonl", 30)
     labels = [str(attrs.get("aria-label")) for _, attrs in write(tmp_path, small, training_log=log).tags]
     drawn = [label.partition(":")[0] for label in labels]
@@ -282,7 +282,7 @@ def test_runs_that_are_not_comparable_are_refused(small: list[Run], tmp_path: Pa
 
 
 class Browser:
-    """Headless Chromium by its DevTools protocol over a pipe: no port, no package, and every event is seen."""
+    """Headless Chromium, driven by its DevTools protocol over a pipe: no port, no package."""
 
     def __init__(self, folder: Path) -> None:
         assert CHROMIUM is not None
@@ -290,7 +290,7 @@ class Browser:
         self._read, theirs_out = os.pipe()
 
         def as_three_and_four() -> None:
-            # By way of numbers that none of the four has.
+            # By way of numbers that none of the four descriptors has.
             os.dup2(theirs_in, 100)
             os.dup2(theirs_out, 101)
             os.dup2(100, 3)
@@ -346,7 +346,8 @@ class Browser:
         return message["result"]
 
     def open(self, path: Path, fragment: str = "") -> None:
-        for url in ("about:blank", path.as_uri() + fragment):  # else another fragment of the same file is no new page
+        # By way of a blank page, because another fragment of the same file would not load it again.
+        for url in ("about:blank", path.as_uri() + fragment):
             self.events.clear()
             self.call("Page.navigate", url=url)
             while not any(event["method"] == "Page.loadEventFired" for event in self.events):
@@ -370,7 +371,7 @@ class Browser:
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def complaints(self) -> list[Any]:
-        """What the console got: messages, errors, refused requests."""
+        """Messages, errors and refused requests on the console."""
         bad = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
         return [event for event in self.events if event["method"] in bad]
 
@@ -390,7 +391,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report of 500 dialogues, which differ."""
+    """A report of 500 different dialogues."""
     folder = tmp_path_factory.mktemp("large")
     rows = sample_rows(500)
     runs = [make_run("zero-shot", folder, rows, zero_shot), make_run("tuned", folder, rows, fine_tuned)]
@@ -414,7 +415,7 @@ LISTED = "[...document.querySelectorAll('#list .name')].map(node => node.textCon
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(("width", "height"), [(1280, 900), (768, 1024), (390, 844)])
-def test_nothing_is_asked_for_nor_complained_of_nor_too_wide(
+def test_page_makes_no_request_logs_nothing_and_fits_the_width(
     browser: Browser, large: Path, width: int, height: int, scheme: str
 ):
     browser.look(width, height, scheme)
@@ -428,7 +429,7 @@ def test_nothing_is_asked_for_nor_complained_of_nor_too_wide(
     assert browser.run(POOR_CONTRAST) == []
 
 
-# Text whose contrast with the opaque colour behind it is below the 4.5 of WCAG AA; what is disabled may be.
+# Text with a contrast below the 4.5 of WCAG AA; disabled controls are exempt.
 POOR_CONTRAST = """(() => {
   const numbers = (color) => color.match(/[\\d.]+/g).map(Number);
   const light = (color) => {
@@ -456,7 +457,7 @@ POOR_CONTRAST = """(() => {
 
 
 @pytest.mark.slow
-def test_search_finds_all_words_anywhere_and_marks_them(page: Browser):
+def test_search_matches_all_words_anywhere_and_marks_them(page: Browser):
     assert page.run(STATUS) == "500 dialogues"
     page.press("/", *"zanzibar")
     assert page.run(STATUS) == "25 of 500 dialogues"
@@ -473,8 +474,8 @@ def test_search_finds_all_words_anywhere_and_marks_them(page: Browser):
 
 
 @pytest.mark.slow
-def test_a_keystroke_in_search_is_shown_within_a_tenth_of_a_second(page: Browser):
-    """Each from the input event to the new list and article laid out; the first one also folds all texts."""
+def test_search_responds_within_a_tenth_of_a_second(page: Browser):
+    """From the input event to the layout of list and article; the first input also folds all texts."""
     took = page.run("""(() => {
       const search = document.getElementById("search");
       return ["e", "ee", "bee", "bee ", "bee s", "bee", "b", ""].map((text) => {
@@ -496,7 +497,7 @@ def choose(page: Browser, control: str, value: str) -> None:
 
 
 @pytest.mark.slow
-def test_sort_by_difference_and_by_score(page: Browser, large: Path):
+def test_sort_by_difference_and_score(page: Browser, large: Path):
     dialogues = json.loads(Page(large.read_text(encoding="utf-8")).scripts[-1])["dialogues"]
 
     def expected(key: Callable[[dict[str, Any]], float], *, reverse: bool = False) -> list[str]:
@@ -517,7 +518,7 @@ def test_sort_by_difference_and_by_score(page: Browser, large: Path):
 
 
 @pytest.mark.slow
-def test_the_keys(page: Browser):
+def test_keyboard_shortcuts(page: Browser):
     page.press("j", "j", "ArrowRight")
     assert page.run(SHOWN) == "test_3"
     page.press("k", "ArrowLeft")
@@ -539,7 +540,7 @@ def test_the_keys(page: Browser):
 
 
 @pytest.mark.slow
-def test_the_list_grows_as_it_is_walked_to_its_end(page: Browser):
+def test_list_grows_while_it_is_stepped_through(page: Browser):
     page.press(*["j"] * 70)
     assert page.run(SHOWN) == "test_70"
     box = "document.querySelector('{}').getBoundingClientRect()"
@@ -548,19 +549,19 @@ def test_the_list_grows_as_it_is_walked_to_its_end(page: Browser):
 
 
 @pytest.mark.slow
-def test_an_address_names_its_dialogue(page: Browser, large: Path):
+def test_fragment_of_the_address_opens_its_dialogue(page: Browser, large: Path):
     page.open(large, "#id=test_321")
     assert page.run(SHOWN) == "test_321"
 
 
 @pytest.mark.slow
-def test_the_marks_say_what_is_wrong(page: Browser):
+def test_marks_name_the_fault(page: Browser):
     marks = page.run("[...document.querySelectorAll('.s1 .prediction mark')].map(n => [n.className, n.textContent])")
     assert marks == [["tag", "#Person9#"], ["number", "4711"], ["name", "Zanzibar"]]
 
 
 @pytest.mark.slow
-def test_light_and_dark_by_hand(page: Browser):
+def test_switch_between_light_and_dark(page: Browser):
     color = "getComputedStyle(document.body).backgroundColor"
     light = page.run(color)
     page.run("document.getElementById('theme').click()")
@@ -584,7 +585,7 @@ def test_planted_scripts_do_not_run(browser: Browser, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_without_a_script_all_but_the_reader_is_there(browser: Browser, large: Path):
+def test_without_javascript_only_the_reader_is_missing(browser: Browser, large: Path):
     browser.look(1280, 900)
     browser.call("Emulation.setScriptExecutionDisabled", value=True)
     try:
@@ -599,7 +600,7 @@ def test_without_a_script_all_but_the_reader_is_there(browser: Browser, large: P
 
 
 @pytest.mark.slow
-def test_everything_has_a_name_for_a_screen_reader(page: Browser):
+def test_controls_have_names_for_screen_readers(page: Browser):
     nodes = page.call("Accessibility.getFullAXTree")["nodes"]
     roles = (
         "button",
