@@ -1,4 +1,4 @@
-"""Look at a dataset as the model will see it, before training on it: counts, lengths, labels, memory.
+"""Show a dataset as the model sees it, before training on it: counts, lengths, labels, memory.
 
     python recipes/inspect_data.py --config recipes/configs/quickstart.yaml [--output data.html] [--gpu_memory_gib 24]
 
@@ -68,8 +68,8 @@ def main() -> None:
     )
     if inspect_args.output is not None and Path(inspect_args.output).suffix != ".html":
         raise InputError(f"--output {inspect_args.output}: give the name of an .html file")
-    script_args.dataset_streaming = False  # all of it is to be looked at
-    refuses, data_args.allow_dropped_rows = not data_args.allow_dropped_rows, True  # they are to be shown
+    script_args.dataset_streaming = False  # all rows are inspected
+    refuses, data_args.allow_dropped_rows = not data_args.allow_dropped_rows, True  # dropped rows are shown
     console = Console(record=inspect_args.output is not None, highlight=False)
     console.width = min(console.width, 100)
 
@@ -94,20 +94,19 @@ def main() -> None:
     if data.validation is not None:
         splits["validation" if evaluates else "evaluation"] = Split(**vars(data.validation))
 
-    # 2. What there is; that rows are supervised as they should be was checked by encoding
+    # 2. Counts and texts; the encoding has checked the labels of every row
     name = public_name(str(model_args.model_name_or_path))
     console.print(Text.assemble("\n", (str(script_args.dataset_name), "bold"), " as ", (name, "bold"), " sees it"))
-    for note in data.notes:
-        console.print(Text(note))
     counts = {name: split.examples.counts for name, split in splits.items()}
-    console.print(counts_table(counts | {f"{name} rows": split.counts for name, split in splits.items()}))
+    counts |= {f"{name} rows": split.counts for name, split in splits.items()}
+    console.print(*map(Text, data.notes), counts_table(counts), sep="\n")
     for name, split in splits.items():
         for part in (split.examples.counts, split.counts):
             for row in part.named:
                 console.print(Text(f"  dropped of {name}: {row}", "yellow"))
             if refuses and part.dropped.total() - part.dropped[DUPLICATE] > part.read / 100:
-                console.print("[yellow]  more than 1% are lost: training wants allow_dropped_rows for that")
-    console.print("  Each row is supervised on its summary and stop token alone, behind the prompt as it is in use.")
+                console.print("[yellow]  more than 1% are lost: training needs --allow_dropped_rows true")
+    console.print("  Each row is supervised on its summary and stop token alone, after the prompt of an evaluation.")
     console.print(text_table(splits, tokenizer))
     dialogues = [set(split.examples.rows["dialogue"]) for split in splits.values()]
     if len(dialogues) == 2 and dialogues[0] & dialogues[1]:
@@ -143,20 +142,20 @@ def main() -> None:
     try:
         estimates, batch_size = step_memory(splits["training"], settings, gpu_memory)
         console.print(memory_table(estimates))
-    except (ValueError, RuntimeError) as error:  # a model's own code may need real numbers
+    except (ValueError, RuntimeError) as error:  # a model's own code may need real tensors
         batch_size = None
         console.print(Text(f"memory not estimated: {str(error).splitlines()[0]}", "yellow"))
     references = [text for row in data.train.examples.rows for text in row["references"]]
     console.print(suggestions(splits["training"], batch_size, gpu_memory, suggest_tokenizer(references)))
 
-    # 6. Keep it
+    # 6. Save the page
     if inspect_args.output is not None:
         files.write_text(Path(inspect_args.output), console.export_html(inline_styles=True))
         console.print(f"saved {inspect_args.output}")
 
 
 def text_table(splits: dict[str, Split], tokenizer: PreTrainedTokenizerBase) -> Table:
-    """What the texts of each split are like: speakers, person tags, control tokens, script."""
+    """Speakers, person tags, control tokens and script in the texts of each split."""
     control = control_tokens(tokenizer)
     lines: dict[str, list[str]] = {}
     speakers = [Counter(map(count_speakers, split.examples.rows["dialogue"])) for split in splits.values()]
@@ -167,9 +166,9 @@ def text_table(splits: dict[str, Split], tokenizer: PreTrainedTokenizerBase) -> 
         rows = split.examples.rows
         summaries = [text for references in rows["references"] for text in references]
         tagged = sum(re.search(r"#Person\d+#", text) is not None for text in summaries)
-        held = sum(control.search(text) is not None for text in itertools.chain(rows["dialogue"], summaries))
+        with_control = sum(control.search(text) is not None for text in itertools.chain(rows["dialogue"], summaries))
         lines.setdefault("summaries with a #PersonN# tag", []).append(share(tagged, len(summaries)))
-        lines.setdefault("texts with control tokens, kept as text", []).append(str(held))
+        lines.setdefault("texts with control tokens, kept as text", []).append(str(with_control))
         lines.setdefault("summaries' letters and digits outside a-z, 0-9", []).append(f"{lost_share(summaries):.1%}")
     result = table("texts", *splits)
     for label, values in lines.items():
@@ -178,7 +177,7 @@ def text_table(splits: dict[str, Split], tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def table(*columns: str) -> Table:
-    """Labels in the first column, figures in the others."""
+    """A table with labels in the first column and numbers in the others."""
     result = Table(box=box.SIMPLE)
     for number, column in enumerate(columns):
         result.add_column(column, justify="right" if number else "left")
@@ -199,7 +198,7 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
 
 
 def show(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> Text:
-    """Token ids as text: control tokens in blue; what only reads like one, being text, in red between ‹ and ›."""
+    """Token ids as text: control tokens in blue; text that reads like a control token in red between ‹ and ›."""
     added, control = set(tokenizer.get_added_vocab().values()), control_tokens(tokenizer)
     text = Text()
     for is_control, group in itertools.groupby(ids, key=lambda token: token in added):
@@ -216,7 +215,7 @@ def show(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> Text:
 
 
 def percentiles(lengths: np.ndarray) -> list[int]:
-    """The lengths that 50, 90 and 99% of the rows do not exceed, between the shortest and the longest."""
+    """The shortest length, those that 50, 90 and 99% of the rows do not exceed, and the longest."""
     return [int(value) for value in np.percentile(lengths, PERCENTILES, method="inverted_cdf")]
 
 
@@ -257,9 +256,11 @@ def too_long_table(splits: dict[str, Split], configured: int | None) -> Table:
 def step_memory(
     training: Split, settings: dict[str, tuple[SFTConfig, ModelConfig]], gpu_memory: float
 ) -> tuple[dict[str, memory.MemoryEstimate], int]:
-    """Estimates by `rows x tokens`, for the config as it is and for rows of full length, as many (a power of two up to
-    64) as leave a tenth of the GPU's memory to spare; and how many those are, 0 if not even one does. `settings` are
-    the options of a training on each device.
+    """Estimates by `rows x tokens`, and the largest batch size that fits.
+
+    The estimates are for the configured batch, and for the largest batch (a power of two up to 64) of the longest rows
+    that leaves a tenth of the GPU's memory free. The batch size is 0 if not even one row fits. `settings` are the
+    options of a training on each device.
     """
     training_args, model_args = settings["cuda"]
     trust = training_args.trust_remote_code
@@ -292,7 +293,7 @@ def step_memory(
 
 
 def memory_table(estimates: dict[str, memory.MemoryEstimate]) -> Table:
-    """What a step needs, by what it is for, and the cards (for a CPU, the machines) that have it."""
+    """The memory of a step by purpose, and the cards (for a CPU, the machines) on which it fits."""
     result = table("GiB of a step, rows x tokens, estimated", *estimates)
     for name in vars(next(iter(estimates.values()))):
         result.add_row(name, *(f"{getattr(estimate, name) / GIB:.2f}" for estimate in estimates.values()))
@@ -311,11 +312,11 @@ def verdict(estimate: memory.MemoryEstimate, total_bytes: int) -> str:
 
 
 def suggestions(training: Split, batch_size: int | None, gpu_memory: float, rouge_tokenizer: str) -> Table:
-    """Options to put into configs; a `batch_size` of 0 means that none fits, None that it is not known."""
+    """Options for the config; a `batch_size` of 0 means that no row fits, None that it is unknown."""
     longest, summary = int(training.total.max()), int((training.total - training.prompt).max())
     result = Table(box=None, title="suggested", title_justify="left", title_style="bold", show_header=False)
     result.add_row("max_length:", str(math.ceil(longest / 64) * 64), f"the longest row has {longest} tokens")
-    fit = f"such rows fit {gpu_memory:g} GiB, a tenth left to spare"
+    fit = f"such rows fit {gpu_memory:g} GiB, a tenth left free"
     if batch_size == 0:
         fit = f"not one row fits {gpu_memory:g} GiB: load_in_4bit, activation_checkpointing or a smaller model"
     if batch_size is not None:

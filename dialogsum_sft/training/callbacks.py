@@ -1,4 +1,4 @@
-"""Beside the training steps: a log that survives, and validation dialogues summarised and scored."""
+"""Trainer callbacks: the training log, early stopping, and evaluation by generated summaries."""
 
 import contextlib
 import json
@@ -41,17 +41,17 @@ from trl import SFTTrainer
 logger = logging.getLogger(__name__)
 
 LOG_NAME = "training.jsonl"
-SAMPLES = 3  # dialogues of an evaluation whose summaries are shown and kept
+SAMPLES = 3  # summaries of an evaluation that are printed and recorded
 _ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
 class TrainingLog(TrainerCallback):
-    """`training.jsonl`: {"format": 1}, then a line for every event that the trainer logs, as it happens; rank 0 only.
+    """Writes `training.jsonl`: {"format": 1}, then a line for every event as the trainer logs it; rank 0 only.
 
     A line has `step`, `epoch`, `time` (seconds since 1970) and what was logged: `loss`, `learning_rate`, `grad_norm`,
     `num_tokens`, ..., or `eval_loss`, ...; a number that is not finite is null. Lines are flushed one by one, so a
-    killed process loses none. Whoever resumes from a checkpoint begins with that checkpoint's history: what the lost
-    attempt logged after it, a half-written line too, is gone, and no step is told twice.
+    killed process loses none. A resumed run starts the file with the history of its checkpoint: later events of the
+    interrupted attempt, and a half-written line, are removed, so that no step is logged twice.
     """
 
     def __init__(self, output_dir: str | Path) -> None:
@@ -65,16 +65,16 @@ class TrainingLog(TrainerCallback):
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.is_world_process_zero:
-            # Kept with the event, so that it comes back with the checkpoint.
+            # Stored in the event, so that a checkpoint restores it.
             state.log_history[-1]["time"] = round(time.time(), 3)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(_line(state.log_history[-1]), allow_nan=False) + "\n")
 
 
 class EarlyStopping(EarlyStoppingCallback):
-    """transformers' early stopping, whose count of evaluations without a better one comes back with a checkpoint.
+    """transformers' early stopping, with its count of evaluations without improvement restored from a checkpoint.
 
-    `restore_callback_states_from_checkpoint` would do so too, but would also restore that the run was to stop.
+    `restore_callback_states_from_checkpoint` does so too, but also restores the decision to stop.
     """
 
     def on_train_begin(
@@ -183,12 +183,12 @@ class GenerationEvaluation(TrainerCallback):
             return [candidates[0] for candidates in summarise(self.engine, self.prompts, adapter=True)]
 
     def _to_trackers(self, step: int, samples: list[dict[str, Any]]) -> None:
-        """As text to TensorBoard, as a table to Weights & Biases and Trackio; to others there is no common way."""
+        """Log them as text to TensorBoard and as a table to Weights & Biases and Trackio; other trackers get none."""
         columns = ["id", "dialogue", "reference", "prediction"]
         table = [[s["id"], s["dialogue"], s["references"][0], s["prediction"]] for s in samples]
         for tracker in self.trainer.callback_handler.callbacks:
             if isinstance(tracker, TensorBoardCallback) and tracker.tb_writer is not None:
-                # Indented by four, Markdown leaves <names>, # and line ends alone.
+                # Markdown keeps <names>, # and line ends as they are when they are indented by four.
                 text = "\n\n".join(
                     f"**{column}**\n\n" + "\n".join(f"    {line}" for line in value.splitlines())
                     for row in table
@@ -206,7 +206,7 @@ class GenerationEvaluation(TrainerCallback):
 
 @contextlib.contextmanager
 def _random_state_kept(device: torch.device) -> Iterator[None]:
-    """Dropout and shuffling of the steps that follow must not depend on whether something was drawn in here."""
+    """Restore all random states, so that generating does not change dropout and shuffling of later steps."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):

@@ -1,4 +1,4 @@
-"""Checkpoints and adapters that are complete: marked, checked, found, set aside."""
+"""Complete checkpoints: mark, verify, find, set aside."""
 
 import json
 import os
@@ -19,50 +19,50 @@ MARKER = "complete.json"  # written into a checkpoint after all else
 
 
 def weight_shapes(model: nn.Module) -> dict[str, tuple[int, ...]] | None:
-    """Name and shape of every tensor that saving this PEFT model must leave in its adapter; None for a plain model.
+    """Name and shape of every tensor in the saved adapter of this PEFT model; None for a plain model.
 
-    A parameter that is sharded (ZeRO-3, FSDP2) counts with its whole shape.
+    A sharded parameter (ZeRO-3, FSDP2) counts with its full shape.
     """
     if not isinstance(model, PeftModel):
         return None
-    whole = {
+    full = {
         name: torch.empty(tuple(getattr(parameter, "ds_shape", parameter.shape)), device="meta")
         for name, parameter in model.named_parameters()
     }
-    saved = get_peft_model_state_dict(model, state_dict=whole, save_embedding_layers=False)
+    saved = get_peft_model_state_dict(model, state_dict=full, save_embedding_layers=False)
     return {name: tuple(tensor.shape) for name, tensor in saved.items()}
 
 
 def verify_adapter(folder: Path, expected: nn.Module | Mapping[str, tuple[int, ...]] | None = None) -> None:
-    """Raise InputError unless the weights saved in `folder` can be read, are finite and none of them is missing.
+    """Raise InputError unless the weights saved in `folder` are readable, finite and complete.
 
-    `expected` is the PEFT model that was saved, or its `weight_shapes`: each must be there in its shape. The weights
-    are `adapter_model.safetensors`, or `model*.safetensors` with full fine-tuning; they are read one at a time.
+    `expected` is the PEFT model that was saved, or its `weight_shapes`. The weights are `adapter_model.safetensors`,
+    or `model*.safetensors` with full fine-tuning; they are read one at a time.
     """
     shapes = weight_shapes(expected) if isinstance(expected, nn.Module) else expected
     files = sorted(folder.glob("adapter_model*.safetensors")) or sorted(folder.glob("model*.safetensors"))
     if not files:
         raise InputError(f"{folder} holds no weights: adapter_model.safetensors is missing there")
-    found: dict[str, tuple[int, ...]] = {}
+    saved: dict[str, tuple[int, ...]] = {}
     for path in files:
         try:
             with safe_open(path, framework="pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118 (no mapping)
                     tensor = tensors.get_tensor(name)
-                    found[name] = tuple(tensor.shape)
+                    saved[name] = tuple(tensor.shape)
                     if tensor.is_floating_point() and not tensor.isfinite().all():
                         raise InputError(f"{path}: {name} has values that are not finite")
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path} cannot be read: {error}") from error
-    if not found:
+    if not saved:
         raise InputError(f"{folder}: the weights file has no weights in it")
-    missing = [name for name in shapes or {} if name not in found]
+    missing = [name for name in shapes or {} if name not in saved]
     if missing:
         raise InputError(f"{folder}: {len(missing)} of {len(shapes or {})} weights are missing, such as {missing[0]}")
-    other = [name for name, shape in (shapes or {}).items() if found[name] != shape]
+    other = [name for name, shape in (shapes or {}).items() if saved[name] != shape]
     if other:
         wanted = (shapes or {})[other[0]]
-        raise InputError(f"{folder}: {other[0]} has the shape {list(found[other[0]])} where {list(wanted)} belongs")
+        raise InputError(f"{folder}: {other[0]} has the shape {list(saved[other[0]])} where {list(wanted)} belongs")
 
 
 def step_of(checkpoint: Path) -> int:
@@ -71,15 +71,15 @@ def step_of(checkpoint: Path) -> int:
 
 
 def find_checkpoints(output_dir: Path) -> list[Path]:
-    """The folders checkpoint-N, whole or not, newest first."""
-    found = [path for path in output_dir.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return sorted((path for path in found if path.is_dir()), key=step_of, reverse=True)
+    """The folders checkpoint-N, complete or not, newest first."""
+    paths = [path for path in output_dir.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted((path for path in paths if path.is_dir()), key=step_of, reverse=True)
 
 
 def mark_complete(checkpoint: Path, processes: int) -> None:
-    """Say that a checkpoint is whole, by a file with the size of all others, once these are on the disk.
+    """Flush a checkpoint to the disk, then write the marker with the sizes of its files.
 
-    Call it on one process, when every one has written its part.
+    Call it on one process when all have written their parts.
     """
     sizes = {}
     (checkpoint / MARKER).unlink(missing_ok=True)
@@ -94,9 +94,9 @@ def mark_complete(checkpoint: Path, processes: int) -> None:
 
 
 def damage(checkpoint: Path, shapes: Mapping[str, tuple[int, ...]] | None = None) -> str | None:
-    """What keeps a run from being resumed from a checkpoint, or None: every file is there, whole and readable.
+    """Why a run cannot be resumed from a checkpoint; None if every file is there, complete and readable.
 
-    `shapes` are the `weight_shapes` of the model that is to be resumed.
+    `shapes` are the `weight_shapes` of the model that resumes.
     """
     try:
         marker = json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))
@@ -113,7 +113,7 @@ def damage(checkpoint: Path, shapes: Mapping[str, tuple[int, ...]] | None = None
             return f"{name} has {path.stat().st_size} bytes of {size}"
     ranks = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
     required = ["scheduler.pt", *ranks]
-    # FSDP keeps the optimizer in a folder of its own, DeepSpeed with the scheduler in global_step<N>.
+    # FSDP saves the optimizer in a folder, DeepSpeed optimizer and scheduler in global_step<N>.
     if any(checkpoint.glob("global_step*")):
         required = ranks
     elif not any(path.is_dir() for path in checkpoint.glob("optimizer*")):
@@ -124,7 +124,7 @@ def damage(checkpoint: Path, shapes: Mapping[str, tuple[int, ...]] | None = None
                 torch.load(checkpoint / name, map_location="cpu", weights_only=True, mmap=True)
         except FileNotFoundError:
             return f"{name} is missing"
-        except Exception:  # what a damaged pickle raises can be anything
+        except Exception:  # a damaged pickle can raise anything
             return f"{name} cannot be read"
     try:
         step = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
@@ -149,10 +149,10 @@ def set_aside(folder: Path, word: str) -> Path:
     return target
 
 
-def newest_whole(
+def newest_complete(
     output_dir: Path, shapes: Mapping[str, tuple[int, ...]] | None = None
 ) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint that a run can be resumed from, and what was said of newer ones: those are set aside."""
+    """The newest checkpoint from which a run can be resumed, and notes on newer ones, which are set aside."""
     notes: list[str] = []
     for checkpoint in find_checkpoints(output_dir):
         fault = damage(checkpoint, shapes)
@@ -163,7 +163,7 @@ def newest_whole(
 
 
 def expected_size(model: nn.Module) -> int:
-    """Bytes of a checkpoint of this model: what is trained, two moments of it, 32 MiB for the tokenizer and so on."""
+    """Bytes of a checkpoint of this model: trained weights, two moments of each, and 32 MiB for other files."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     weights = sum(int(getattr(p, "ds_numel", p.numel())) * p.element_size() for p in trained)
     return 3 * weights + 2**25

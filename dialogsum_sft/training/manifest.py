@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dialogsum_sft import InputError, files
-from dialogsum_sft.training.checkpoints import damage, find_checkpoints, newest_whole, set_aside, step_of
+from dialogsum_sft.training.checkpoints import damage, find_checkpoints, newest_complete, set_aside, step_of
 
 NAME = "manifest.json"
 # With another value of one of these options the folder belongs to another run, which cannot be resumed.
@@ -157,7 +157,7 @@ class RunFolder:
                 raise InputError(f"--resume_from_checkpoint: {checkpoint} is damaged: {fault}")
             old_files = [path for path in find_checkpoints(self.output_dir) if step_of(path) > step_of(checkpoint)]
         else:
-            checkpoint, notes = newest_whole(self.output_dir, shapes)
+            checkpoint, notes = newest_complete(self.output_dir, shapes)
             if checkpoint is None and notes:
                 notes.append(f"no complete checkpoint is left in {self.output_dir}: beginning at step 0")
         final = _final_folders(self.output_dir)

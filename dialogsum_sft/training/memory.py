@@ -1,15 +1,15 @@
-"""Peak memory of a training step, estimated from a model's config: no weights are loaded.
+"""Peak memory of a training step, estimated from a model's config; no weights are loaded.
 
-The model and its adapter are built on torch's meta device and run over one batch as fake tensors (shapes and dtypes,
-no storage), with the attention mask, autocast and LoRA branches of the training to come. What autograd keeps for the
-backward pass is counted as it keeps it, so that the figures follow any architecture. For a token in a layer of Llama
-(d hidden, h = H heads x their size, f intermediate; 2 bytes a number, LoRA of rank r on all seven linear layers, rows
-padded to n tokens) they come to, in bytes,
+The model and its adapter are built on torch's meta device and run over one batch of fake tensors (shapes and dtypes,
+no storage), with the attention mask, autocast and LoRA branches of the training. The tensors that autograd saves for
+the backward pass are counted, so that the estimate holds for any architecture. For a token in a layer of Llama (d
+hidden, h = H heads x their size, f intermediate; 2 bytes a number, LoRA of rank r on all seven linear layers, rows
+padded to n tokens) they take, in bytes,
 
     two norms 8d + 8 and their outputs 4d; SDPA's query, repeated key and value, and output 8h, its log-sum-exp 4H,
     its mask 2n; gated MLP 8f; LoRA 14r
 
-With activation checkpointing a layer keeps only its input, 2d, and one layer at a time the rest.
+With activation checkpointing a layer keeps only its input, 2d, and one layer at a time all the others.
 """
 
 from dataclasses import dataclass
@@ -29,8 +29,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.training_args import OptimizerNames
 from trl import ModelConfig, SFTConfig, get_peft_config
 
-# Bytes of a process that has loaded all libraries and the rows of a small dataset, but no model: resident on a CPU as
-# measured before `load_model`, and on a GPU the CUDA context with its kernels and workspaces.
+# Bytes of a process that has loaded all libraries and the rows of a small dataset, but no model: on a CPU its resident
+# memory as measured before `load_model`, on a GPU the CUDA context with its kernels and workspaces.
 PROCESS = {"cpu": 575 * 2**20, "cuda": 700 * 2**20}
 
 
@@ -38,7 +38,7 @@ PROCESS = {"cpu": 575 * 2**20, "cuda": 700 * 2**20}
 class MemoryEstimate:
     """Bytes at the peak of a training step, by what they hold.
 
-    `overhead` is PROCESS, the gradients of one layer's activations, and on a CPU what malloc cannot use again.
+    `overhead` is PROCESS, the gradients of one layer's activations, and on a CPU what malloc cannot reuse.
     """
 
     weights: int
@@ -61,7 +61,7 @@ def meta_model(
     config: PreTrainedConfig, model_args: ModelConfig, *, device: str = "cuda", trust_remote_code: bool = False
 ) -> nn.Module:
     """The model with its adapter as trained on `device` ("cuda" or "cpu"), on torch's meta device; not quantised."""
-    on_gpu = device == "cuda" and model_args.dtype in ("auto", "bfloat16")  # whatever this machine has
+    on_gpu = device == "cuda" and model_args.dtype in ("auto", "bfloat16")  # whether or not this machine has a GPU
     dtype = torch.bfloat16 if on_gpu else resolve_dtype(model_args.dtype)
     attention = "eager" if model_args.attn_implementation == "eager" else None  # SDPA where the model has it
     with torch.device("meta"):
@@ -70,7 +70,7 @@ def meta_model(
         peft_config = get_peft_config(model_args)
         if peft_config is not None:
             model = get_peft_model(model, peft_config)
-            # PEFT's are float32 on a half precision base, TRL's bfloat16 on a quantised one, ours on a CPU like it.
+            # PEFT makes float32 adapters, TRL bfloat16 ones on a quantised base; on a CPU ours have the base's dtype.
             quantised = model_args.load_in_4bit or model_args.load_in_8bit
             adapter_dtype = torch.bfloat16 if quantised else torch.float32 if device == "cuda" else dtype
             for parameter in model.parameters():
@@ -90,12 +90,12 @@ def estimate(
     shared: int = 0,
     device: str = "cuda",
 ) -> MemoryEstimate:
-    """Peak memory of one step on `rows` rows padded to `length` tokens, of which `supervised` a row carry a label.
+    """Peak memory of one step on `rows` rows padded to `length` tokens, of which `supervised` a row have a label.
 
-    The `shared` tokens that all rows begin with are computed once where a CPU trains without padding (`unpadded`).
+    The `shared` tokens with which all rows begin are computed once where a CPU trains without padding (`unpadded`).
 
-    `model` is a `meta_model` for the same `device`. Paged optimizer states are counted, though they can be put out of
-    the GPU's memory.
+    `model` is a `meta_model` for the same `device`. Paged optimizer states are counted, though they can be moved out
+    of the GPU's memory.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     adapter = sum(parameter.nbytes for parameter in trained) if model_args.use_peft else 0
@@ -103,10 +103,10 @@ def estimate(
     padded = device != "cpu" or not only_causal(base.config) or _autocast(training_args)
     padded = padded or bool(training_args.activation_checkpointing)
     activations, layer = _activations(model, model_args, training_args, rows, length, shared, padded)
-    # On a CPU glibc's malloc cannot use again the holes that temporaries leave between the activations: two thirds of
-    # those after a few steps (more and more in a long run), but at least six layers'. Measured with glibc 2.36, where
-    # MALLOC_MMAP_THRESHOLD_=65536 in the environment avoids them at twice the time. Without padding there are none in
-    # the first steps.
+    # On a CPU glibc's malloc cannot reuse the holes that temporaries leave between the activations: two thirds of the
+    # activations after a few steps (more in a long run), but at least those of six layers. Measured with glibc 2.36,
+    # where MALLOC_MMAP_THRESHOLD_=65536 in the environment avoids them at twice the time. Without padding there are
+    # none in the first steps.
     holes = max(2 * activations // 3, 6 * layer) if device == "cpu" and padded else 0
     return MemoryEstimate(
         weights=_weights(model, model_args) - adapter,
@@ -120,7 +120,7 @@ def estimate(
 
 
 def _weights(model: nn.Module, model_args: ModelConfig) -> int:
-    """Bytes of all parameters and buffers, with the linear layers but the head as bitsandbytes packs them."""
+    """Bytes of all parameters and buffers, with all linear layers but the head as bitsandbytes packs them."""
     size = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
     if not (model_args.load_in_4bit or model_args.load_in_8bit):
         return size
@@ -135,10 +135,10 @@ def _weights(model: nn.Module, model_args: ModelConfig) -> int:
 
 
 def _optimizer(trained: list[nn.Parameter], name: str) -> int:
-    """Bytes of the states that an optimizer keeps of each trained number: two for Adam and those not known better."""
+    """Bytes of the optimizer's states: two for each trained number in Adam, and in optimizers not listed here."""
     moments = {"ademamix": 3, "lion": 1, "rmsprop": 1, "adagrad": 1, "sgd": 0, "adafactor": 0, "lomo": 0}
     states = next((n for key, n in moments.items() if key in name), 2)
-    # The 8-bit ones have a float32 scale for every 256 numbers, and keep small tensors in 32 bits.
+    # 8-bit optimizers have a float32 scale for every 256 numbers, and keep small tensors in 32 bits.
     each = (
         1 + 4 / 256 if "8bit" in name and p.numel() >= 4096 else 4 if "bit" in name else p.itemsize for p in trained
     )
@@ -158,9 +158,9 @@ def _activations(
     shared: int,
     padded: bool,
 ) -> tuple[int, int]:
-    """Bytes that autograd keeps of a forward pass without the head; and the most that one layer keeps among them."""
+    """Bytes that autograd saves in a forward pass without the head, and the largest share of one layer."""
     kept: dict[int, tuple[torch.UntypedStorage, int]] = {}  # by storage: views and common inputs count once
-    inputs = [0]  # bytes of the input of each layer; the first is for what lies outside the layers
+    inputs = [0]  # bytes of the input of each layer; the first entry is for the rest of the model
     place = 0
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -189,12 +189,12 @@ def _activations(
             for name, tensor in [*backbone.named_parameters(), *backbone.named_buffers()]
         }
         own = {tensor.untyped_storage()._cdata for tensor in state.values()}
-        # Rows of unlike length are masked for SDPA; a row alone and flash attention are not, and keep a little less.
+        # SDPA gets a mask for rows of different lengths; a single row and flash attention get none and keep less.
         batch: dict[str, Any] = {
             "input_ids": torch.zeros(rows, length, dtype=torch.long),
             "attention_mask": torch.ones(rows, 1, length, length, dtype=torch.bool),
         }
-        if not padded:  # as `trainer` gives it to the model
+        if not padded:  # as `supervised_forward` calls the model
             segments = (shared, *(length - shared for _ in range(rows)))
             batch = {name: torch.zeros(1, sum(segments), dtype=torch.long) for name in ("input_ids", "position_ids")}
             batch["segments"] = segments
@@ -217,7 +217,7 @@ def _activations(
 
 
 def _logits(model: nn.Module, positions: int, device: str) -> int:
-    """Bytes of the head over the supervised positions: TRL's fused one on a GPU, `trainer`'s elsewhere."""
+    """Bytes of the head over the supervised positions: TRL's fused one on a GPU, `supervised_forward` elsewhere."""
     weight = model.get_output_embeddings().weight
     vocabulary, hidden = weight.shape
     if device == "cuda":

@@ -135,7 +135,7 @@ def test_rows_that_cannot_be_used_are_shown_with_the_reason(inspect, tmp_path):
     rows = [GOOD, GOOD | {"id": "b", "dialogue": "#Person1#: No.", "summary": ""}]
     shown = inspect(write_rows(tmp_path / "rows.jsonl", *rows))
     assert "dropped of training: row 2 (b): summary is empty" in shown
-    assert "more than 1% are lost: training wants allow_dropped_rows" in shown
+    assert "more than 1% are lost: training needs --allow_dropped_rows true" in shown
     assert "more than 1%" not in inspect(write_rows(tmp_path / "rows.jsonl", *rows), "--allow_dropped_rows=yes")
 
 

@@ -166,7 +166,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_taken(lora_model, 
         assert checkpoints.damage(make_checkpoint(tmp_path, step, lora_model), shapes) is None
     harm(tmp_path / "checkpoint-2")
     before = {path.name for path in checkpoints.find_checkpoints(tmp_path)[0].iterdir()}
-    found, notes = checkpoints.newest_whole(tmp_path, shapes)
+    found, notes = checkpoints.newest_complete(tmp_path, shapes)
     assert found == tmp_path / "checkpoint-1"
     assert len(notes) == 1
     assert said in notes[0]
@@ -189,7 +189,7 @@ def test_a_checkpoint_half_deleted_by_a_rotation_does_not_matter(lora_model, tmp
         make_checkpoint(tmp_path, step, lora_model)
     shutil.rmtree(tmp_path / "checkpoint-1")
     (tmp_path / "checkpoint-1").mkdir()
-    assert checkpoints.newest_whole(tmp_path) == (tmp_path / "checkpoint-2", [])
+    assert checkpoints.newest_complete(tmp_path) == (tmp_path / "checkpoint-2", [])
 
 
 def test_checkpoints_are_numbered_not_named(tmp_path):

@@ -172,7 +172,7 @@ def test_beginning_anew_sets_the_adapter_aside(tmp_path: Path, option: str | Non
 
 def test_overwriting_resumes_this_run_where_it_is_unfinished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job that is queued again with the same command must not begin anew each time."""
-    monkeypatch.setattr(manifest, "newest_whole", lambda folder, shapes: (folder / "checkpoint-2", []))
+    monkeypatch.setattr(manifest, "newest_complete", lambda folder, shapes: (folder / "checkpoint-2", []))
     checkpoint_of(tmp_path, RUN)
     assert run_folder(tmp_path, overwrite_output_dir=True).open(None)[0] == tmp_path / "checkpoint-2"
     assert run_folder(tmp_path, RUN | {"seed": 2}, overwrite_output_dir=True).open(None)[0] is None
