@@ -17,9 +17,9 @@ class InputError(Exception):
 
 
 class Stopped(Exception):
-    """A run that ends before its end, told in one line.
+    """A run that ends early, described in one line.
 
-    Recipes exit with `status`: 75, it was asked to stop and goes on when started again; 1, it cannot go on as it is.
+    Recipes exit with `status`: 75 if it was asked to stop and resumes when started again, 1 if it cannot continue.
     """
 
     def __init__(self, message: str, status: int = 1) -> None:
@@ -27,10 +27,10 @@ class Stopped(Exception):
         self.status = status
 
 
-# On a CPU with bf16 it warns at import that an optional kernel from the hub is missing, whether 4-bit is used or not.
+# On a CPU with bf16, bitsandbytes warns at import that an optional kernel is missing, whether 4-bit is used or not.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
-# On a CPU oneDNN keeps the last 1,024 matrix products by their shapes, each with memory of its own, and batches
-# without padding have shapes of their own: the quickstart's memory grew by 60%, for no speed.
+# On a CPU oneDNN caches 1,024 matrix products by shape, each with its own memory. Batches without padding have many
+# shapes: the cache grew the quickstart's memory by 60% and made nothing faster.
 for _cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
     os.environ.setdefault(_cache, "64")

@@ -1,224 +1,178 @@
 """The options that TRL and transformers lack."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from transformers.hf_argparser import HfArg
+
+_ROUGE_TOKENIZER = "default: rouge_score's, for English; unicode: for other scripts."
 
 
 @dataclass
 class DataArguments:
-    """What the dataset looks like and how a dialogue is put to the model; training and evaluation share these."""
+    """The dataset and the prompt, for training and evaluation."""
 
-    dataset_revision: str | None = field(
-        default=None, metadata={"help": "Commit, tag or branch of a dataset on the hub; pin it to publish a number."}
+    dataset_revision: str | None = HfArg(
+        default=None, help="Commit, tag or branch of a dataset on the hub; pin it to publish a score."
     )
-    dialogue_column: str | None = field(
+    dialogue_column: str | None = HfArg(
+        default=None, help="Column with the dialogue: text, or a list of turns. Default: found by its name."
+    )
+    summary_columns: list[str] | None = HfArg(
         default=None,
-        metadata={"help": "Column with the dialogue: text, or a list of turns. Default: known by its name."},
+        help="Columns with reference summaries. Default: summary, or summary1, summary2, ..., or similar.",
     )
-    summary_columns: list[str] | None = field(
+    id_column: str | None = HfArg(
+        default=None, help="Column with the id. Default: id or fname if there is one, else the row number."
+    )
+    topic_column: str | None = HfArg(default=None, help="Column with a topic, to score topics apart. Default: topic.")
+    allow_dropped_rows: bool = HfArg(
+        default=False, help="Continue when more than 1%% of the rows cannot be used; they are counted."
+    )
+    rename_speakers: bool = HfArg(
+        default=False, help="Replace speakers' names by #Person1#, ... in prompts, and restore them in summaries."
+    )
+    instruction: str | None = HfArg(
         default=None,
-        metadata={"help": "Columns with reference summaries. Default: summary, or summary1, summary2, ..., or alike."},
+        help="Text before the dialogue in the user's turn, or around it where it contains {dialogue}. Default: "
+        "'Summarize the following dialogue in one or two sentences. Name the speakers as the dialogue does.'",
     )
-    id_column: str | None = field(
-        default=None,
-        metadata={"help": "Column with the id. Default: id or fname if there is one, else the row number."},
+    system_prompt: str | None = HfArg(
+        default=None, help="System message; the head of the user's turn where the chat template has no system role."
     )
-    topic_column: str | None = field(
-        default=None, metadata={"help": "Column with a topic, by which scores can be told apart. Default: topic."}
-    )
-    allow_dropped_rows: bool = field(
-        default=False,
-        metadata={"help": "Go on when more than 1%% of the rows cannot be used; they are counted."},
-    )
-    rename_speakers: bool = field(
-        default=False,
-        metadata={"help": "Show the model #Person1#, ... for the speakers' names; summaries get them back."},
-    )
-    instruction: str | None = field(
-        default=None,
-        metadata={
-            "help": "Put before the dialogue in the user's turn, or around it where {dialogue} stands. Default: "
-            "'Summarize the following dialogue in one or two sentences. Name the speakers as the dialogue does.'"
-        },
-    )
-    system_prompt: str | None = field(
-        default=None,
-        metadata={"help": "System message; the head of the user's turn where the chat template takes no system role."},
-    )
-    max_eval_samples: int | None = field(
-        default=None, metadata={"help": "Use only the first so many dialogues of the evaluation split."}
-    )
+    max_eval_samples: int | None = HfArg(default=None, help="Use only the first N dialogues of the evaluation split.")
 
 
 @dataclass
 class TrainArguments:
-    """What only the training recipe needs."""
+    """Options of recipes/sft.py alone."""
 
-    max_train_samples: int | None = field(
-        default=None, metadata={"help": "Use only the first so many dialogues of the training split."}
-    )
-    swap_speakers: bool = field(
+    max_train_samples: int | None = HfArg(default=None, help="Use only the first N dialogues of the training split.")
+    swap_speakers: bool = HfArg(
         default=False,
-        metadata={"help": "Train on each row once more with its first two speakers exchanged, in the summary too."},
+        help="Train on each row once more with its first two speakers exchanged, in the summary too.",
     )
-    eval_generate_samples: int = field(
+    eval_generate_samples: int = HfArg(
         default=0,
-        metadata={
-            "help": "At every evaluation, summarise the first so many validation dialogues and score them: "
-            "rouge1_mean, rouge2_mean, rougeL_mean, unfinished (for --metric_for_best_model too). 0: only the loss."
-        },
+        help="At every evaluation, summarise the first N validation dialogues and score them: rouge1_mean, "
+        "rouge2_mean, rougeL_mean, unfinished (also for --metric_for_best_model). 0: only the loss.",
     )
-    eval_max_new_tokens: int = field(default=128, metadata={"help": "Longest of these summaries, in tokens."})
-    eval_max_batch_tokens: int = field(
-        default=16384,
-        metadata={"help": "Size of their batches in tokens: rows times (longest prompt + eval_max_new_tokens)."},
+    eval_max_new_tokens: int = HfArg(default=128, help="Longest of these summaries, in tokens.")
+    eval_max_batch_tokens: int = HfArg(
+        default=16384, help="Size of their batches in tokens: rows times (longest prompt + eval_max_new_tokens)."
     )
-    eval_rouge_tokenizer: str = field(
-        default="default",
-        metadata={
-            "help": "default: rouge_score's, for English; unicode: for other scripts.",
-            "choices": ["default", "unicode"],
-        },
+    eval_rouge_tokenizer: str = HfArg(
+        default="default", help=_ROUGE_TOKENIZER, metadata={"choices": ["default", "unicode"]}
     )
-    early_stopping_patience: int | None = field(
-        default=None,
-        metadata={"help": "Stop after so many evaluations in a row without a better --metric_for_best_model."},
+    early_stopping_patience: int | None = HfArg(
+        default=None, help="Stop after N evaluations in a row without a better --metric_for_best_model."
     )
-    force_resume: bool = field(
+    force_resume: bool = HfArg(
+        default=False, help="Resume from a checkpoint although options have changed, with their new values."
+    )
+    overwrite_output_dir: bool = HfArg(
         default=False,
-        metadata={"help": "Go on from a checkpoint though options were changed since, with their new values."},
+        help="Start anew in a folder that holds another run or a finished one: its checkpoints and its adapter or "
+        "model are set aside.",
     )
-    overwrite_output_dir: bool = field(
-        default=False,
-        metadata={
-            "help": "Begin anew in a folder that holds another run or a finished one: its checkpoints and its adapter "
-            "or model are set aside."
-        },
-    )
-    global_batch_size: int | None = field(
+    global_batch_size: int | None = HfArg(
         default=None,
-        metadata={
-            "help": "Rows of a step, all processes together: gradient_accumulation_steps follows from it, so that a "
-            "run is the same on one GPU and on eight."
-        },
+        help="Rows of a step over all processes: gradient_accumulation_steps follows from it, so that a run is the "
+        "same on one GPU and on eight.",
     )
 
 
 @dataclass
 class EvalArguments:
-    """What only the evaluation recipe needs."""
+    """Options of recipes/eval.py alone."""
 
-    output_dir: str = field(
+    output_dir: str = HfArg(
         default="runs/eval",
-        metadata={"help": "Folder for eval-base/ and, with an adapter, eval-tuned/ (eval-served/ of an endpoint)."},
+        help="Folder for eval-base/, eval-tuned/ and report.html. Default with an adapter: the folder of its run.",
     )
-    adapter_path: str | None = field(
-        default=None, metadata={"help": "Adapter to evaluate beside its base: what recipes/sft.py left in adapter/."}
-    )
-    evaluate_base: bool = field(
-        default=True, metadata={"help": "Whether to evaluate the base model too when an adapter is given."}
-    )
-    max_new_tokens: int = field(default=128, metadata={"help": "Longest summary, in tokens."})
-    max_length: int | None = field(
+    adapter_path: str | None = HfArg(
         default=None,
-        metadata={
-            "help": "Longest prompt and summary together, in tokens; a longer dialogue loses turns. "
-            "Default: what the model can hold."
-        },
+        help="Adapter to evaluate beside its base model: adapter/ of a run of recipes/sft.py. Options that are not "
+        "given are then those of the training.",
     )
-    rouge_tokenizer: str = field(
-        default="default",
-        metadata={
-            "help": "default: rouge_score's, for English; unicode: for other scripts.",
-            "choices": ["default", "unicode"],
-        },
+    evaluate_base: bool = HfArg(default=True, help="Whether to evaluate the base model too when an adapter is given.")
+    max_new_tokens: int = HfArg(default=128, help="Longest summary, in tokens.")
+    max_length: int | None = HfArg(
+        default=None,
+        help="Longest prompt and summary together, in tokens; a longer dialogue loses turns. Default: the model's "
+        "number of positions.",
     )
-    max_batch_tokens: int = field(
-        default=16384,
-        metadata={"help": "Size of a generation batch in tokens: rows times (longest prompt + max_new_tokens)."},
+    rouge_tokenizer: str = HfArg(
+        default="default", help=_ROUGE_TOKENIZER, metadata={"choices": ["default", "unicode"]}
     )
-    generation_kwargs: str | None = field(
-        default=None, metadata={"help": 'More GenerationConfig options as JSON, such as {"num_beams": 4}.'}
+    max_batch_tokens: int = HfArg(
+        default=16384, help="Size of a generation batch in tokens: rows times (longest prompt + max_new_tokens)."
     )
-    num_candidates: int = field(
+    generation_kwargs: str | None = HfArg(
+        default=None, help='More GenerationConfig options as JSON, such as {"num_beams": 4}.'
+    )
+    num_candidates: int = HfArg(
         default=1,
-        metadata={
-            "help": "Draw so many summaries and keep the one nearest to the others by ROUGE-1 (minimum Bayes risk); "
-            "at temperature 0.7 unless --generation_kwargs say otherwise."
-        },
+        help="Sample N summaries and keep the one nearest to the others by ROUGE-1 (minimum Bayes risk), at "
+        "temperature 0.7 unless --generation_kwargs say otherwise.",
     )
-    engine: str = field(
+    engine: str = HfArg(
         default="transformers",
-        metadata={
-            "help": "transformers; vllm: its offline engine; openai: an endpoint that answers /chat/completions.",
-            "choices": ["transformers", "vllm", "openai"],
-        },
+        help="transformers; vllm: its offline engine; openai: an endpoint that answers /chat/completions.",
+        metadata={"choices": ["transformers", "vllm", "openai"]},
     )
-    vllm_kwargs: str | None = field(
-        default=None, metadata={"help": 'More arguments of vllm.LLM as JSON, such as {"tensor_parallel_size": 2}.'}
+    vllm_kwargs: str | None = HfArg(
+        default=None, help='More arguments of vllm.LLM as JSON, such as {"tensor_parallel_size": 2}.'
     )
-    base_url: str | None = field(
+    base_url: str | None = HfArg(
+        default=None, help="Endpoint of --engine openai, up to /v1; its key is read from OPENAI_API_KEY."
+    )
+    served_model_name: str | None = HfArg(
+        default=None, help="Name of the model at the endpoint. Default: --model_name_or_path."
+    )
+    concurrency: int = HfArg(default=8, help="How many requests run at the endpoint at once.")
+    request_timeout: float = HfArg(default=120.0, help="Seconds that one request may take.")
+    seed: int = HfArg(default=42, help="Seed of sampling and of the bootstrap intervals.")
+    num_examples: int = HfArg(default=3, help="How many dialogues to print with their summaries.")
+    allow_other_prompt: bool = HfArg(
+        default=False, help="Evaluate an adapter with another prompt than it was trained with."
+    )
+    trust_remote_code: bool = HfArg(default=False, help="Whether the model may run code of its own.")
+    predictions_file: str | None = HfArg(
         default=None,
-        metadata={"help": "Endpoint of --engine openai, up to /v1; its key is taken from OPENAI_API_KEY."},
+        help="Score these summaries, without a model: a predictions.jsonl, which has its references, or with "
+        "--dataset_name any .jsonl (prediction, id) or a text file with a summary per line.",
     )
-    served_model_name: str | None = field(
-        default=None, metadata={"help": "Name of the model at the endpoint. Default: --model_name_or_path."}
-    )
-    concurrency: int = field(default=8, metadata={"help": "How many requests the endpoint gets at once."})
-    request_timeout: float = field(default=120.0, metadata={"help": "Seconds that one request may take."})
-    seed: int = field(default=42, metadata={"help": "Seed of sampling and of the bootstrap intervals."})
-    num_examples: int = field(default=3, metadata={"help": "How many dialogues to print with their summaries."})
-    allow_other_prompt: bool = field(
-        default=False,
-        metadata={"help": "Evaluate an adapter behind another prompt than it was trained behind."},
-    )
-    trust_remote_code: bool = field(default=False, metadata={"help": "Whether the model may run code of its own."})
-    predictions_file: str | None = field(
+    bertscore: str | None = HfArg(
         default=None,
-        metadata={
-            "help": "Score these summaries, with no model: a predictions.jsonl, which brings its references, or with "
-            "--dataset_name any .jsonl (prediction, id) or a text file with a summary a line."
-        },
+        help="Encoder for BERTScore beside ROUGE: a folder, or a model in the hub's cache. Default: none.",
     )
-    bertscore: str | None = field(
-        default=None,
-        metadata={
-            "help": "Encoder for BERTScore beside ROUGE: a folder, or a model in the hub's cache. Default: none."
-        },
-    )
-    bertscore_layer: int | None = field(
-        default=None, metadata={"help": "Its layer to compare. Default: 17 of 24, and in that proportion."}
+    bertscore_layer: int | None = HfArg(
+        default=None, help="Its layer to compare. Default: 17 of 24 layers, and in proportion for other depths."
     )
 
 
 @dataclass
 class MergeArguments:
-    """The merging recipe's; it does not take ModelConfig's, as nothing is quantised or trained there."""
+    """Options of recipes/merge.py, which needs none of ModelConfig's: nothing is quantised or trained there."""
 
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Base model of the adapter, unquantised: a hub id, a folder, or 'embedded'."}
+    model_name_or_path: str | None = HfArg(
+        default=None, help="Base model of the adapter, unquantised: a hub id, a folder, or 'embedded'."
     )
-    model_revision: str | None = field(default=None, metadata={"help": "Commit, tag or branch of the base model."})
-    trust_remote_code: bool = field(
-        default=False, metadata={"help": "Whether the base model may run code of its own."}
-    )
-    adapter_path: str | None = field(
-        default=None, metadata={"help": "Adapter to merge: what recipes/sft.py left in adapter/."}
-    )
-    output_dir: str | None = field(default=None, metadata={"help": "Default: merged/ beside the adapter."})
-    dtype: str = field(
+    model_revision: str | None = HfArg(default=None, help="Commit, tag or branch of the base model.")
+    trust_remote_code: bool = HfArg(default=False, help="Whether the base model may run code of its own.")
+    adapter_path: str | None = HfArg(default=None, help="Adapter to merge: adapter/ of a run of recipes/sft.py.")
+    output_dir: str | None = HfArg(default=None, help="Default: merged/ beside the adapter.")
+    dtype: str = HfArg(
         default="bfloat16",
-        metadata={"help": "What the merged weights are saved in.", "choices": ["bfloat16", "float16", "float32"]},
+        help="Dtype of the merged weights as saved.",
+        metadata={"choices": ["bfloat16", "float16", "float32"]},
     )
-    max_difference: float = field(
+    max_difference: float = HfArg(
         default=1e-4,
-        metadata={
-            "help": "How far a logit of the merged weights may be from the adapter's in float32, as a share of the "
-            "largest logit."
-        },
+        help="How far a logit of the merged weights may be from the adapter's in float32, as a share of the largest "
+        "logit.",
     )
-    num_prompts: int = field(default=4, metadata={"help": "How many bundled dialogues to compare logits on."})
-    push_to_hub: bool = field(default=False, metadata={"help": "Push the merged model; the token is HF_TOKEN's."})
-    hub_model_id: str | None = field(
-        default=None, metadata={"help": "Name to push to. Default: the name of the output folder."}
-    )
-    hub_private_repo: bool | None = field(default=None, metadata={"help": "Whether a new repository is private."})
+    num_prompts: int = HfArg(default=4, help="How many bundled dialogues to compare logits on.")
+    push_to_hub: bool = HfArg(default=False, help="Push the merged model; the token is read from HF_TOKEN.")
+    hub_model_id: str | None = HfArg(default=None, help="Name to push to. Default: the name of the output folder.")
+    hub_private_repo: bool | None = HfArg(default=None, help="Whether a new repository is private.")
