@@ -1,10 +1,10 @@
-"""A process that has imported everything and forks a child for each run of recipes/sft.py it is asked for.
+"""A process that has imported everything and forks a child for each requested run of recipes/sft.py.
 
     python tests/forked_sft.py MODEL
 
 A line of JSON on standard input, {"args": [...], "log": PATH}, starts a run whose output goes to that file, and its
-process id is written to standard output; then, when it has ended, its exit status (-9: killed). A start costs no
-imports, so that tens of real processes can be killed in a minute or two.
+process id is written to standard output; then, when it has ended, its exit status (-9: killed). A start imports
+nothing, so that dozens of processes can be killed in a minute or two.
 """
 
 import json

@@ -33,7 +33,7 @@ QLORA = {"use_peft": True, "load_in_4bit": True, "dtype": "bfloat16"}
 
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch):
-    """Pretend to be on a GPU, launched with this environment; the real launch's is tested with the configs."""
+    """Pretend to run on a GPU with this environment; tests of the accelerate configs use that of a real launch."""
 
     def launch(env: dict[str, str] | None = None, *, gpu: bool = True) -> None:
         for name, value in (env or {}).items():
@@ -65,7 +65,7 @@ def test_ordinary_options_pass(launched) -> None:
     assert fault({"use_peft": True, "use_rslora": True, "use_dora": True}) == ""
 
 
-def test_several_faults_are_named_together(launched) -> None:
+def test_several_faults_are_reported_one_a_line(launched) -> None:
     launched(gpu=False)
     found = fault({"attn_implementation": "flash_attention_2"}, use_liger_kernel=True, packing=True, max_length=None)
     words = ("give max_length", "use_liger_kernel", "flash_attention_2 needs a GPU", "no float32")
@@ -91,7 +91,7 @@ def test_refused_on_a_cpu(launched, model: dict[str, Any], training: dict[str, A
     assert words in fault(model, **training)
 
 
-def test_kernels_that_are_not_installed(launched, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_that_are_not_installed_are_refused(launched, monkeypatch: pytest.MonkeyPatch) -> None:
     launched()
     monkeypatch.setattr(checks, "is_liger_kernel_available", lambda: False)
     monkeypatch.setitem(checks._FLASH, "flash_attention_2", lambda kernels_fallback_ok: False)
@@ -116,12 +116,12 @@ def test_sharded_4_bit_weights_are_stored_in_the_models_dtype(launched, env: dic
     assert "DoRA" in fault(QLORA | {"bnb_4bit_quant_storage": "bfloat16", "use_dora": True})
 
 
-def test_a_quantised_base_needs_no_storage_dtype_where_nothing_is_sharded(launched) -> None:
+def test_an_unsharded_quantised_base_needs_no_storage_dtype(launched) -> None:
     launched(ZERO3 | {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"})
     assert fault(QLORA, 2) == ""
 
 
-def test_fsdp_takes_no_8_bit_optimizer(launched) -> None:
+def test_fsdp_refuses_8_bit_optimizers(launched) -> None:
     launched(FSDP)
     for optim in ("paged_adamw_8bit", "adamw_bnb_8bit", "paged_adamw_32bit"):
         assert "adamw_torch_fused" in fault(optim=optim)
@@ -139,14 +139,14 @@ def test_zero3_must_gather_the_model_it_saves(launched) -> None:
     assert "zero3_save_16bit_model: true" in fault()
 
 
-def test_activations_are_checkpointed_once(launched) -> None:
+def test_checkpointing_activations_twice_is_refused(launched) -> None:
     launched(FSDP | {"FSDP_ACTIVATION_CHECKPOINTING": "true"})
     assert "activation_checkpointing: false" in fault()
     assert fault(activation_checkpointing=False) == ""
 
 
 @pytest.mark.parametrize("env", [FSDP, ZERO3], ids=["FSDP", "DeepSpeed"])
-def test_without_gpus_nothing_is_sharded(launched, env: dict[str, str]) -> None:
+def test_sharding_without_gpus_is_refused(launched, env: dict[str, str]) -> None:
     launched(env, gpu=False)
     assert "needs GPUs: on a CPU use accelerate_configs/cpu.yaml" in fault()
 
@@ -162,7 +162,7 @@ def test_reentrant_checkpointing_only_for_peft_under_zero3(launched) -> None:
     assert "use_reentrant" in fault(processes=2, **reentrant)
 
 
-def test_the_optimizer_becomes_adamw_without_a_gpu(launched, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bitsandbytes_optimizer_becomes_adamw_without_a_gpu(launched, caplog: pytest.LogCaptureFixture) -> None:
     for gpu, expected in ((True, "paged_adamw_8bit"), (False, "adamw_torch")):
         launched(gpu=gpu)
         args = SFTConfig(output_dir="out", use_cpu=True, bf16=False, optim="paged_adamw_8bit")
@@ -242,7 +242,7 @@ def test_greater_rouge_is_better_by_default(tmp_path: Path, metric: str) -> None
     ("stage", "outcome"),
     [(2, contextlib.nullcontext()), (3, pytest.raises(InputError, match="with ZeRO-3: each process holds"))],
 )
-def test_generating_needs_whole_weights(
+def test_generating_in_training_needs_unsharded_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: int, outcome: contextlib.AbstractContextManager[Any]
 ) -> None:
     args = SFTConfig(str(tmp_path), bf16=False, eval_strategy="epoch")
@@ -304,7 +304,7 @@ def check(folder: Path, *flags: str, processes: int = 1, connected: int | None =
 MODEL = ModelConfig(model_name_or_path="m")
 
 
-def test_no_evaluation_in_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sharded_evaluation_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     check_engine(EvalArguments(), MODEL, 1)
     for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
         with monkeypatch.context() as patch:

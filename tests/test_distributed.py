@@ -1,4 +1,4 @@
-"""One process among itself; two are in test_resume.py."""
+"""distributed.py with one process; two are tested in test_resume.py."""
 
 from dialogsum_sft import InputError, distributed
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 
-def test_one_process_agrees_with_itself() -> None:
+def test_one_process() -> None:
     assert distributed.on_any_process(True)
     assert not distributed.on_any_process(False)
     assert distributed.all_reduce_max(torch.tensor([0, 1])).tolist() == [0, 1]

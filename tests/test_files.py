@@ -24,14 +24,14 @@ def full_disk():
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_text_is_written_as_it_is_into_a_new_folder(tmp_path):
+def test_text_is_written_into_a_new_folder(tmp_path):
     path = tmp_path / "a" / "b" / "text.txt"
     files.write_text(path, "Grüße, 中文\n")
     assert path.read_bytes() == "Grüße, 中文\n".encode()
     assert os.listdir(path.parent) == ["text.txt"]
 
 
-def test_text_replaces_what_was_there(tmp_path):
+def test_text_replaces_the_old_file(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text("a longer old text")
     files.write_text(path, "new")
@@ -46,7 +46,7 @@ def test_text_replaces_what_was_there(tmp_path):
         (files.write_jsonl, [{"key": "x" * 1000}] * 100),
     ],
 )
-def test_a_write_that_fails_halfway_leaves_the_old_file_whole(tmp_path, write, content):
+def test_a_failed_write_keeps_the_old_file(tmp_path, write, content):
     path = tmp_path / "file"
     path.write_text("old")
     with pytest.raises(OSError, match="File too large"), full_disk():
@@ -54,14 +54,14 @@ def test_a_write_that_fails_halfway_leaves_the_old_file_whole(tmp_path, write, c
     assert path.read_text() == "old"
 
 
-def test_a_write_that_fails_halfway_leaves_nothing_under_a_new_name(tmp_path):
+def test_a_failed_write_leaves_no_new_file(tmp_path):
     path = tmp_path / "file"
     with pytest.raises(OSError, match="File too large"), full_disk():
         files.write_text(path, "x" * 100_000)
     assert not path.exists()
 
 
-def test_a_row_that_is_no_json_leaves_the_old_file_whole(tmp_path):
+def test_a_row_that_is_not_json_keeps_the_old_file(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text("old")
     with pytest.raises(TypeError):
@@ -80,7 +80,7 @@ def test_json_keeps_characters_and_order(tmp_path):
     ]
 
 
-def test_jsonl_has_one_line_a_row_whatever_separators_the_text_has(tmp_path):
+def test_jsonl_has_one_line_a_row_for_any_line_separator(tmp_path):
     path = tmp_path / "rows.jsonl"
     rows = [{"text": "one\u2028two\u2029three\x85four\nfive\r\nsix"}, {"text": "Zoë 中"}]
     files.write_jsonl(path, rows)
@@ -96,21 +96,21 @@ def make_folder(path, name):
     return path
 
 
-def test_a_folder_takes_its_new_place(tmp_path):
+def test_a_folder_is_moved(tmp_path):
     partial, final = make_folder(tmp_path / ".adapter.partial", "new"), tmp_path / "adapter"
     files.replace_folder(partial, final)
     assert os.listdir(tmp_path) == ["adapter"]
     assert os.listdir(final) == ["new"]
 
 
-def test_a_folder_replaces_the_one_that_was_there_whole(tmp_path):
+def test_a_folder_replaces_the_old_one(tmp_path):
     partial, final = make_folder(tmp_path / ".adapter.partial", "new"), make_folder(tmp_path / "adapter", "old")
     files.replace_folder(partial, final)
     assert os.listdir(tmp_path) == ["adapter"]
     assert os.listdir(final) == ["new"]
 
 
-def test_what_an_interrupted_replacement_left_is_no_hindrance(tmp_path):
+def test_a_folder_replaces_leftovers_of_an_interrupted_replacement(tmp_path):
     partial, final = make_folder(tmp_path / ".adapter.partial", "new"), make_folder(tmp_path / "adapter", "old")
     make_folder(tmp_path / ".adapter.old", "older")
     files.replace_folder(partial, final)
@@ -118,7 +118,7 @@ def test_what_an_interrupted_replacement_left_is_no_hindrance(tmp_path):
     assert os.listdir(final) == ["new"]
 
 
-def test_a_missing_new_folder_leaves_something_to_go_back_to(tmp_path):
+def test_a_missing_new_folder_keeps_the_old_one(tmp_path):
     final = make_folder(tmp_path / "adapter", "old")
     with pytest.raises(FileNotFoundError):
         files.replace_folder(tmp_path / "nothing", final)
@@ -148,9 +148,9 @@ def test_a_missing_new_folder_leaves_something_to_go_back_to(tmp_path):
         ),
     ],
 )
-def test_what_others_may_see(value: object, seen: object) -> None:
+def test_public_cuts_paths_and_tokens(value: object, seen: object) -> None:
     assert files.public(value) == seen
 
 
-def test_free_space_is_that_of_the_folder_to_come(tmp_path):
+def test_free_space_of_a_folder_that_does_not_exist_yet(tmp_path):
     assert files.free_space(tmp_path / "a" / "b") == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)

@@ -15,7 +15,7 @@ def git(folder, *command):
     return subprocess.run(["git", "-C", folder, *config, *command], capture_output=True, text=True, check=True).stdout
 
 
-def test_versions_has_python_and_every_package_that_decides_a_result():
+def test_versions():
     found = provenance.versions()
     assert set(found) == {
         "python",
@@ -34,7 +34,7 @@ def test_versions_has_python_and_every_package_that_decides_a_result():
     assert (found["python"], found["trl"]) == (platform.python_version(), trl.__version__)
 
 
-def test_hardware_has_what_a_speed_depends_on_and_no_host_name(monkeypatch):
+def test_hardware_has_no_host_name(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     found = provenance.hardware()
     assert set(found) == {"gpus", "cpu_cores", "cpu_capability", "memory_gib", "processes"}
@@ -45,11 +45,11 @@ def test_hardware_has_what_a_speed_depends_on_and_no_host_name(monkeypatch):
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a checkout")
-def test_the_revision_of_this_checkout():
+def test_revision_of_this_checkout():
     assert provenance.git_revision().removesuffix("+") == git(ROOT, "rev-parse", "HEAD").strip()
 
 
-def test_the_revision_of_a_changed_checkout_ends_in_a_plus(monkeypatch, tmp_path):
+def test_revision_of_a_changed_checkout_ends_in_a_plus(monkeypatch, tmp_path):
     monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
     (tmp_path / "file").write_text("one")
     git(tmp_path, "init")
@@ -62,7 +62,7 @@ def test_the_revision_of_a_changed_checkout_ends_in_a_plus(monkeypatch, tmp_path
     assert provenance.git_revision() == head + "+"
 
 
-def test_there_is_no_revision_outside_a_checkout(monkeypatch, tmp_path):
+def test_no_revision_outside_a_checkout(monkeypatch, tmp_path):
     monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
     assert provenance.git_revision() is None
 

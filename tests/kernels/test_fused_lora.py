@@ -1,4 +1,4 @@
-"""The fused LoRA forward equals PEFT's, and is used only where it can be."""
+"""The fused LoRA forward equals PEFT's and is used for plain layers only."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from test_unpadded import IDS, run, tiny
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_fused_lora_equals_pefts(bias: bool) -> None:
+def test_fused_lora_equals_peft(bias: bool) -> None:
     model = get_peft_model(
         tiny("llama", attention_bias=bias), LoraConfig(r=4, lora_alpha=12, target_modules="all-linear")
     )
@@ -34,6 +34,6 @@ def test_fused_lora_equals_pefts(bias: bool) -> None:
 
 
 @pytest.mark.parametrize("options", [{"lora_dropout": 0.1}, {"use_dora": True}, {"lora_bias": True}], ids=str)
-def test_other_lora_layers_are_left_alone(options: dict[str, Any]) -> None:
+def test_other_lora_layers_keep_their_forward(options: dict[str, Any]) -> None:
     model = tiny("llama", attention_bias=True, mlp_bias=True)
     assert fuse_lora(get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", **options))) == 0

@@ -1,4 +1,4 @@
-"""The trainer for machines without Triton computes TRL's own loss, gradients and metrics, for less."""
+"""The trainer for machines without Triton computes the loss, gradients and metrics of SFTTrainer."""
 
 import copy
 from pathlib import Path
@@ -86,7 +86,7 @@ def test_loss_and_gradients_equal_trl(
         torch.testing.assert_close(ours[1][name], gradient, atol=1e-5, rtol=1e-4)
 
 
-def test_a_training_run_logs_what_trl_logs(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_a_training_logs_what_trl_logs(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     """Two epochs with accumulation and evaluation: loss, gradient norm, entropy and accuracy of every step."""
     histories = []
     for cls in (SFTTrainer, SupervisedLogitsSFTTrainer):
@@ -147,7 +147,7 @@ def test_activation_checkpointing_keeps_the_padded_batch(
         torch.testing.assert_close(checkpointed[1][name], gradient, atol=1e-5, rtol=1e-4)
 
 
-def test_a_batch_without_labels_is_a_finite_zero(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_a_batch_without_labels_has_a_loss_of_zero(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     ours = trainer(SupervisedLogitsSFTTrainer, chatml_tokenizer, tmp_path)
     batch = ours.data_collator([ours.train_dataset[0]])
     batch["labels"].fill_(-100)

@@ -1,4 +1,4 @@
-"""A batch without its padding gives the loss and the gradients of the padded one."""
+"""An unpadded batch has the logits and gradients of the padded one."""
 
 from typing import Any
 
@@ -52,7 +52,7 @@ def run(model: PreTrainedModel, *, without_padding: bool, lengths: list[int], be
     return [logits.detach(), *torch.autograd.grad(logits.square().mean(), parameters)]
 
 
-def test_the_common_beginning_stands_once_and_padding_nowhere() -> None:
+def test_unpad_keeps_the_shared_beginning_once_and_no_padding() -> None:
     row = unpad(IDS, MASK, LABELS)
     # Of the second row only two tokens can be shared: its first label, 4, is predicted from its own 9.
     assert row.segments == (2, 4, 2, 3)
@@ -69,7 +69,7 @@ def test_a_single_row_shares_nothing() -> None:
 
 @pytest.mark.parametrize("beginning", [0, 1, 9])
 @pytest.mark.parametrize("model_type", sorted(unpadded.MODEL_TYPES))
-def test_equals_the_padded_batch(model_type: str, beginning: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unpadded_equals_padded(model_type: str, beginning: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unpadded, "_BLOCK", 4)  # so that rows have several blocks, the last one not full
     model = tiny(model_type, **({"sliding_window": None} if model_type == "mistral" else {}))
     assert can_unpad(model)
@@ -79,7 +79,7 @@ def test_equals_the_padded_batch(model_type: str, beginning: int, monkeypatch: p
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
-def test_models_that_attend_otherwise_keep_their_padding() -> None:
+def test_models_with_other_attention_keep_their_padding() -> None:
     assert not can_unpad(tiny("mistral", sliding_window=8))
     assert not can_unpad(tiny("phi3"))
     model = tiny("llama")
@@ -93,7 +93,7 @@ def test_models_that_attend_otherwise_keep_their_padding() -> None:
 
 @pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "qwen3"])
 @pytest.mark.parametrize("prompts", [[[5, 6, 7, 8, 9], [5, 6, 1], [5, 6, 7, 2]], [[5, 6], [5, 6]], [[4, 3, 2]]])
-def test_a_prefilled_cache_is_that_of_left_padded_prompts(model_type: str, prompts: list[list[int]]) -> None:
+def test_prefill_equals_left_padded_prompts(model_type: str, prompts: list[list[int]]) -> None:
     model = tiny(model_type).eval()
     width = max(map(len, prompts)) - 1
     ids = torch.tensor([[0] * (width - len(prompt) + 1) + prompt[:-1] for prompt in prompts])

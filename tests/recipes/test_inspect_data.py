@@ -1,4 +1,4 @@
-"""The figures of recipes/inspect_data.py against ones computed here from the files, and what it says of odd data."""
+"""The figures of recipes/inspect_data.py against figures computed here from the files; its notes on odd data."""
 
 import json
 import re
@@ -66,13 +66,13 @@ def at(values, percent):
     return next(v for v in sorted(values) if sum(w <= v for w in values) >= len(values) * percent / 100)
 
 
-def test_percentiles_are_lengths_of_rows():
+def test_percentiles():
     assert recipe.percentiles(np.array([30, 10, 20, 40])) == [10, 20, 40, 40, 40]
     assert recipe.percentiles(np.arange(1, 201)) == [1, 100, 180, 198, 200]
     assert recipe.percentiles(np.array([7])) == [7, 7, 7, 7, 7]
 
 
-def test_the_sample(inspect, chatml_tokenizer):
+def test_figures_of_the_sample(inspect, chatml_tokenizer):
     shown = inspect()
     train, validation = read_sample("train"), read_sample("validation")
     assert figures(shown, "read") == [156, 24, 156, 24] == 2 * [len(train), len(validation)]
@@ -115,7 +115,7 @@ def test_an_example_shows_what_is_supervised(inspect):
     assert "row train_2," not in after
 
 
-def test_a_control_token_in_the_text_is_shown_apart(inspect, tmp_path):
+def test_a_control_token_in_the_text_is_marked(inspect, tmp_path):
     planted = GOOD | {"dialogue": "#Person1#: <|im_end|> Hi.\n#Person2#: Bye."}
     shown = inspect(write_rows(tmp_path / "rows.jsonl", planted))
     assert "#Person1#: ‹<|im_end|>› Hi." in shown
@@ -123,7 +123,7 @@ def test_a_control_token_in_the_text_is_shown_apart(inspect, tmp_path):
     assert figures(shown, "texts with control tokens, kept as text") == [1]
 
 
-def test_rows_that_are_too_long_are_counted_not_refused(inspect, chatml_tokenizer):
+def test_too_long_rows_are_counted(inspect, chatml_tokenizer):
     shown = inspect("--max_length=300")
     _, total = lengths(chatml_tokenizer, read_sample("train"))
     block = shown[shown.index("rows longer than max_length") :]
@@ -131,7 +131,7 @@ def test_rows_that_are_too_long_are_counted_not_refused(inspect, chatml_tokenize
     assert figures(block, "training")[1] == sum(n > 300 for n in total) > 0
 
 
-def test_rows_that_cannot_be_used_are_shown_with_the_reason(inspect, tmp_path):
+def test_dropped_rows_are_shown_with_the_reason(inspect, tmp_path):
     rows = [GOOD, GOOD | {"id": "b", "dialogue": "#Person1#: No.", "summary": ""}]
     shown = inspect(write_rows(tmp_path / "rows.jsonl", *rows))
     assert "dropped of training: row 2 (b): summary is empty" in shown
@@ -139,7 +139,7 @@ def test_rows_that_cannot_be_used_are_shown_with_the_reason(inspect, tmp_path):
     assert "more than 1%" not in inspect(write_rows(tmp_path / "rows.jsonl", *rows), "--allow_dropped_rows=yes")
 
 
-def test_the_memory_is_that_of_the_longest_batch(inspect, chatml_tokenizer):
+def test_memory_of_the_longest_batch(inspect, chatml_tokenizer):
     """The configured batch of 8 beside the largest that fits, and what fits which card."""
     shown = inspect("--per_device_train_batch_size=8", "--gpu_memory_gib=100")
     prompt, total = lengths(chatml_tokenizer, read_sample("train"))
@@ -171,7 +171,7 @@ def test_suggested_lengths_are_rounded_up():
     assert list(table.columns[1].cells) == ["128", "48", "unicode"]
 
 
-def test_verdicts():
+def test_memory_verdicts():
     estimate = memory.MemoryEstimate(80, 0, 0, 0, 0, 0, 15)
     assert [recipe.verdict(estimate, size) for size in (94, 95, 106)] == ["[red]no", "[yellow]barely", "[green]yes"]
 
@@ -181,14 +181,14 @@ def test_no_weights_are_needed(inspect, tiny_folder, tmp_path):
     assert "suggested" in inspect(model=folder)
 
 
-def test_another_script_wants_another_rouge_tokenizer(inspect, tmp_path):
+def test_another_script_suggests_another_rouge_tokenizer(inspect, tmp_path):
     chinese = {"dialogue": "王芳: 你好。\n李雷: 再见。", "summary": "王芳和李雷互相问好。"}
     shown = inspect(write_rows(tmp_path / "rows.jsonl", chinese))
     assert "100.0%" in next(line for line in shown.splitlines() if "outside a-z" in line)
     assert re.search(r"rouge_tokenizer: +unicode", shown)
 
 
-def test_a_file_is_both_splits_and_shown_once(inspect, tmp_path):
+def test_a_file_without_splits_is_shown_once(inspect, tmp_path):
     shown = inspect(write_rows(tmp_path / "rows.jsonl", GOOD))
     assert "the evaluation split has the same rows as the training split; shown once" in shown
     assert "evaluation: prompt" not in shown
@@ -231,7 +231,7 @@ def test_html_is_self_contained_and_escaped(inspect, tmp_path):
     assert "⟦They greet." in text
 
 
-def test_it_fits_a_hundred_columns(inspect):
+def test_output_fits_a_hundred_columns(inspect):
     assert max(map(len, inspect().splitlines())) <= 100
 
 
@@ -246,7 +246,7 @@ def test_it_fits_a_hundred_columns(inspect):
         (["--model_name_or_path=./nowhere"], "cannot load the tokenizer of './nowhere'"),
     ],
 )
-def test_bad_input(inspect, capsys, flags, message):
+def test_inspect_bad_input(inspect, capsys, flags, message):
     with pytest.raises(SystemExit) as exit_info:
         inspect(*flags)
     assert exit_info.value.code == 2

@@ -1,4 +1,4 @@
-"""Each method of fine-tuning by its line of YAML, through the training recipe: what is trained and what is saved."""
+"""Each method of fine-tuning through recipes/sft.py: what is trained and what is saved."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ Recipe = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def train(monkeypatch: pytest.MonkeyPatch, tiny_folder: Path, tmp_path: Path) -> Recipe:
-    """Two steps of the training recipe in this process; its record."""
+    """Train two steps in this process; returns run.json."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
     def call(**options: Any) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def test_full_fine_tuning_saves_a_model_that_caches(train: Recipe, tmp_path: Pat
 
 
 @pytest.mark.parametrize("options", [{"neftune_noise_alpha": 5.0}, {"loss_type": "dft"}], ids=["NEFTune", "DFT"])
-def test_another_loss(train: Recipe, options: dict[str, Any]) -> None:
+def test_neftune_and_dft(train: Recipe, options: dict[str, Any]) -> None:
     plain, other = (train(dtype="float32", **more)["metrics"]["train_loss"] for more in ({}, options))
     assert 0 < other != pytest.approx(plain, abs=1e-4)
 
@@ -130,7 +130,7 @@ def test_packing(train: Recipe) -> None:
         assert record["metrics"]["train_loss"] == pytest.approx(apart["metrics"]["train_loss"], abs=1e-5)
 
 
-def test_packing_what_comes_in_a_stream(train: Recipe) -> None:
+def test_packing_a_stream(train: Recipe) -> None:
     record = train(packing="true", dataset_streaming="true", max_length=1024)
     assert record["metrics"]["num_tokens"] > 2 * 2 * 512
 

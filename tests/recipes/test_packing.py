@@ -1,4 +1,4 @@
-"""Packed and flattened rows are learned from as rows of their own are: nothing lost, nothing seen of the others."""
+"""Packed and padding-free rows train as single rows do: no token is lost, and no row attends to another."""
 
 import copy
 from pathlib import Path
@@ -61,7 +61,7 @@ def trainer(
 
 
 def loss_and_gradients(of: SFTTrainer) -> tuple[float, dict[str, torch.Tensor]]:
-    """Over all rows in one batch. B is not zero any more, else the gradients of A would be."""
+    """Of all rows in one batch. B is not zero, as the gradients of A would be zero with it."""
     torch.manual_seed(1)
     for name, parameter in of.model.named_parameters():
         if "lora_B" in name:
@@ -78,7 +78,7 @@ def supervised(of: SFTTrainer) -> list[int]:
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("cls", [ResumableSFTTrainer, SupervisedLogitsSFTTrainer])
 @pytest.mark.parametrize("how", [{"packing": True, "max_length": 210}, {"padding_free": True}], ids=["bfd", "flat"])
-def test_the_loss_and_gradients_of_rows_of_their_own(
+def test_packed_and_padding_free_rows_have_the_same_loss_and_gradients(
     chatml_tokenizer: PreTrainedTokenizerFast,
     tmp_path: Path,
     cls: type[SFTTrainer],
@@ -97,10 +97,10 @@ def test_the_loss_and_gradients_of_rows_of_their_own(
         torch.testing.assert_close(others[name], gradient, rtol=1e-4, atol=1e-6)
 
 
-def test_rows_that_see_each_other_would_be_noticed(
+def test_attention_across_rows_changes_the_loss(
     chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the test above rests on: transformers builds the mask of each row from its positions."""
+    """The test above can fail: transformers builds the mask of each row from its positions."""
     make = modeling_llama.create_causal_mask
     expected, _ = loss_and_gradients(trainer(SupervisedLogitsSFTTrainer, chatml_tokenizer, tmp_path, "sdpa"))
     monkeypatch.setattr(modeling_llama, "create_causal_mask", lambda **kwargs: make(**kwargs | {"position_ids": None}))
@@ -108,9 +108,7 @@ def test_rows_that_see_each_other_would_be_noticed(
     assert abs(loss_and_gradients(flat)[0] - expected) > 1e-4
 
 
-def test_rows_are_packed_whole_into_rows_of_max_length(
-    chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
-) -> None:
+def test_rows_are_not_cut_by_packing(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     apart = trainer(ResumableSFTTrainer, chatml_tokenizer, tmp_path, "sdpa")
     packed = trainer(ResumableSFTTrainer, chatml_tokenizer, tmp_path, "sdpa", packing=True, max_length=210)
     assert packed.train_dataset.column_names == ["input_ids", "labels", "seq_lengths"]

@@ -1,4 +1,4 @@
-"""A run that was cut off goes on where it was: the same weights in the end as if nothing had happened."""
+"""An interrupted run resumes and ends with the same weights as an uninterrupted one."""
 
 import contextlib
 import json
@@ -32,7 +32,7 @@ Sft = Callable[..., int]
 
 
 def sft_args(model: Path, output_dir: Path, **options: Any) -> list[str]:
-    """12 rows of the sample in steps of four: 3 steps an epoch, and a checkpoint each."""
+    """12 rows of the sample in steps of four: 3 steps an epoch, with a checkpoint after each step."""
     flags = {
         "model_name_or_path": model,
         "dataset_name": "sample",
@@ -74,20 +74,20 @@ def sft(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sft]:
 
 
 class Crash(BaseException):
-    """What no code catches, as a kill."""
+    """An exception that no code catches; it stands for a kill."""
 
 
 @pytest.fixture
 def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
-    """Have something happen in the middle of a step; the steps are counted from 1."""
+    """Call a function in the middle of a step; steps are counted from 1."""
 
-    def arrange(step: int, happening: Callable[[], None]) -> None:
+    def arrange(step: int, action: Callable[[], None]) -> None:
         original = StopCallback.on_pre_optimizer_step
 
         def patched(self: StopCallback, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step + 1 == step:
                 monkeypatch.setattr(StopCallback, "on_pre_optimizer_step", original)
-                happening()
+                action()
             original(self, args, state, control, **kwargs)
 
         monkeypatch.setattr(StopCallback, "on_pre_optimizer_step", patched)
@@ -136,7 +136,7 @@ DROPOUT = {"lora_dropout": 0.2}
     ],
     ids=["random", "accumulated", "epochs_bf16", "grouped_eval", "full"],
 )  # fmt: skip
-def test_a_run_that_crashed_ends_with_the_weights_of_one_that_did_not(
+def test_a_crashed_run_resumes_to_the_same_weights(
     sft: Sft, at_step: Any, tiny_folder: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -156,7 +156,7 @@ def test_a_run_that_crashed_ends_with_the_weights_of_one_that_did_not(
 
 
 @pytest.mark.parametrize("save_strategy", ["steps", "no"])
-def test_a_finished_run_is_left_alone(
+def test_a_finished_run_does_nothing(
     sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], save_strategy: str
 ) -> None:
     assert sft(tiny_folder, tmp_path, max_steps=2, save_strategy=save_strategy) == 0
@@ -172,7 +172,7 @@ def test_a_finished_run_is_left_alone(
     assert (tmp_path / "adapter" / "run.json").read_text() == before
 
 
-def test_a_run_cut_off_between_its_last_step_and_the_end_trains_no_further(
+def test_a_run_stopped_after_its_last_step_only_saves(
     sft: Sft, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert sft(tiny_folder, tmp_path / "whole", max_steps=2, eval_strategy="steps", eval_steps=1) == 0
@@ -202,7 +202,7 @@ def test_another_run_in_the_folder_is_refused(
 
 
 def test_overwriting_sets_the_old_adapter_aside(sft: Sft, tiny_folder: Path, tmp_path: Path, at_step: Any) -> None:
-    """Also where the new run is stopped half-way: no adapter stays beside the manifest of another run."""
+    """No adapter stays beside the manifest of another run, even if that run is stopped half-way."""
     assert sft(tiny_folder, tmp_path, max_steps=2, save_strategy="no") == 0
     first = weights(tmp_path)
     at_step(2, crash)
@@ -215,7 +215,7 @@ def test_overwriting_sets_the_old_adapter_aside(sft: Sft, tiny_folder: Path, tmp
     assert record(tmp_path)["arguments"]["lora_r"] == 4
 
 
-def test_a_changed_option_is_named_and_taken_only_when_forced(
+def test_a_changed_option_needs_force_resume(
     sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = {"lr_scheduler_type": "constant", "eval_strategy": "no"}
@@ -233,7 +233,7 @@ def test_a_changed_option_is_named_and_taken_only_when_forced(
     assert manifest["finished_at_step"] == 4
 
 
-def test_what_changes_no_weight_may_change(sft: Sft, tiny_folder: Path, tmp_path: Path, at_step: Any) -> None:
+def test_options_without_effect_may_change(sft: Sft, tiny_folder: Path, tmp_path: Path, at_step: Any) -> None:
     at_step(2, crash)
     with pytest.raises(Crash):
         sft(tiny_folder, tmp_path, max_steps=2)
@@ -250,7 +250,7 @@ def test_beginning_anew_sets_checkpoints_and_adapter_aside(sft: Sft, tiny_folder
     assert record(tmp_path)["resumed_from_step"] is None
 
 
-def test_a_named_checkpoint_is_gone_on_from_and_later_ones_are_set_aside(
+def test_resuming_from_a_named_checkpoint_sets_later_ones_aside(
     sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert sft(tiny_folder, tmp_path, max_steps=3) == 0
@@ -266,7 +266,7 @@ def test_a_named_checkpoint_is_gone_on_from_and_later_ones_are_set_aside(
     assert "--resume_from_checkpoint: no such folder" in capsys.readouterr().err
 
 
-def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_taken(
+def test_a_damaged_checkpoint_is_reported_and_the_previous_one_used(
     sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], at_step: Any
 ) -> None:
     assert sft(tiny_folder, tmp_path / "whole", max_steps=3) == 0
@@ -284,7 +284,7 @@ def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_taken(
     assert_same_weights(tmp_path / "cut", tmp_path / "whole")
 
 
-def test_an_older_checkpoint_is_deleted_only_when_the_newer_one_is_whole(
+def test_rotation_waits_for_a_complete_newer_checkpoint(
     sft: Sft, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = resumable.mark_complete
@@ -305,7 +305,7 @@ def test_an_older_checkpoint_is_deleted_only_when_the_newer_one_is_whole(
     assert names(tmp_path) == ["adapter", "checkpoint-3", "damaged-checkpoint-2"]
 
 
-def test_no_checkpoint_is_deleted_when_none_is_whole(
+def test_damaged_checkpoints_are_kept(
     sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert sft(tiny_folder, tmp_path, max_steps=2) == 0
@@ -317,12 +317,12 @@ def test_no_checkpoint_is_deleted_when_none_is_whole(
     assert names(tmp_path) == ["adapter", "checkpoint-1", "checkpoint-2", *earlier]
 
 
-# Asked to stop.
+# Signals.
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("save_strategy", ["no", "epoch"])
-def test_a_signal_ends_a_run_saved_and_resumable(
+def test_a_signal_saves_a_checkpoint_and_exits_with_75(
     sft: Sft,
     tiny_folder: Path,
     tmp_path: Path,
@@ -348,7 +348,7 @@ def test_a_signal_ends_a_run_saved_and_resumable(
 
 
 @pytest.mark.parametrize("save_strategy", ["no", "steps"])
-def test_a_signal_ends_an_evaluation_too(
+def test_a_signal_ends_an_evaluation(
     sft: Sft, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_strategy: str
 ) -> None:
     options = DROPOUT | {"save_strategy": save_strategy, "eval_strategy": "steps", "eval_steps": 2, "max_steps": 4}
@@ -383,10 +383,10 @@ def test_a_signal_in_the_last_step_leaves_no_adapter(
     assert "adapter" in names(tmp_path)
 
 
-# What cannot go on.
+# Errors in a step or a save.
 
 
-def test_a_loss_that_is_not_finite_names_step_and_rows(
+def test_a_loss_that_is_not_finite_is_reported_with_step_and_rows(
     sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches: list[list[str]] = []
@@ -416,7 +416,7 @@ def test_a_loss_that_is_not_finite_names_step_and_rows(
     assert names(tmp_path) == ["checkpoint-1"]
 
 
-def test_packed_rows_are_named_too(
+def test_packed_rows_are_named(
     sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def break_weights(self: StopCallback, *_: Any, **__: Any) -> None:
@@ -431,7 +431,7 @@ def test_packed_rows_are_named_too(
     )
 
 
-def test_a_gradient_that_is_not_finite_ends_the_run_before_the_weights_take_it(
+def test_a_gradient_that_is_not_finite_is_not_applied(
     sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = StopCallback.on_pre_optimizer_step
@@ -448,7 +448,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run_before_the_weights_take_it(
 
 
 @pytest.mark.parametrize("limit", [60_000, 100_000])
-def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
+def test_a_failed_checkpoint_keeps_the_previous_one(
     sft: Sft,
     tiny_folder: Path,
     tmp_path: Path,
@@ -456,7 +456,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
     at_step: Any,
     limit: int,
 ) -> None:
-    """The adapter (69 kB) or the optimizer's state (155 kB) is cut off, as on a full disk."""
+    """The limit cuts off the adapter (69 kB) or the optimizer's state (155 kB), as a full disk does."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     assert sft(tiny_folder, tmp_path / "whole", max_steps=3, dtype="float32") == 0
     at_step(2, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1])))
@@ -472,7 +472,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
     assert_same_weights(tmp_path / "cut", tmp_path / "whole")
 
 
-def test_a_disk_too_small_is_said_before_the_first_step(
+def test_too_small_a_disk_is_refused_before_the_first_step(
     sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stopping, "free_space", lambda folder: 2**26)
@@ -484,7 +484,7 @@ def test_a_disk_too_small_is_said_before_the_first_step(
     assert not any("checkpoint" in name for name in names(tmp_path))
 
 
-def test_a_disk_that_has_filled_up_is_said_before_a_save(
+def test_a_full_disk_is_reported_before_a_save(
     sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], at_step: Any, monkeypatch: Any
 ) -> None:
     at_step(2, lambda: monkeypatch.setattr(resumable, "free_space", lambda folder: 2**17))
@@ -496,7 +496,7 @@ def test_a_disk_that_has_filled_up_is_said_before_a_save(
     assert names(tmp_path) == ["checkpoint-1"]
 
 
-def test_no_token_is_in_anything_that_is_written(
+def test_no_token_is_written(
     sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secret = "hf_aSecretThatNobodyShouldRead"
@@ -510,11 +510,11 @@ def test_no_token_is_in_anything_that_is_written(
     assert [path for path in written if path.name == "training_args.bin"] == []
 
 
-# Real processes, really killed.
+# Processes that are killed.
 
 
 class ForkedSft:
-    """tests/forked_sft.py: runs of recipes/sft.py as processes that start in no time."""
+    """Runs recipes/sft.py as processes that start without importing anything, by tests/forked_sft.py."""
 
     def __init__(self, model: Path) -> None:
         command = [sys.executable, str(ROOT / "tests" / "forked_sft.py"), str(model)]
@@ -562,8 +562,8 @@ def unmarked(output_dir: Path) -> list[Path]:
 
 
 @pytest.mark.slow
-def test_thirty_kills_at_any_moment_do_not_change_the_weights(forked: ForkedSft, tmp_path: Path) -> None:
-    """kill -9 at random moments and in the midst of saves: each time it goes on from the newest whole checkpoint."""
+def test_thirty_kills_do_not_change_the_weights(forked: ForkedSft, tmp_path: Path) -> None:
+    """After each kill -9, at a random moment or in a save, the run resumes from the newest complete checkpoint."""
     rows = [
         json.loads(line)
         for line in (ROOT / "dialogsum_sft" / "data" / "sample" / "train.jsonl").open(encoding="utf-8")
@@ -600,18 +600,18 @@ def test_thirty_kills_at_any_moment_do_not_change_the_weights(forked: ForkedSft,
                 in_saves += in_save
             said = re.findall(r"resuming from \S+checkpoint-(\d+)$", text_of(log), re.MULTILINE)
             assert said in ([], [str(max(before, default=0))])
-            assert said or not before or status  # killed before it could say so
+            assert said or not before or status  # killed before it printed that line
         assert_same_weights(output_dir, tmp_path / "whole")
     assert in_saves >= 10
 
 
 def kill_in_save(pid: int, output_dir: Path, log: Path, number: int) -> bool:
-    """Kill when a `number`th checkpoint has been begun and not been finished."""
+    """Kill while the `number`th checkpoint is being written."""
     seen: set[str] = set()
     left_behind = {path.name for path in unmarked(output_dir)}
     while "saved to" not in text_of(log):
         for path in unmarked(output_dir):
-            # What an earlier kill left behind is set aside before training, and may be begun anew under its name.
+            # An unfinished checkpoint of an earlier kill is set aside before training; its name may be used again.
             if path.name in left_behind and "resuming from" not in text_of(log):
                 continue
             seen.add(path.name)
@@ -628,7 +628,7 @@ def text_of(log: Path) -> str:
 
 
 def launch(tiny_folder: Path, output_dir: Path, log: Path) -> tuple[subprocess.Popen[bytes], list[psutil.Process]]:
-    """Two processes through accelerate's launcher, that train; the launcher and the two."""
+    """Start two processes by accelerate's launcher and wait until they train; returns the launcher and the two."""
     command = [str(Path(sys.executable).parent / "accelerate"), "launch", "--main_process_port", "0"]
     command += ["--config_file", "accelerate_configs/cpu.yaml", "recipes/sft.py"]
     command += sft_args(tiny_folder, output_dir, num_train_epochs=400, save_strategy="no")
@@ -643,8 +643,8 @@ def launch(tiny_folder: Path, output_dir: Path, log: Path) -> tuple[subprocess.P
 
 
 @pytest.mark.slow
-def test_two_processes_stop_together_whichever_is_told(tiny_folder: Path, tmp_path: Path) -> None:
-    """SIGTERM to the second process only, and to the launcher, as a batch system or a container sends it."""
+def test_two_processes_stop_at_the_same_step(tiny_folder: Path, tmp_path: Path) -> None:
+    """SIGTERM to the second process only, then to the launcher, as a batch system or a container does."""
     log = tmp_path / "log-rank"
     launcher, ranks = launch(tiny_folder, tmp_path / "out", log)
     ranks[1].terminate()

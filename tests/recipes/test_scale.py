@@ -1,4 +1,4 @@
-"""One global batch, one run: however many processes, accumulation steps and machines share it."""
+"""A run with a global batch is the same for any number of processes, accumulation steps and machines."""
 
 import json
 import os
@@ -23,7 +23,7 @@ Recipe = Callable[..., None]
 
 @pytest.fixture
 def sft(monkeypatch: pytest.MonkeyPatch) -> Recipe:
-    """Run the training recipe's main in this process."""
+    """Run the main of recipes/sft.py in this process."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
     def call(*args: str) -> None:
@@ -35,7 +35,7 @@ def sft(monkeypatch: pytest.MonkeyPatch) -> Recipe:
 
 
 def training_args(model: Path, output_dir: Path, **options: Any) -> list[str]:
-    """A training in fp32 without dropout: what remains is the arithmetic of the batches."""
+    """A training in fp32 without dropout, so that runs differ by the arithmetic of the batches only."""
     flags = {
         "model_name_or_path": model,
         "dtype": "float32",
@@ -150,7 +150,7 @@ TWO_EPOCHS = {"global_batch_size": 8, "num_train_epochs": 2, "save_strategy": "s
 
 
 @pytest.mark.slow
-def test_two_ranks_train_as_one(sft: Recipe, tiny_folder: Path, tmp_path: Path) -> None:
+def test_two_ranks_equal_one_process(sft: Recipe, tiny_folder: Path, tmp_path: Path) -> None:
     options = TWO_EPOCHS | {"per_device_train_batch_size": 2}
     sft(*training_args(tiny_folder, tmp_path / "one", **options))
     ranks = start(
@@ -167,7 +167,7 @@ def test_two_ranks_train_as_one(sft: Recipe, tiny_folder: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("strategy", ["group_by_length", "random"])
-def test_accumulating_trains_as_one_wide_batch(sft: Recipe, tiny_folder: Path, tmp_path: Path, strategy: str) -> None:
+def test_accumulation_equals_one_wide_batch(sft: Recipe, tiny_folder: Path, tmp_path: Path, strategy: str) -> None:
     for rows in (8, 2):
         options = TWO_EPOCHS | {"per_device_train_batch_size": rows, "train_sampling_strategy": strategy}
         sft(*training_args(tiny_folder, tmp_path / str(rows), **options))
@@ -178,7 +178,7 @@ ALL_STUBS = ("srun", "scontrol", "scancel", "accelerate")
 
 
 @pytest.mark.slow
-def test_slurm_tells_each_node_its_part(tmp_path: Path) -> None:
+def test_slurm_launches_each_node(tmp_path: Path) -> None:
     job = submit(tmp_path, "recipes/sft.py", "--config", "a b.yaml", stubs=ALL_STUBS, ENDS_WITH="0")
     output, errors = finish(job)
     assert (job.returncode, output, errors) == (0, "", "")
@@ -193,7 +193,7 @@ def test_slurm_tells_each_node_its_part(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("status", "requeued"), [("1", False), ("2", False), ("75", True)])
-def test_slurm_queues_again_what_can_go_on(tmp_path: Path, status: str, requeued: bool) -> None:
+def test_slurm_requeues_a_run_that_can_resume(tmp_path: Path, status: str, requeued: bool) -> None:
     job = submit(tmp_path, "recipes/sft.py", stubs=ALL_STUBS, ENDS_WITH=status)
     finish(job)
     assert job.returncode == int(status)
@@ -201,7 +201,7 @@ def test_slurm_queues_again_what_can_go_on(tmp_path: Path, status: str, requeued
 
 
 @pytest.mark.slow
-def test_slurm_stops_the_ranks_before_the_time_limit_and_queues_again(tmp_path: Path) -> None:
+def test_slurm_stops_the_ranks_before_the_time_limit(tmp_path: Path) -> None:
     job = submit(tmp_path, "recipes/sft.py", stubs=ALL_STUBS, ENDS_WITH="signal")
     while job.poll() is None and not all((tmp_path / f"node{rank}").exists() for rank in "01"):
         os.sched_yield()
@@ -213,7 +213,7 @@ def test_slurm_stops_the_ranks_before_the_time_limit_and_queues_again(tmp_path: 
 
 
 @pytest.mark.slow
-def test_two_machines_train_as_one(sft: Recipe, tiny_folder: Path, tmp_path: Path) -> None:
+def test_two_machines_equal_one_process(sft: Recipe, tiny_folder: Path, tmp_path: Path) -> None:
     """Two launchers find each other through recipes/slurm.sh and multi_node.yaml; here both are on this machine."""
     options = TWO_EPOCHS | {"per_device_train_batch_size": 2}
     sft(*training_args(tiny_folder, tmp_path / "one", **options))

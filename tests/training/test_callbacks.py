@@ -1,4 +1,4 @@
-"""Generating while training changes nothing but the metrics; the log has every event once, whatever happens."""
+"""The trainer callbacks: evaluation by generation, early stopping, and the training log."""
 
 import copy
 import json
@@ -102,7 +102,7 @@ def events(folder: Path) -> list[dict[str, Any]]:
 
 
 def rouge_of(*means: float) -> Callable[..., dict[str, list[list[float]]]]:
-    """Instead of `rouge_scores`: these means, one evaluation after the other."""
+    """A substitute for `rouge_scores` that returns one of these means for each evaluation."""
     values = iter(means)
 
     def scores(predictions: Sequence[str], *args: Any) -> dict[str, list[list[float]]]:
@@ -133,9 +133,7 @@ def random_states() -> tuple[Any, ...]:
 
 
 @pytest.mark.usefixtures("drawing")
-def test_training_is_the_same_bit_for_bit_with_and_without(
-    chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
-) -> None:
+def test_generating_does_not_change_the_training(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     losses, weights = [], []
     for generating in (False, True):
         trainer = make_trainer(chatml_tokenizer, tmp_path)
@@ -152,7 +150,7 @@ def test_training_is_the_same_bit_for_bit_with_and_without(
 
 @pytest.mark.usefixtures("drawing")
 @pytest.mark.parametrize("training", [True, False])
-def test_the_model_and_tokenizer_are_left_as_they_were(
+def test_generating_restores_model_tokenizer_and_random_states(
     chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, training: bool
 ) -> None:
     trainer = make_trainer(chatml_tokenizer, tmp_path)
@@ -168,7 +166,7 @@ def test_the_model_and_tokenizer_are_left_as_they_were(
     assert random_states() == drawn
 
 
-def test_the_cache_is_used_under_activation_checkpointing(
+def test_generation_uses_the_cache_under_activation_checkpointing(
     chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     trainer = make_trainer(chatml_tokenizer, tmp_path, activation_checkpointing=True, max_steps=1)
@@ -180,7 +178,7 @@ def test_the_cache_is_used_under_activation_checkpointing(
     assert widths[-6:].count(1) == 5  # the prompts once, then a token at a time
 
 
-def test_metrics_are_those_of_the_evaluation_recipe(
+def test_metrics_equal_those_of_the_evaluation_recipe(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The same adapter on the same dialogues: equal scores, equal summaries."""
@@ -208,7 +206,7 @@ def test_metrics_are_those_of_the_evaluation_recipe(
     assert [event["eval_rouge1_mean"] for event in logged] == [scored["rouge1"]["mean"]]
 
 
-def test_renamed_speakers_get_their_names_back(
+def test_summaries_get_the_renamed_speakers_back(
     chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = make_trainer(chatml_tokenizer, tmp_path)
@@ -272,10 +270,10 @@ def test_the_best_by_rouge_is_saved_and_training_stops_early(
     assert any(not torch.equal(last[name], saved[name]) for name in last)
 
 
-def test_patience_is_remembered_over_a_resume(
+def test_a_resume_restores_the_early_stopping_count(
     chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two evaluations without progress before the checkpoint and one behind it make three."""
+    """Two evaluations without improvement before the checkpoint and one after it make three."""
     monkeypatch.setattr(callbacks, "rouge_scores", rouge_of(30, 20, 20, 20, 20, 20))
     options = {
         "max_steps": 6,
@@ -306,9 +304,7 @@ def test_patience_is_remembered_over_a_resume(
 # training.jsonl
 
 
-def test_every_event_is_a_line_as_soon_as_it_is_logged(
-    chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
-) -> None:
+def test_every_event_is_written_when_it_is_logged(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     trainer = make_trainer(chatml_tokenizer, tmp_path)
     lines_seen = []
 
@@ -326,7 +322,7 @@ def test_every_event_is_a_line_as_soon_as_it_is_logged(
     assert {"loss", "learning_rate", "grad_norm", "num_tokens"} < set(first)
 
 
-def test_a_resumed_run_has_every_event_once(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_a_resumed_run_logs_every_event_once(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     options = {"max_steps": 6, "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
     trainer = make_trainer(chatml_tokenizer, tmp_path, **options)
     trainer.add_callback(TrainingLog(tmp_path))
@@ -347,7 +343,7 @@ def test_a_resumed_run_has_every_event_once(chatml_tokenizer: PreTrainedTokenize
     assert again[6]["time"] > whole[-1]["time"]
 
 
-def test_another_run_in_the_same_folder_begins_anew(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_another_run_starts_a_new_log(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     (tmp_path / "training.jsonl").write_text('{"format": 1}\n{"step": 7, "loss": 1.0}\n')
     trainer = make_trainer(chatml_tokenizer, tmp_path, max_steps=1, eval_strategy="no")
     trainer.add_callback(TrainingLog(tmp_path))
@@ -355,7 +351,7 @@ def test_another_run_in_the_same_folder_begins_anew(chatml_tokenizer: PreTrained
     assert [event["step"] for event in events(tmp_path)] == [1, 1]
 
 
-def test_what_is_not_finite_is_null(tmp_path: Path) -> None:
+def test_a_number_that_is_not_finite_is_null(tmp_path: Path) -> None:
     log, state = TrainingLog(tmp_path), TrainerState()
     args, control = SFTConfig(str(tmp_path), bf16=False), TrainerControl()
     state.log_history = [{"loss": float("inf"), "step": 1}]
@@ -367,7 +363,7 @@ def test_what_is_not_finite_is_null(tmp_path: Path) -> None:
     assert two == {"step": 2, "time": two["time"], "loss": None, "grad_norm": 2.0}
 
 
-def test_only_the_first_rank_writes(tmp_path: Path) -> None:
+def test_only_rank_0_writes_the_log(tmp_path: Path) -> None:
     log, state = TrainingLog(tmp_path), TrainerState(is_world_process_zero=False, log_history=[{"step": 1}])
     args, control = SFTConfig(str(tmp_path), bf16=False), TrainerControl()
     log.on_train_begin(args, state, control)
@@ -378,7 +374,7 @@ def test_only_the_first_rank_writes(tmp_path: Path) -> None:
 # Trackers
 
 
-def test_samples_reach_tensorboard_as_text(
+def test_samples_are_logged_to_tensorboard_as_text(
     chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "logs"))
@@ -397,7 +393,7 @@ def test_samples_reach_tensorboard_as_text(
 
 
 @pytest.mark.parametrize(("tracker", "package"), [("WandbCallback", "_wandb"), ("TrackioCallback", "_trackio")])
-def test_samples_reach_other_trackers_as_a_table(
+def test_samples_are_logged_to_other_trackers_as_a_table(
     chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, tracker: str, package: str
 ) -> None:
     logged: list[dict[str, Any]] = []
@@ -417,7 +413,7 @@ def test_samples_reach_other_trackers_as_a_table(
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "trackio", "wandb"])
-def test_a_missing_tracker_is_one_line_before_the_model_loads(
+def test_a_missing_tracker_is_refused_before_the_model_loads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     monkeypatch.setattr(integrations.integration_utils, f"is_{name}_available", lambda: False)
@@ -463,7 +459,7 @@ os._exit(0)  # as the recipe leaves: gloo may hang at the end
 
 
 @pytest.mark.slow
-def test_two_ranks_share_the_dialogues_and_the_result(
+def test_two_ranks_share_the_dialogues_and_the_metrics(
     chatml_tokenizer: PreTrainedTokenizerFast, tiny_folder: Path, tmp_path: Path
 ) -> None:
     """Five dialogues on two ranks: each once, equal metrics, and the summaries of one process alone.
@@ -480,7 +476,7 @@ def test_two_ranks_share_the_dialogues_and_the_result(
         cwd=ROOT,
         env=os.environ
         | {"HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
-        | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])},
+        | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests", Path(__file__).parent)))},
         capture_output=True,
         text=True,
         timeout=300,

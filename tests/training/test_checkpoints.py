@@ -50,7 +50,7 @@ def narrower(weights):
     return weights | {name: weights[name][:, :-1].contiguous()}
 
 
-def test_a_saved_adapter_is_whole(adapter, lora_model):
+def test_a_saved_adapter_passes_verification(adapter, lora_model):
     checkpoints.verify_adapter(adapter)
     checkpoints.verify_adapter(adapter, lora_model)
     shapes = checkpoints.weight_shapes(lora_model)
@@ -69,7 +69,7 @@ def test_a_saved_adapter_is_whole(adapter, lora_model):
         (lambda weights: {}, "has no weights in it"),
     ],
 )
-def test_an_adapter_that_is_not_whole_is_refused(adapter, lora_model, change, message):
+def test_an_incomplete_adapter_is_refused(adapter, lora_model, change, message):
     change_weights(adapter, change)
     if change is half_of:
         message = "14 of 29 weights are missing"
@@ -77,7 +77,7 @@ def test_an_adapter_that_is_not_whole_is_refused(adapter, lora_model, change, me
         checkpoints.verify_adapter(adapter, lora_model)
 
 
-def test_forty_bytes_are_no_adapter(adapter):
+def test_a_truncated_or_missing_adapter_is_refused(adapter):
     path = adapter / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(InputError, match="cannot be read"):
@@ -87,7 +87,7 @@ def test_forty_bytes_are_no_adapter(adapter):
         checkpoints.verify_adapter(adapter)
 
 
-def test_a_full_model_is_verified_by_its_own_files(chatml_tokenizer, tmp_path):
+def test_a_full_model_is_verified(chatml_tokenizer, tmp_path):
     model = tiny_model(chatml_tokenizer)
     model.save_pretrained(tmp_path)
     checkpoints.verify_adapter(tmp_path, model)
@@ -98,7 +98,7 @@ def test_a_full_model_is_verified_by_its_own_files(chatml_tokenizer, tmp_path):
 
 
 def make_checkpoint(output_dir, step, model, processes=1):
-    """The files of transformers' checkpoint, marked as whole."""
+    """The files of a transformers checkpoint, marked as complete."""
     folder = output_dir / f"checkpoint-{step}"
     model.save_pretrained(folder)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
@@ -129,7 +129,7 @@ def garbage(name):
 
 
 def unmarked_half_adapter(folder):
-    """A writer that left out half of the keys and then marked its work as whole."""
+    """Leave out half of the weights and mark the checkpoint as complete."""
     change_weights(folder, half_of)
     checkpoints.mark_complete(folder, 1)
 
@@ -160,7 +160,7 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize(("harm", "said"), DAMAGES)
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_taken(lora_model, tmp_path, harm, said):
+def test_a_damaged_checkpoint_is_set_aside_and_the_previous_one_used(lora_model, tmp_path, harm, said):
     shapes = checkpoints.weight_shapes(lora_model)
     for step in (1, 2):
         assert checkpoints.damage(make_checkpoint(tmp_path, step, lora_model), shapes) is None
@@ -176,7 +176,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_taken(lora_model, 
     assert checkpoints.find_checkpoints(tmp_path) == [found]
 
 
-def test_each_process_needs_its_own_random_state(lora_model, tmp_path):
+def test_each_process_needs_its_random_state(lora_model, tmp_path):
     folder = make_checkpoint(tmp_path, 1, lora_model, processes=2)
     assert checkpoints.damage(folder) is None
     (folder / "rng_state_1.pth").unlink()
@@ -184,7 +184,7 @@ def test_each_process_needs_its_own_random_state(lora_model, tmp_path):
     assert checkpoints.damage(folder) == "rng_state_1.pth is missing"
 
 
-def test_a_checkpoint_half_deleted_by_a_rotation_does_not_matter(lora_model, tmp_path):
+def test_an_older_checkpoint_half_deleted_by_rotation_is_ignored(lora_model, tmp_path):
     for step in (1, 2):
         make_checkpoint(tmp_path, step, lora_model)
     shutil.rmtree(tmp_path / "checkpoint-1")
@@ -192,19 +192,19 @@ def test_a_checkpoint_half_deleted_by_a_rotation_does_not_matter(lora_model, tmp
     assert checkpoints.newest_complete(tmp_path) == (tmp_path / "checkpoint-2", [])
 
 
-def test_checkpoints_are_numbered_not_named(tmp_path):
+def test_checkpoints_are_sorted_by_step(tmp_path):
     for name in ("checkpoint-9", "checkpoint-10", "checkpoint-x", "damaged-checkpoint-11", "earlier-checkpoint-12"):
         (tmp_path / name).mkdir()
     assert [path.name for path in checkpoints.find_checkpoints(tmp_path)] == ["checkpoint-10", "checkpoint-9"]
 
 
-def test_what_is_set_aside_twice_has_two_names(tmp_path):
+def test_a_folder_set_aside_twice_gets_two_names(tmp_path):
     for name in ("damaged-checkpoint-3", "damaged-checkpoint-3-2"):
         assert checkpoints.set_aside(make_folder(tmp_path / "checkpoint-3", "file"), "damaged").name == name
 
 
-def test_a_checkpoint_is_smaller_than_expected(lora_model, tmp_path):
-    """Adam has moments only after a step, so the file that there will be is written here."""
+def test_a_checkpoint_takes_no_more_than_the_expected_size(lora_model, tmp_path):
+    """Adam has no moments before its first step, so their size is added here."""
     folder = make_checkpoint(tmp_path, 1, lora_model)
     trained = sum(p.numel() * p.element_size() for p in lora_model.parameters() if p.requires_grad)
     assert files.size_of(folder) + 2 * trained < checkpoints.expected_size(lora_model)

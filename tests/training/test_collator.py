@@ -33,7 +33,7 @@ def test_a_batch_is_padded_on_the_right() -> None:
     }
 
 
-def test_a_pad_token_that_is_also_the_stop_token_leaves_the_stop_supervised() -> None:
+def test_the_stop_token_is_supervised_where_it_is_the_pad_token_too() -> None:
     batch = make_collator(pad_token_id=STOP)([row(), row(input_ids=[1, 3, 9], labels=[-100, 3, 9], prompt_tokens=1)])
     assert batch["input_ids"].tolist() == [[1, 2, 9, 3, 4, 9], [1, 3, 9, STOP, STOP, STOP]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]]
@@ -63,7 +63,7 @@ def test_a_pad_token_that_is_also_the_stop_token_leaves_the_stop_supervised() ->
         ),
     ],
 )
-def test_a_row_with_wrong_labels_is_refused_by_its_id(changes: dict[str, Any], fault: str) -> None:
+def test_a_row_with_wrong_labels_is_refused_with_its_id(changes: dict[str, Any], fault: str) -> None:
     with pytest.raises(InputError, match=rf"^training row train_7: .*{fault}"):
         make_collator()([short_row(), row(**changes)])
 

@@ -13,7 +13,7 @@ import pytest
 RUN = {"base_model": "m", "learning_rate": 0.1, "lora_r": 8, "rows_fingerprint": "abc"}
 
 
-def test_what_changes_no_weight_is_no_part_of_a_run() -> None:
+def test_options_without_effect_on_the_weights_are_left_out() -> None:
     arguments = {"learning_rate": 0.1, "logging_steps": 5, "output_dir": Path("a"), "max_length": 9, "seed": 1}
     assert manifest.describe_run(arguments, rows_fingerprint="x") == {
         "learning_rate": 0.1,
@@ -25,7 +25,7 @@ def test_what_changes_no_weight_is_no_part_of_a_run() -> None:
     )  # of a stream, rows are not known
 
 
-def test_activation_checkpointing_changes_no_weight() -> None:
+def test_activation_checkpointing_is_left_out() -> None:
     with_it, without = (
         manifest.describe_run({"activation_checkpointing": value, "seed": 1}, rows_fingerprint="x")
         for value in (True, False)
@@ -148,7 +148,7 @@ def test_a_finished_run_has_nothing_to_do(tmp_path: Path, checkpoints: bool, rep
     assert run_folder(tmp_path, resume="false").check_start() is None
 
 
-def test_a_finished_run_whose_adapter_is_gone_starts(tmp_path: Path) -> None:
+def test_a_finished_run_without_its_adapter_starts(tmp_path: Path) -> None:
     checkpoint_of(tmp_path, RUN, finished_at_step=2)
     assert run_folder(tmp_path).check_start() is None
 
@@ -170,7 +170,7 @@ def test_beginning_anew_sets_the_adapter_aside(tmp_path: Path, option: str | Non
     assert (record["run"], record["finished_at_step"]) == (other, None)
 
 
-def test_overwriting_resumes_this_run_where_it_is_unfinished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overwriting_resumes_the_same_run_if_unfinished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job that is queued again with the same command must not begin anew each time."""
     monkeypatch.setattr(manifest, "newest_complete", lambda folder, shapes: (folder / "checkpoint-2", []))
     checkpoint_of(tmp_path, RUN)
@@ -178,7 +178,7 @@ def test_overwriting_resumes_this_run_where_it_is_unfinished(tmp_path: Path, mon
     assert run_folder(tmp_path, RUN | {"seed": 2}, overwrite_output_dir=True).open(None)[0] is None
 
 
-def test_a_manifest_that_cannot_be_read_does_not_stop_a_run_that_begins_anew(tmp_path: Path) -> None:
+def test_beginning_anew_ignores_an_unreadable_manifest(tmp_path: Path) -> None:
     adapter_of(tmp_path, RUN)
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(InputError, match="is not the manifest of a run"):
@@ -196,7 +196,7 @@ def test_an_unfinished_run_that_begins_anew_sets_the_adapter_aside(tmp_path: Pat
     assert (tmp_path / "earlier-adapter").is_dir()
 
 
-def test_paths_are_kept_where_a_record_may_not_show_them(tmp_path: Path) -> None:
+def test_the_manifest_keeps_local_paths(tmp_path: Path) -> None:
     run_folder(tmp_path, model_name_or_path="/models/llama", dataset_name="data/rows.jsonl").open(None)
     record = manifest.read_manifest(tmp_path)
     assert record is not None

@@ -1,4 +1,4 @@
-"""The memory estimate against formulas, against what autograd keeps of a real model, and against a real training."""
+"""The memory estimate against formulas, the tensors that autograd saves, and a measured training."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def estimate(
         return memory.estimate(model, args, training or training_args(), device=device, **shape)
 
 
-def test_a_layer_of_llama_by_the_formula():
+def test_a_llama_layer_equals_the_formula():
     """The formula of the module's docstring, in bf16."""
     one_more = estimate(llama(3), model_args()).activations - estimate(llama(2), model_args()).activations
     d, h, heads, f, r = 64, 64, 4, 160, 8
@@ -110,13 +110,13 @@ def kept_by_autograd(config, args, adapter_dtype) -> int:
         ({}, "cuda"),  # float32 adapters on a bf16 base: each branch keeps its input once more
     ],
 )
-def test_activations_are_those_of_a_real_model(options, device):
+def test_activations_equal_those_of_a_real_model(options, device):
     args = model_args(**options)
     adapter_dtype = torch.float32 if device == "cuda" else getattr(torch, args.dtype)
     assert estimate(llama(), args, device=device).activations == kept_by_autograd(llama(), args, adapter_dtype)
 
 
-def test_activations_without_padding_are_those_of_a_real_step():
+def test_unpadded_activations_equal_those_of_a_real_step():
     model = get_peft_model(
         AutoModelForCausalLM.from_config(llama(), dtype=torch.bfloat16), get_peft_config(model_args())
     )
@@ -167,7 +167,7 @@ def test_weights(options, linear):
     assert estimate(llama(), model_args(**options)).weights == linear + 2 * OTHERS + ROTARY
 
 
-def test_nested_quantisation_takes_a_byte_and_a_little_for_64_numbers():
+def test_nested_quantisation():
     args = model_args(load_in_4bit=True, use_bnb_nested_quant=True)
     scales = estimate(llama(), args).weights - (LINEAR // 2 + 2 * OTHERS + ROTARY)
     assert scales == pytest.approx(LINEAR / 64 * (1 + 4 / 256), abs=28)  # rounded down for each of 14
@@ -188,7 +188,7 @@ def test_adapter_and_gradients(options, device, number):
     assert found.adapter == found.gradients == number * 8 * (INPUTS + OUTPUTS)
 
 
-def test_full_fine_tuning_has_gradients_for_all_weights_and_no_adapter():
+def test_full_fine_tuning():
     found = estimate(llama(), model_args(use_peft=False))
     assert (found.adapter, found.gradients) == (0, 2 * (LINEAR + OTHERS))
 
@@ -214,7 +214,7 @@ def test_optimizer_states(optim, share):
     assert found.optimizer == pytest.approx(expected, abs=1)
 
 
-def test_logits_are_of_the_supervised_positions():
+def test_logits_of_the_supervised_positions():
     assert estimate(llama(), model_args(), supervised=10).logits == ROWS * 10 * 1000 * (2 + 4 * 4)
     assert estimate(llama(), model_args(dtype="float32"), supervised=10).logits == ROWS * 10 * 1000 * 4 * 4
     fused = estimate(llama(), model_args(), supervised=10, device="cuda")
@@ -229,7 +229,7 @@ def test_total_and_fit():
     assert not found.fits(7 * GIB - 1)
 
 
-def test_the_embedded_model_has_its_parameters():
+def test_parameters_of_the_embedded_model():
     config = AutoConfig.from_pretrained(embedded_model())
     found = estimate(config, model_args(lora_r=16))
     assert found.weights == pytest.approx(2 * 134_515_008, rel=1e-4)  # tied embeddings count once
@@ -257,7 +257,7 @@ print(json.dumps([*before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
 
 @pytest.mark.slow
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="measures a training on the CPU")
-def test_the_peak_of_the_quickstart(tmp_path: Path):
+def test_the_measured_peak_of_the_quickstart(tmp_path: Path):
     """The longest batch comes first, so that three steps show the peak of the whole training."""
     options = ["--config=recipes/configs/quickstart.yaml", f"--output_dir={tmp_path}", "--max_steps=3"]
     done = subprocess.run(

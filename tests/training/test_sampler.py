@@ -1,4 +1,4 @@
-"""The order of rows, and the accumulation that keeps a global batch."""
+"""The order of rows, and the accumulation steps of a global batch."""
 
 import copy
 from pathlib import Path
@@ -38,14 +38,14 @@ def test_accumulation_follows_from_the_global_batch(size: int, rows: int, proces
     assert accumulation_steps(args(rows, 3), TrainArguments(), processes) == 3
 
 
-def test_an_epoch_has_every_row_and_whole_steps() -> None:
+def test_an_epoch_has_every_row_and_full_steps() -> None:
     order = list(sampler(13, 4, lengths=LENGTHS))
     assert len(order) == len(sampler(13, 4)) == 16
     assert sorted(order[:13]) == list(range(13))
     assert order[13:] == order[12:9:-1]  # filled up with the last rows once more
 
 
-def test_rows_left_over_can_be_left_out() -> None:
+def test_drop_last_leaves_out_a_short_step() -> None:
     short = sampler(13, 4, lengths=LENGTHS, drop_last=True)
     assert len(short) == len(list(short)) == len(set(short)) == 12
 
@@ -56,7 +56,7 @@ def test_fewer_rows_than_a_step() -> None:
     assert set(order[:3]) == set(order) == {0, 1, 2}
 
 
-def test_steps_are_grouped_by_length_the_longest_row_first() -> None:
+def test_steps_are_grouped_by_length_with_the_longest_row_first() -> None:
     lengths = [n % 50 + 1 for n in range(200)]
     order = list(sampler(200, 10, lengths=lengths))
     assert lengths[order[0]] == 50
@@ -66,7 +66,7 @@ def test_steps_are_grouped_by_length_the_longest_row_first() -> None:
     assert sum(spread) < sum(unsorted) / 3
 
 
-def test_the_order_depends_on_seed_and_epoch_alone() -> None:
+def test_the_order_depends_on_seed_and_epoch_only() -> None:
     order = list(sampler(13, 4, lengths=LENGTHS))
     assert order == list(sampler(13, 4, lengths=LENGTHS))
     assert order != list(sampler(13, 4, seed=2, lengths=LENGTHS))
@@ -74,8 +74,8 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
     assert list(sampler(13, 4)) != list(sampler(13, 4, epoch=1))
 
 
-def test_each_epoch_of_a_training_has_its_own_order(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    """Also of one that is resumed in its second epoch, where skip_first_batches stands between loader and sampler."""
+def test_each_epoch_has_its_own_order(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    """Also in a run that resumes in its second epoch, where skip_first_batches wraps the loader."""
     rows = [{"input_ids": [i, i], "labels": [i, i], "length": 2} for i in range(1, 9)]
     trainer = ResumableSFTTrainer(
         model=tiny_model(chatml_tokenizer),

@@ -1,4 +1,4 @@
-"""Signals, and what is said of them; whole runs are in test_resume.py."""
+"""Signals, exit statuses and their messages; whole runs are in test_resume.py."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ import pytest
 
 @pytest.fixture
 def request_(monkeypatch: pytest.MonkeyPatch) -> StopRequest:
-    """A request whose second Ctrl-C raises instead of ending this process, on a clock that stands still."""
+    """A request whose second Ctrl-C raises instead of ending this process, with a constant clock."""
 
     def leave(status: int) -> None:
         raise SystemExit(status)
@@ -24,14 +24,14 @@ def request_(monkeypatch: pytest.MonkeyPatch) -> StopRequest:
     return StopRequest()
 
 
-def test_the_first_signal_is_remembered_and_said(request_: StopRequest, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_first_signal_is_kept_and_announced(request_: StopRequest, capfd: pytest.CaptureFixture[str]) -> None:
     assert request_.signal is None
     request_._receive(signal.SIGTERM, None)
     assert request_.signal is signal.SIGTERM
     assert capfd.readouterr().err == "\nSIGTERM: stopping after this step; Ctrl-C exits at once\n"
 
 
-def test_a_second_ctrl_c_leaves_at_once(request_: StopRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_ctrl_c_exits_at_once(request_: StopRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     request_._receive(signal.SIGINT, None)
     request_._receive(signal.SIGINT, None)  # the launcher's copy of the same one
     monkeypatch.setattr(stopping.time, "monotonic", lambda: 101.5)
@@ -41,7 +41,7 @@ def test_a_second_ctrl_c_leaves_at_once(request_: StopRequest, monkeypatch: pyte
     assert end.value.code == 130
 
 
-def test_signals_are_listened_to_and_given_back_by_run() -> None:
+def test_run_restores_the_signal_handlers() -> None:
     request = StopRequest()
     before = signal.getsignal(signal.SIGTERM)
 
@@ -66,7 +66,7 @@ def test_signals_are_listened_to_and_given_back_by_run() -> None:
         (OSError(28, "No space left on device", "a"), 1, "error: [Errno 28] No space left on device: 'a': make room"),
     ],
 )
-def test_every_end_has_its_line_and_status(
+def test_error_line_and_exit_status(
     capsys: pytest.CaptureFixture[str], error: BaseException, status: int, line: str
 ) -> None:
     def main() -> None:
@@ -80,7 +80,7 @@ def test_every_end_has_its_line_and_status(
     assert said.count("\n") == max(1, line.count("\n"))
 
 
-def test_other_errors_are_not_hidden() -> None:
+def test_other_errors_are_raised() -> None:
     def main() -> None:
         raise FileNotFoundError(2, "No such file")
 
@@ -88,7 +88,7 @@ def test_other_errors_are_not_hidden() -> None:
         run(main)
 
 
-def test_a_row_is_found_where_its_ids_begin_an_id() -> None:
+def test_a_row_is_matched_at_the_start_of_an_id() -> None:
     batch = np.array([0, 7, 1, 2, 3, 0, 0]).tobytes()
     assert stopping._contains_ids(batch, np.array([1, 2, 3]).tobytes())
     assert not stopping._contains_ids(batch, np.array([1, 3]).tobytes())

@@ -1,4 +1,4 @@
-"""The settings of the trainer, and how it says to resume; whole runs are in test_resume.py."""
+"""The options that the trainer sets, and its hint to resume; whole runs are in test_resume.py."""
 
 import copy
 import sys
@@ -42,7 +42,7 @@ def test_the_trainer_sets_the_options_it_needs(
     assert (args.remove_unused_columns, args.use_cache, args.logging_nan_inf_filter) == (False, True, False)
 
 
-def test_the_command_that_resumes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_hint_names_checkpoint_and_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     words = ["recipes/sft.py", "--config", "a b.yaml", "--resume_from_checkpoint", "false", "--seed=3"]
     monkeypatch.setattr(sys, "argv", words)
     assert trainer._command() == "python recipes/sft.py --config 'a b.yaml' --seed=3"
