@@ -1,7 +1,6 @@
 from dialogsum_sft import InputError
 from dialogsum_sft.arguments import DataArguments, EvalArguments, TrainArguments
 from dialogsum_sft.cli import parse, run
-from dialogsum_sft.data.prompts import INSTRUCTION
 
 import pytest
 from trl import ModelConfig, ScriptArguments, SFTConfig
@@ -35,7 +34,7 @@ def test_without_any_option_the_defaults_hold():
     script, model, data, evaluation = parse(EVAL, [])
     assert script.dataset_name is None
     assert model.model_name_or_path is None
-    assert (data.dialogue_column, data.summary_columns, data.instruction) == (None, None, INSTRUCTION)
+    assert (data.dialogue_column, data.summary_columns, data.instruction) == (None, None, None)
     assert (evaluation.max_new_tokens, evaluation.evaluate_base) == (128, True)
 
 

@@ -97,7 +97,7 @@ def test_a_trained_adapter_becomes_a_model_with_all_that_goes_with_it(
 ) -> None:
     recipe("sft", *training_args(tiny_folder, tmp_path, "--instruction=Sum up:"))
     adapter = f"--adapter_path={tmp_path / 'adapter'}"
-    recipe("eval", *evaluation_args(tiny_folder, tmp_path, adapter, "--instruction=Sum up:"))
+    recipe("eval", *evaluation_args(tiny_folder, tmp_path, adapter, "--dtype=float32"))
     recipe("merge", *merge_args(tiny_folder, tmp_path / "adapter", "--dtype=float32"))
     merged = tmp_path / "merged"
     assert files(merged) == MERGED_FILES
@@ -114,7 +114,7 @@ def test_a_trained_adapter_becomes_a_model_with_all_that_goes_with_it(
     assert "with its adapter merged in" in card.text
     for path in merged.iterdir():
         assert str(tmp_path).encode() not in path.read_bytes(), path.name
-    recipe("eval", *evaluation_args(merged, tmp_path / "out", "--instruction=Sum up:"))
+    recipe("eval", *evaluation_args(merged, tmp_path / "out"))
     predictions = [(tmp_path / f"{name}/predictions.jsonl").read_text() for name in ("eval-tuned", "out/eval-base")]
     assert predictions[0] == predictions[1]
     card = ModelCard.load(merged / "README.md")
