@@ -1,51 +1,22 @@
-"""The benchmark's own figures: what is counted as the floor, what the tutorial's loop reads, the table's ratios."""
+"""The systems that the benchmark compares, its peak memory and its ratios."""
 
 import copy
-import importlib.util
 import json
 import time
 from types import ModuleType
 from typing import Any
 
-from conftest import ROOT, tiny_model
+from conftest import recipe_module, tiny_model
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from rich.console import Console
 from transformers import PreTrainedTokenizerFast
 
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("recipe_benchmark", ROOT / "recipes" / "benchmark.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_floor_multiplies_what_a_step_must(
-    benchmark: ModuleType, chatml_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Counted by hand for the tiny model: hidden 32, MLP 64, key and value 16, two layers, r=4."""
-    model = get_peft_model(tiny_model(chatml_tokenizer), LoraConfig(r=4, target_modules="all-linear"))
-    flops = 0
-    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: flops)
-    multiply = torch.matmul
-
-    def counted(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-        nonlocal flops
-        flops += left.numel() * right.shape[-1]
-        return multiply(left, right)
-
-    monkeypatch.setattr(benchmark.torch, "matmul", counted)
-    found = benchmark.matmul_floor(model, [10, 6], supervised=5)
-    layers = [(32, 32), (32, 16), (32, 16), (32, 32), (32, 64), (32, 64), (64, 32)]
-    linear = 2 * sum(2 * 16 * m * n + 6 * 16 * 4 * (m + n) // 2 for m, n in layers)
-    attention = 2 * 6 * 32 * (10 * 5 + 6 * 3)
-    assert found == linear + attention + 2 * 5 * 32 * len(chatml_tokenizer)
+    return recipe_module("benchmark")
 
 
 def test_the_tutorial_loop_reads_a_row_for_each_reference(
@@ -57,7 +28,7 @@ def test_the_tutorial_loop_reads_a_row_for_each_reference(
     model.generate = lambda **inputs: read.append(inputs["input_ids"].shape[0]) or generate(**inputs)
     args = benchmark.BenchmarkArguments(tutorial_dialogues=2, max_new_tokens=2)
     chats = [[{"role": "user", "content": text}] for text in "abcd"]
-    assert benchmark.with_tutorial_loop(model, chatml_tokenizer, chats, [3, 3, 3, 2], args) == 2
+    assert benchmark.with_tutorial_loop(model, benchmark.Job(chatml_tokenizer, chats, [3, 3, 3, 2], args)) == 2
     assert read == [1] * 5
 
 
@@ -68,7 +39,7 @@ def test_every_system_summarises_every_dialogue(
     args = benchmark.BenchmarkArguments(max_new_tokens=2)
     chats = [[{"role": "user", "content": text}] for text in ("a", "a longer one", "b")]
     for work in (benchmark.with_ours, benchmark.with_pipeline):
-        assert work(model, copy.deepcopy(chatml_tokenizer), chats, [1, 1, 1], args) == 3
+        assert work(model, benchmark.Job(copy.deepcopy(chatml_tokenizer), chats, [1, 1, 1], args)) == 3
 
 
 def test_ratios_are_of_medians(benchmark: ModuleType) -> None:
@@ -78,7 +49,7 @@ def test_ratios_are_of_medians(benchmark: ModuleType) -> None:
     def summarised(*speeds: float) -> list[dict[str, float]]:
         return [{"dialogues_per_second": speed, "memory_gib": 1.0} for speed in speeds]
 
-    record: dict[str, Any] = benchmark.tell(
+    record: dict[str, Any] = benchmark.show_results(
         Console(quiet=True),
         benchmark.BenchmarkArguments(),
         {"ours": trained(60, 100, 90), "trl sft": trained(10, 31, 30)},
@@ -93,10 +64,10 @@ def test_ratios_are_of_medians(benchmark: ModuleType) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the memory of a GPU is measured there")
 def test_peak_memory_is_that_of_the_block(benchmark: ModuleType) -> None:
-    with benchmark.PeakMemory() as high:
+    with benchmark.peak_memory() as high:
         big = torch.ones(2**26)  # 0.25 GiB
         time.sleep(0.1)
     del big
-    with benchmark.PeakMemory() as low:
+    with benchmark.peak_memory() as low:
         time.sleep(0.05)
-    assert 0.05 < low.gib < high.gib - 0.1
+    assert 0.05 < low["memory_gib"] < high["memory_gib"] - 0.1
