@@ -3,14 +3,14 @@
     python recipes/benchmark.py --recipe_config recipes/configs/quickstart.yaml
     python recipes/benchmark.py --quick true
 
-Training, each run in its own process: recipes/sft.py, and `trl sft` with bf16 and the config's model, rows, LoRA shape,
-batch size, learning rate and schedule, else its defaults (float32 weights under autocast, LoRA dropout, activation
+Training, each run in its own process: recipes/sft.py, and `trl sft` with bf16 and the config's model, rows, LoRA shape
+and batch size, learning rate and schedule, else its defaults (float32 weights under autocast, LoRA dropout, activation
 checkpointing). Tokens do not include padding. The first step, which allocates and warms up, is not measured. Start-up
 is from the command to the first step. With a GPU, sft.py is also run with the options of --variants.
 
 Generation with the base model, greedy: `generate` of this package; `pipeline("text-generation", batch_size=16)` in the
-same dtype over the same prompts; and the tutorial's loop: float32, a row at a time, a row for each reference, as in the
-hub's DialogSum. Dialogues are counted, not rows.
+same dtype over the same prompts; and the tutorial's loop: float32, a row at a time, a row for each reference, like
+the hub's DialogSum. Dialogues are counted, not rows.
 
 The systems run in turn (A B A B), --rounds times; the table has the medians. The floor under a training step is the
 time of its matrix multiplications alone (`training/matmul_floor.py`). Memory is the peak of the process (resident), or
