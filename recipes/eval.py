@@ -24,8 +24,9 @@ from dialogsum_sft import InputError, files
 from dialogsum_sft.arguments import DataArguments, EvalArguments
 from dialogsum_sft.checks import check_engine
 from dialogsum_sft.cli import parse, run
+from dialogsum_sft.data.counts import counts_table
 from dialogsum_sft.data.encoding import Prompt, build_prompts
-from dialogsum_sft.data.examples import Examples, counts_table, load_examples
+from dialogsum_sft.data.examples import Examples, load_examples
 from dialogsum_sft.data.prompts import PromptSettings
 from dialogsum_sft.distributed import run_on_main
 from dialogsum_sft.evaluation.bertscore import BertScorer

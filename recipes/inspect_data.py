@@ -19,8 +19,8 @@ from dialogsum_sft import InputError, files
 from dialogsum_sft.arguments import DataArguments, TrainArguments
 from dialogsum_sft.cli import parse, run
 from dialogsum_sft.data import prompts
+from dialogsum_sft.data.counts import DUPLICATE, counts_table
 from dialogsum_sft.data.dialogue import split_turns
-from dialogsum_sft.data.examples import DUPLICATE, counts_table
 from dialogsum_sft.data.training_data import EncodedSplit, load_training_data
 from dialogsum_sft.evaluation.tokenizers import lost_share, suggest_tokenizer
 from dialogsum_sft.hardware import Device, training_defaults

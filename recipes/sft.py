@@ -18,7 +18,7 @@ from dialogsum_sft.arguments import DataArguments, TrainArguments
 from dialogsum_sft.checks import check_training
 from dialogsum_sft.cli import parse, run
 from dialogsum_sft.data import prompts
-from dialogsum_sft.data.examples import counts_table
+from dialogsum_sft.data.counts import counts_table
 from dialogsum_sft.data.training_data import TrainingData, load_training_data
 from dialogsum_sft.distributed import run_on_main, started_processes
 from dialogsum_sft.hardware import describe, training_defaults

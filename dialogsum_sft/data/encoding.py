@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dialogsum_sft import InputError
+from dialogsum_sft.data.counts import Counts
 from dialogsum_sft.data.dialogue import Renamed, Shortened, rename_speakers, shorten, swap_speakers
-from dialogsum_sft.data.examples import Counts, Examples, on_disk
+from dialogsum_sft.data.examples import Examples
+from dialogsum_sft.data.grouping import on_disk
 from dialogsum_sft.data.prompts import Message, PromptSettings, encode_batch, render_batch
 
 from datasets import Dataset, Features, IterableDataset, List, Value

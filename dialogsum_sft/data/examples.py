@@ -2,70 +2,26 @@
 
 import hashlib
 import itertools
-import os
 import re
-import tempfile
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from dialogsum_sft import InputError
 from dialogsum_sft.arguments import DataArguments
+from dialogsum_sft.data.counts import DUPLICATE, IN_OTHER_SPLIT, Counts
 from dialogsum_sft.data.dialogue import join_messages
+from dialogsum_sft.data.grouping import FEATURES, group, join_neighbours, text_hash
 from dialogsum_sft.data.sources import BadRow, Place, Row, one_line, open_source, reason_of
 
-import pyarrow as pa
-from datasets import Dataset, Features, IterableDataset, List, Value
+from datasets import Dataset, IterableDataset
 from datasets.exceptions import DatasetsError
-from rich import box
-from rich.table import Column, Table
-from tqdm import tqdm
 from trl import ScriptArguments
 
-FEATURES = Features(
-    {"id": Value("string"), "dialogue": Value("string"), "references": List(Value("string")), "topic": Value("string")}
-)
-DUPLICATE = "same dialogue and summary as an earlier row"  # and the same id, where rows have ids
-IN_OTHER_SPLIT = "dialogue is in the evaluation split too"
 # Names by which a column is known when no flag names it.
 _DIALOGUE_NAMES = ("dialogue", "dialog", "conversation", "conversations", "messages", "turns", "transcript", "chat")
 _SUMMARY_NAMES = ("summary", "summaries", "abstract", "highlights", "reference", "references")
 _ID_NAMES = ("id", "fname", "dialogue_id", "conversation_id")
-
-
-@dataclass
-class Counts:
-    """What became of the rows of a split: `read == kept + sum(dropped.values())`, always."""
-
-    read: int = 0
-    kept: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    named: list[str] = field(default_factory=list)  # the first rows that cannot be used, each with its reason
-    dialogues: int = 0
-    references: int = 0
-    empty_references: int = 0  # of rows that have others
-    shortened: int = 0  # rows whose dialogue lost turns to fit; of training rows only
-
-    def clear(self) -> None:
-        self.__dict__.update(vars(Counts()))
-
-    def drop(self, row: str, reason: str) -> None:
-        self.dropped[reason] += 1
-        if len(self.named) < 5:
-            self.named.append(f"{row}: {reason}")
-
-    def record(self) -> dict[str, Any]:
-        """As stored in run.json and metrics.json."""
-        return {
-            "rows_read": self.read,
-            "rows_kept": self.kept,
-            "rows_dropped": dict(self.dropped),
-            "dialogues": self.dialogues,
-            "references": self.references,
-            "empty_references": self.empty_references,
-            "shortened": self.shortened,
-        }
 
 
 @dataclass
@@ -128,16 +84,16 @@ def load_examples(
         raise InputError(f"{name} ({split}): none of the first {len(bad)} rows can be read: {'; '.join(bad[:5])}")
     columns, notes = _columns([row for _, row in first if not isinstance(row, BadRow)], name, data_args)
     counts = Counts()
-    excluded = {_hash(row["dialogue"]) for row in other_split.rows} if other_split is not None else set()
+    excluded = {text_hash(row["dialogue"]) for row in other_split.rows} if other_split is not None else set()
     if script_args.dataset_streaming:
 
         def stream() -> Iterator[dict[str, Any]]:
             counts.clear()  # of the pass before
-            return _neighbours(_kept(source(), columns, counts, excluded), counts)
+            return join_neighbours(_kept(source(), columns, counts, excluded), counts)
 
         rows = IterableDataset.from_generator(stream, features=FEATURES)
         return Examples(rows if limit is None else rows.take(limit), counts, notes)
-    rows = _group(_kept(source(), columns, counts, excluded), counts)
+    rows = group(_kept(source(), columns, counts, excluded), counts)
     lost = counts.read - counts.kept - counts.dropped[DUPLICATE]
     if counts.kept == 0 or (lost > counts.read / 100 and not data_args.allow_dropped_rows):
         more = f"; and {lost - len(counts.named)} more" if lost > len(counts.named) else ""
@@ -146,20 +102,6 @@ def load_examples(
             + ("" if counts.kept == 0 else ". Mend them, or go on without them by --allow_dropped_rows")
         )
     return Examples(rows.select(range(len(rows))[:limit]), counts, notes)
-
-
-def counts_table(columns: dict[str, Counts]) -> Table:
-    """Rows read, kept and dropped by reason, a column for each of the given counts."""
-    table = Table("rows", *(Column(name, justify="right") for name in columns), box=box.SIMPLE)
-    lines = {"read": [counts.read for counts in columns.values()]}
-    for reason in dict.fromkeys(reason for counts in columns.values() for reason in counts.dropped):
-        lines[f"dropped: {reason}"] = [counts.dropped[reason] for counts in columns.values()]
-    for name in ("kept", "dialogues", "references", "empty_references", "shortened"):
-        lines[name.replace("_", " ")] = [getattr(counts, name) for counts in columns.values()]
-    for line, values in lines.items():
-        if any(values) or line == "kept":
-            table.add_row(line, *(str(value) if value else "" for value in values))
-    return table
 
 
 @dataclass(frozen=True)
@@ -217,13 +159,13 @@ def _kept(
         except ValueError as error:
             counts.drop(label, str(error))
             continue
-        if _hash(dialogue) in excluded:
+        if text_hash(dialogue) in excluded:
             counts.drop(label, IN_OTHER_SPLIT)
             continue
         counts.empty_references += len(values) - len(present)
         counts.kept += 1
         yield (
-            _hash(identity or "", dialogue, *references),
+            text_hash(identity or "", dialogue, *references),
             {
                 "id": str(place) if identity is None else identity,
                 "dialogue": dialogue,
@@ -265,92 +207,3 @@ def _text(value: Any, column: str, turns: bool = False) -> str:
     except UnicodeEncodeError as error:  # lone surrogates, such as half an emoji
         raise ValueError(f"{column} is not UTF-8 text") from error
     return text
-
-
-def _hash(*texts: str) -> int:
-    return int.from_bytes(hashlib.blake2b(repr(texts).encode(), digest_size=8).digest(), "big")
-
-
-def _distinct(kept: Iterable[tuple[int, dict[str, Any]]], counts: Counts) -> Iterator[dict[str, Any]]:
-    """The rows without repetitions of earlier ones, which are counted."""
-    seen: set[int] = set()
-    for key, row in kept:
-        if key in seen:
-            counts.kept -= 1
-            counts.dropped[DUPLICATE] += 1
-        else:
-            seen.add(key)
-            yield row
-
-
-def _group(kept: Iterator[tuple[int, dict[str, Any]]], counts: Counts) -> Dataset:
-    """All rows on disk (memory holds a hash a row), rows of one dialogue joined, ids made unique."""
-    place: dict[int, int] = {}
-    others: dict[int, list[int]] = defaultdict(list)
-
-    def placed() -> Iterator[dict[str, Any]]:
-        for written, row in enumerate(_distinct(kept, counts)):
-            at = place.setdefault(_hash(row["dialogue"]), written)
-            if at != written:
-                others[at].append(written)
-            counts.references += len(row["references"])
-            yield row
-
-    def joined() -> Iterator[dict[str, Any]]:
-        later = {at for group in others.values() for at in group}
-        ids: dict[str, int] = {}
-        for at, row in enumerate(rows):
-            if at not in later:
-                group = [row, *(rows[other] for other in others.get(at, ()))]
-                references = [reference for member in group for reference in member["references"]]
-                identity = _unique(_shared_id([member["id"] for member in group]), ids)
-                yield row | {"id": identity, "references": references}
-
-    rows = on_disk(placed(), FEATURES, "reading")
-    counts.dialogues = len(place)
-    if others or len(set(rows["id"])) < len(rows):
-        rows = on_disk(joined(), FEATURES, "grouping")
-    return rows
-
-
-def _shared_id(ids: list[str]) -> str:
-    """Of test_0_1, test_0_2, test_0_3 it is test_0, of other rows the first one's id."""
-    stems = {match[1] if (match := re.fullmatch(r"(.*\d)[_.-]\d+", name)) else name for name in ids}
-    return stems.pop() if len(ids) > 1 and len(stems) == 1 else ids[0]
-
-
-def _unique(name: str, taken: dict[str, int]) -> str:
-    unique = name
-    while unique in taken:
-        taken[name] += 1
-        unique = f"{name}-{taken[name]}"
-    taken[unique] = 1
-    return unique
-
-
-def _neighbours(kept: Iterator[tuple[int, dict[str, Any]]], counts: Counts) -> Iterator[dict[str, Any]]:
-    """Neighbouring rows of one dialogue joined, which needs no memory of the rest."""
-    for dialogue, group in itertools.groupby(kept, key=lambda item: item[1]["dialogue"]):
-        rows = list(_distinct(group, counts))
-        references = [reference for row in rows for reference in row["references"]]
-        counts.dialogues += 1
-        counts.references += len(references)
-        yield rows[0] | {"id": _shared_id([row["id"] for row in rows]), "dialogue": dialogue, "references": references}
-
-
-# Rows lie in Arrow files there, memory-mapped; it goes with the process.
-_SCRATCH = tempfile.TemporaryDirectory(prefix="dialogsum_sft-", ignore_cleanup_errors=True)
-
-
-def on_disk(rows: Iterator[dict[str, Any]], features: Features, what: str) -> Dataset:
-    """A dataset of generated rows that lies on disk for as long as this process runs, not in memory.
-
-    (`Dataset.from_generator` takes each row on its own, in about three times as long.) A progress bar, named `what`,
-    comes after some seconds.
-    """
-    handle, path = tempfile.mkstemp(suffix=".arrow", dir=_SCRATCH.name)
-    rows = iter(tqdm(rows, desc=what, unit=" rows", delay=5))
-    with os.fdopen(handle, "wb") as file, pa.ipc.new_stream(file, features.arrow_schema) as writer:
-        while batch := list(itertools.islice(rows, 1000)):
-            writer.write_table(pa.Table.from_pylist(batch, schema=features.arrow_schema))
-    return Dataset.from_file(path)

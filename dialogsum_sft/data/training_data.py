@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 from dialogsum_sft import InputError
 from dialogsum_sft.arguments import DataArguments, TrainArguments
+from dialogsum_sft.data.counts import Counts
 from dialogsum_sft.data.encoding import training_rows
-from dialogsum_sft.data.examples import Counts, Examples, load_examples
+from dialogsum_sft.data.examples import Examples, load_examples
 from dialogsum_sft.data.prompts import PromptSettings
 
 from datasets import Dataset, IterableDataset

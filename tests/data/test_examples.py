@@ -4,7 +4,8 @@ from collections import Counter
 from conftest import ROOT
 from dialogsum_sft import InputError
 from dialogsum_sft.arguments import DataArguments
-from dialogsum_sft.data.examples import DUPLICATE, IN_OTHER_SPLIT, Counts, counts_table, load_examples
+from dialogsum_sft.data.counts import DUPLICATE, IN_OTHER_SPLIT, Counts
+from dialogsum_sft.data.examples import load_examples
 from dialogsum_sft.data.sources import SAMPLE, SUFFIXES
 
 import datasets
@@ -490,13 +491,3 @@ def test_the_record_has_all_counts(tmp_path):
         "empty_references": 1,
         "shortened": 0,
     }
-
-
-def test_the_table_has_a_line_for_each_count_that_is_not_zero():
-    train = Counts(5, 3, Counter({"too long": 2}), dialogues=3, references=4, shortened=1)
-    table = counts_table({"train": train, "test": Counts(1, 1, dialogues=1, references=1)})
-    assert [[column.header, *column.cells] for column in table.columns] == [
-        ["rows", "read", "dropped: too long", "kept", "dialogues", "references", "shortened"],
-        ["train", "5", "2", "3", "3", "4", "1"],
-        ["test", "1", "", "1", "1", "1", ""],
-    ]

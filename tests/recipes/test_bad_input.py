@@ -12,7 +12,8 @@ from typing import Any
 
 from dialogsum_sft import InputError
 from dialogsum_sft.arguments import DataArguments
-from dialogsum_sft.data.examples import DUPLICATE, IN_OTHER_SPLIT, Examples, load_examples
+from dialogsum_sft.data.counts import DUPLICATE, IN_OTHER_SPLIT
+from dialogsum_sft.data.examples import Examples, load_examples
 
 import datasets
 import pyarrow as pa

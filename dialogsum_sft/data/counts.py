@@ -1,0 +1,60 @@
+"""Counts of the rows of a split: read, kept, and dropped by reason."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from dialogsum_sft.tables import Table
+
+from rich import table
+
+DUPLICATE = "same dialogue and summary as an earlier row"  # and the same id, where rows have ids
+IN_OTHER_SPLIT = "dialogue is in the evaluation split too"
+
+
+@dataclass
+class Counts:
+    """What became of the rows of a split: `read == kept + sum(dropped.values())`, always."""
+
+    read: int = 0
+    kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    named: list[str] = field(default_factory=list)  # the first rows that cannot be used, each with its reason
+    dialogues: int = 0
+    references: int = 0
+    empty_references: int = 0  # of rows that have others
+    shortened: int = 0  # rows whose dialogue lost turns to fit; of training rows only
+
+    def clear(self) -> None:
+        self.__dict__.update(vars(Counts()))
+
+    def drop(self, row: str, reason: str) -> None:
+        self.dropped[reason] += 1
+        if len(self.named) < 5:
+            self.named.append(f"{row}: {reason}")
+
+    def record(self) -> dict[str, Any]:
+        """As stored in run.json and metrics.json."""
+        return {
+            "rows_read": self.read,
+            "rows_kept": self.kept,
+            "rows_dropped": dict(self.dropped),
+            "dialogues": self.dialogues,
+            "references": self.references,
+            "empty_references": self.empty_references,
+            "shortened": self.shortened,
+        }
+
+
+def counts_table(columns: dict[str, Counts]) -> table.Table:
+    """Rows read, kept and dropped by reason, a column for each of the given counts."""
+    result = Table(header=["rows", *columns])
+    lines = {"read": [counts.read for counts in columns.values()]}
+    for reason in dict.fromkeys(reason for counts in columns.values() for reason in counts.dropped):
+        lines[f"dropped: {reason}"] = [counts.dropped[reason] for counts in columns.values()]
+    for name in ("kept", "dialogues", "references", "empty_references", "shortened"):
+        lines[name.replace("_", " ")] = [getattr(counts, name) for counts in columns.values()]
+    for line, values in lines.items():
+        if any(values) or line == "kept":
+            result.add_row(line, *(str(value) if value else "" for value in values))
+    return result.rich()

@@ -1,0 +1,109 @@
+"""Rows of one dialogue become one example with several references."""
+
+import hashlib
+import itertools
+import os
+import re
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from dialogsum_sft.data.counts import DUPLICATE, Counts
+
+import pyarrow as pa
+from datasets import Dataset, Features, List, Value
+from tqdm import tqdm
+
+FEATURES = Features(
+    {"id": Value("string"), "dialogue": Value("string"), "references": List(Value("string")), "topic": Value("string")}
+)
+
+
+def text_hash(*texts: str) -> int:
+    return int.from_bytes(hashlib.blake2b(repr(texts).encode(), digest_size=8).digest(), "big")
+
+
+def _distinct(kept: Iterable[tuple[int, dict[str, Any]]], counts: Counts) -> Iterator[dict[str, Any]]:
+    """The rows without repetitions of earlier ones, which are counted."""
+    seen: set[int] = set()
+    for key, row in kept:
+        if key in seen:
+            counts.kept -= 1
+            counts.dropped[DUPLICATE] += 1
+        else:
+            seen.add(key)
+            yield row
+
+
+def group(kept: Iterator[tuple[int, dict[str, Any]]], counts: Counts) -> Dataset:
+    """All rows on disk (memory holds a hash a row), rows of one dialogue joined, ids made unique."""
+    place: dict[int, int] = {}
+    others: dict[int, list[int]] = defaultdict(list)
+
+    def placed() -> Iterator[dict[str, Any]]:
+        for written, row in enumerate(_distinct(kept, counts)):
+            at = place.setdefault(text_hash(row["dialogue"]), written)
+            if at != written:
+                others[at].append(written)
+            counts.references += len(row["references"])
+            yield row
+
+    def joined() -> Iterator[dict[str, Any]]:
+        later = {at for group in others.values() for at in group}
+        ids: dict[str, int] = {}
+        for at, row in enumerate(rows):
+            if at not in later:
+                group = [row, *(rows[other] for other in others.get(at, ()))]
+                references = [reference for member in group for reference in member["references"]]
+                identity = _unique(_shared_id([member["id"] for member in group]), ids)
+                yield row | {"id": identity, "references": references}
+
+    rows = on_disk(placed(), FEATURES, "reading")
+    counts.dialogues = len(place)
+    if others or len(set(rows["id"])) < len(rows):
+        rows = on_disk(joined(), FEATURES, "grouping")
+    return rows
+
+
+def _shared_id(ids: list[str]) -> str:
+    """Of test_0_1, test_0_2, test_0_3 it is test_0, of other rows the first one's id."""
+    stems = {match[1] if (match := re.fullmatch(r"(.*\d)[_.-]\d+", name)) else name for name in ids}
+    return stems.pop() if len(ids) > 1 and len(stems) == 1 else ids[0]
+
+
+def _unique(name: str, taken: dict[str, int]) -> str:
+    unique = name
+    while unique in taken:
+        taken[name] += 1
+        unique = f"{name}-{taken[name]}"
+    taken[unique] = 1
+    return unique
+
+
+def join_neighbours(kept: Iterator[tuple[int, dict[str, Any]]], counts: Counts) -> Iterator[dict[str, Any]]:
+    """Neighbouring rows of one dialogue joined, which needs no memory of the rest."""
+    for dialogue, group in itertools.groupby(kept, key=lambda item: item[1]["dialogue"]):
+        rows = list(_distinct(group, counts))
+        references = [reference for row in rows for reference in row["references"]]
+        counts.dialogues += 1
+        counts.references += len(references)
+        yield rows[0] | {"id": _shared_id([row["id"] for row in rows]), "dialogue": dialogue, "references": references}
+
+
+# Rows lie in Arrow files there, memory-mapped; it goes with the process.
+_SCRATCH = tempfile.TemporaryDirectory(prefix="dialogsum_sft-", ignore_cleanup_errors=True)
+
+
+def on_disk(rows: Iterator[dict[str, Any]], features: Features, what: str) -> Dataset:
+    """A dataset of generated rows that lies on disk for as long as this process runs, not in memory.
+
+    (`Dataset.from_generator` takes each row on its own, in about three times as long.) A progress bar, named `what`,
+    comes after some seconds.
+    """
+    handle, path = tempfile.mkstemp(suffix=".arrow", dir=_SCRATCH.name)
+    rows = iter(tqdm(rows, desc=what, unit=" rows", delay=5))
+    with os.fdopen(handle, "wb") as file, pa.ipc.new_stream(file, features.arrow_schema) as writer:
+        while batch := list(itertools.islice(rows, 1000)):
+            writer.write_table(pa.Table.from_pylist(batch, schema=features.arrow_schema))
+    return Dataset.from_file(path)
