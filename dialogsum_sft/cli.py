@@ -1,4 +1,4 @@
-"""Parse YAML and command line into dataclasses; turn what ends a recipe into one line and an exit status."""
+"""Parse YAML and the command line into dataclasses; turn errors into one line and an exit status."""
 
 import argparse
 import difflib
@@ -26,7 +26,7 @@ class _Parser(TrlParser):
 
 
 class _Yaml12Floats(yaml.SafeLoader):
-    """In YAML 1.1, which PyYAML reads, 1e-6 is a string; in YAML 1.2 and everybody's mind it is a number."""
+    """Read 1e-6 as a number, as in YAML 1.2. In YAML 1.1, which PyYAML implements, it is a string."""
 
 
 _Yaml12Floats.add_implicit_resolver(
@@ -42,13 +42,13 @@ def parse(
 ) -> tuple[Any, ...]:
     """Parse `--config FILE.yaml` and the command line, which wins, into one instance of each dataclass.
 
-    YAML values are parsed like flags, so that their types and choices are checked alike (TrlParser alone takes YAML
-    values as argparse defaults: `no` arrives as False, `2e-4` as a string, a wrong choice unseen).
+    YAML values are parsed like flags, with the same checks of types and choices. (TrlParser makes them argparse
+    defaults: `no` becomes False, `2e-4` a string, and choices are not checked.)
 
-    `defaults` gets the options that were given, {name: value}, and returns the defaults of others: a training passes
+    `defaults` receives the options that were given, {name: value}, and returns defaults of others. A training passes
     `hardware.training_defaults`.
 
-    Raises InputError for an unknown key or flag (with the nearest one there is), a bad value or a missing file.
+    Raises InputError for an unknown key or flag (naming similar ones), an invalid value or a missing file.
     """
     parser = _Parser(types, allow_abbrev=False)
     flags = {option for action in parser._actions for option in action.option_strings if option.startswith("--")}
@@ -80,7 +80,7 @@ def parse(
 
 
 def _given_options(parser: argparse.ArgumentParser, args: list[str]) -> dict[str, Any]:
-    """The options that `args` set, without any default."""
+    """The options that `args` set, without defaults."""
     own, own_defaults = [(action, action.default) for action in parser._actions], parser._defaults
     for action, _ in own:
         action.default = argparse.SUPPRESS
@@ -103,7 +103,7 @@ def _split_config(args: list[str]) -> tuple[dict[str, Any], list[str]]:
     if not Path(path).is_file():
         raise InputError(f"config file not found: {path}")
     try:
-        # BaseLoader keeps every scalar as it is written (`no`, `2e-4`), so that argparse alone decides its type.
+        # BaseLoader keeps every scalar as written (`no`, `2e-4`), and argparse converts it.
         text = Path(path).read_text(encoding="utf-8")
         as_written, typed = yaml.load(text, Loader=yaml.BaseLoader), yaml.load(text, Loader=_Yaml12Floats)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -112,7 +112,7 @@ def _split_config(args: list[str]) -> tuple[dict[str, Any], list[str]]:
         raise InputError(f"{path} must hold a YAML mapping of option: value")
     if any(word == "--config" or word.startswith("--config=") for word in rest):
         raise InputError("--config is given twice; put both files' options into one")
-    # A mapping is a JSON option (model_init_kwargs, ...), whose values keep their YAML types; null is left out.
+    # A mapping is a JSON option (model_init_kwargs, ...) whose values keep their YAML types; null is left out.
     values = {key: typed[key] if isinstance(value, dict) else value for key, value in as_written.items()}
     return {key: value for key, value in values.items() if typed[key] is not None}, rest
 
@@ -132,14 +132,14 @@ def _one_line(error: BaseException | str) -> str:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call a recipe's main; what ends it becomes one line on standard error (rank 0 only) and an exit status.
+    """Call a recipe's main; an error becomes one line on standard error (rank 0 only) and an exit status.
 
-    2 is a user's mistake, 75 a run that was asked to stop and goes on when started again, 1 one that cannot go on (a
-    loss that is not finite, a full disk), 130 a Ctrl-C before there was anything to save.
+    2: a user's mistake. 75: the run was asked to stop and can be resumed. 1: the run cannot continue (a loss that is
+    not finite, a full disk). 130: Ctrl-C before there was anything to save.
     """
-    # Deprecations inside and between the libraries, which a user cannot act on.
+    # Deprecations inside the libraries, which a user cannot fix.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft)\.")
-    # On saving, PEFT asks the hub whether the base model's vocabulary was changed; offline it may well not answer.
+    # On saving, PEFT checks on the hub whether the base model's vocabulary was changed, which fails offline.
     warnings.filterwarnings(
         "ignore", message="Unable to fetch remote file|Could not find a config file", module="peft"
     )

@@ -1,4 +1,4 @@
-"""Atomic writes, and values as they may be published."""
+"""Atomic writes, and removal of paths and tokens from values that are published."""
 
 import json
 import os
@@ -11,7 +11,7 @@ FORMAT = 1
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write beside, fsync, rename: a reader sees the old file or the whole new one."""
+    """Write a file atomically: a reader sees the old file or the complete new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("w", encoding="utf-8") as file:
@@ -41,7 +41,7 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def replace_folder(partial: Path, final: Path) -> None:
-    """Put a finished folder in its place; the one it replaces goes only after."""
+    """Rename a complete folder to its final name; an older one is deleted afterwards."""
     old = final.with_name(f".{final.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if final.exists():
@@ -51,9 +51,9 @@ def replace_folder(partial: Path, final: Path) -> None:
 
 
 def public(value: Any) -> Any:
-    """A value of JSON's types as others may see it: of an absolute path its last part, in place of a token its name.
+    """A JSON value without paths and tokens: the last part of an absolute path, the name of a token's option.
 
-    Relative paths and names stay; so do the texts under `instruction` and `system_prompt`, whatever they begin with.
+    Relative paths and names are kept, as are the texts of `instruction` and `system_prompt`.
     """
     if isinstance(value, dict):
         return {key: _public_item(key, item) for key, item in value.items()}
@@ -78,7 +78,7 @@ def size_of(folder: Path) -> int:
 
 
 def free_space(folder: Path) -> int:
-    """Bytes free where `folder` is or will be made."""
+    """Free bytes on the disk of `folder`, which need not exist."""
     while not folder.exists():
         folder = folder.absolute().parent
     return shutil.disk_usage(folder).free

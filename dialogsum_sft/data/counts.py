@@ -14,16 +14,16 @@ IN_OTHER_SPLIT = "dialogue is in the evaluation split too"
 
 @dataclass
 class Counts:
-    """What became of the rows of a split: `read == kept + sum(dropped.values())`, always."""
+    """Counts of the rows of a split, in which `read == kept + sum(dropped.values())`."""
 
     read: int = 0
     kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
-    named: list[str] = field(default_factory=list)  # the first rows that cannot be used, each with its reason
+    named: list[str] = field(default_factory=list)  # the first dropped rows with their reasons
     dialogues: int = 0
     references: int = 0
     empty_references: int = 0  # of rows that have others
-    shortened: int = 0  # rows whose dialogue lost turns to fit; of training rows only
+    shortened: int = 0  # training rows whose dialogue lost turns to fit
 
     def clear(self) -> None:
         self.__dict__.update(vars(Counts()))
@@ -47,7 +47,7 @@ class Counts:
 
 
 def counts_table(columns: dict[str, Counts]) -> table.Table:
-    """Rows read, kept and dropped by reason, a column for each of the given counts."""
+    """Rows read, kept and dropped by reason, with a column for each of the given counts."""
     result = Table(header=["rows", *columns])
     lines = {"read": [counts.read for counts in columns.values()]}
     for reason in dict.fromkeys(reason for counts in columns.values() for reason in counts.dropped):

@@ -1,6 +1,6 @@
 """Turns and speakers of a dialogue: parse, join, shorten by whole turns, rename.
 
-All functions are pure and take any string; nothing here knows a tokenizer or a dataset.
+All functions are pure and accept any string; none needs a tokenizer or a dataset.
 """
 
 import re
@@ -14,8 +14,8 @@ GAP = "[...]"
 _SPEAKER_KEYS = ("speaker", "role", "from", "name", "author")
 _TEXT_KEYS = ("text", "content", "value", "utterance", "message")
 
-# A name is up to five words and 40 characters. It has no punctuation but the full stop of a title or an initial; words
-# after the first do not begin in lower case, but for particles: "One more thing: ..." is no speaker.
+# A name has up to five words and 40 characters, and no punctuation but the full stop of a title or an initial. Words
+# after the first begin in upper case, except for particles: "One more thing: ..." is no speaker.
 _TITLE = r"(?i:mr|mrs|ms|dr|prof|rev|st|sgt|lt|capt|col|gen|jr|sr|sra|dra|fr|hr|[^\W\d_])\."
 _INNER = r"""[^\s.,;:!?()\[\]{}<>"“”„«»/\\|=*+~^$%&#@…—–、。，；：！？।،؛؟]{0,39}"""
 _NAME = rf"(?:{_TITLE}|[^\W\d_]{_INNER})(?:(?:\s|(?<=\.))(?:{_TITLE}|[^\W_]{_INNER})){{0,4}}"
@@ -23,16 +23,16 @@ _PARTICLES = frozenset(
     ["al", "bin", "d", "da", "de", "del", "der", "di", "du", "el", "la", "le", "of", "the", "van", "von"]
 )
 _SPEAKER = rf"\#\w{{1,39}}\#?|@\w{{1,30}}(?:[.-]\w{{1,30}}){{0,2}}|{_NAME}"
-# Brackets hold noises as well as names; SAMSum has <file_photo> where there was one.
+# Brackets contain noises as well as names; SAMSum has <file_photo> in place of photos.
 _NOISE = r"laughs?|laughter|laughing|sighs?|pauses?|silence|applause|music|noise|inaudible|crosstalk|file_\w+|br"
 _LABEL = re.compile(
     rf"\s*[\[<](?!(?i:{_NOISE})[\]>])(?:(?<=\[)({_SPEAKER})\]|(?<=<)({_SPEAKER})>)(?:\s?[:：]|(?=\s+\S))"
-    # No emoticon, URL, time or path: a space follows the colon, but after #Person1# and U+FF1A, which need none.
+    # A space follows the colon, unlike in an emoticon, URL, time or path; #Person1#: and U+FF1A need none.
     rf"|\s*({_SPEAKER})(?:\s?:(?=\s|\Z)|(?<=\#):|\s?(?:(?<!\d)：|：(?!\d)))"
 )
 
-# Letters that bound a word. Those of scripts that write no spaces, and Hangul with its particles, do not; the marks of
-# Latin and of Indic scripts are no \w for `re`, but belong to the word.
+# Letters that continue a word. Letters of scripts without spaces, and Hangul with its particles, do not; the marks of
+# Latin and Indic scripts do, though they are no \w for `re`.
 _LETTER = (
     r"(?:[^\W\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]"
     r"|[\u0300-\u036f\u0900-\u0963\u0966-\u0dff])"
@@ -41,7 +41,7 @@ _LETTER = (
 
 @dataclass(frozen=True)
 class Turn:
-    """`text` is what `speaker` says, stripped; `raw` the exact slice of the dialogue, with label and line breaks."""
+    """`text` is the stripped utterance of `speaker`; `raw` its exact slice of the dialogue, with label and newlines."""
 
     speaker: str | None
     text: str
@@ -50,7 +50,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Shortened:
-    """`dropped_turns` are those of which nothing is left; `cut_turn`: the one turn in the text is not complete."""
+    """`dropped_turns` counts the removed turns; `cut_turn` is true if the only turn left is incomplete."""
 
     text: str
     dropped_turns: int
@@ -59,7 +59,7 @@ class Shortened:
 
 @dataclass(frozen=True)
 class Renamed:
-    """A dialogue and its summary with tags for names; `names` maps each tag to its name, in order of appearance."""
+    """A dialogue and its summary with tags in place of names; `names` maps tags to names, in order of appearance."""
 
     text: str
     summary: str | None
@@ -67,11 +67,11 @@ class Renamed:
 
 
 def split_turns(dialogue: str) -> list[Turn]:
-    """The turns of a dialogue; their `raw` joined is the dialogue, whatever the string.
+    """The turns of a dialogue. Their `raw` slices concatenate to the dialogue, for any string.
 
     A turn begins at a line that begins with `#Person1#:`, `Name:`, `Dr. Name:`, `@handle:`, `[Name]`, `[Name]:` or
     `<name>`; the colon may be U+FF1A. Other lines continue the turn before them. Text before the first label is a turn
-    without a speaker. A line within a turn that looks like a label (`Note: ...`) is taken for one.
+    without a speaker. A line within a turn that looks like a label (`Note: ...`) begins a turn.
     """
     starts: list[tuple[int, int, str | None]] = []
     offset = 0
@@ -93,7 +93,7 @@ def split_turns(dialogue: str) -> list[Turn]:
 
 
 def _label(line: str) -> tuple[str, int] | None:
-    """The speaker whom a line begins with, and where the label ends."""
+    """The speaker at the beginning of a line, and the end of the label; None without a label."""
     match = _LABEL.match(line)
     if match is None:
         return None
@@ -105,13 +105,13 @@ def _label(line: str) -> tuple[str, int] | None:
 
 
 def join_messages(turns: Sequence[Mapping[str, Any]]) -> str:
-    """A list of turns as one text, a line `Speaker: text` a turn; without a speaker only the text.
+    """A list of turns as one text with a line `Speaker: text` for each turn, or only the text without a speaker.
 
     The speaker stands under `speaker`, `role`, `from`, `name` or `author`, the text under `text`, `content`, `value`,
-    `utterance` or `message`: the first that is there and not null. A text may be a list of OpenAI's text parts, which
-    are joined with spaces. Line breaks within a text become spaces.
+    `utterance` or `message`: the first key that is present and not null. A text may be a list of OpenAI's text parts,
+    which are joined with spaces. Line breaks within a text become spaces.
 
-    Raises ValueError for an empty list, and for a turn that has no text or has something else where text should be.
+    Raises ValueError for an empty list, and for a turn without text or with another type in its place.
     """
     if isinstance(turns, str) or not isinstance(turns, Sequence):
         raise ValueError(f"the dialogue is not a list of turns but {type(turns).__name__}")
@@ -141,14 +141,14 @@ def _line(turn: Mapping[str, Any], number: int) -> str:
 
 
 def shorten(dialogue: str, budget: int, count: Callable[[list[str]], list[int]]) -> Shortened:
-    """The dialogue within `budget` tokens: whole turns of its opening and its end, and a line `[...]` for the middle.
+    """Shorten a dialogue to `budget` tokens: whole turns from its opening and end, with a line `[...]` in between.
 
-    `count` gives the number of tokens of each text. It is called three times, however many turns there are: with the
-    whole, with all turns, with the candidates. Opening and end have about as many tokens each, unless the next turn of
-    one no longer fits: then the other has what is left. Only where neither the first nor the last turn fits is the
-    first one cut, where possible between words, by bisection over its characters.
+    `count` returns the number of tokens of each text. It is called three times for any number of turns: with the whole
+    dialogue, with all turns, and with the candidates. Opening and end get about the same number of tokens; when the
+    next turn of one side does not fit, the other side gets the rest. If neither the first nor the last turn fits, the
+    first is cut by bisection over its characters, between words where possible.
 
-    Raises ValueError where the budget has no room for `[...]` and the beginning of a word.
+    Raises ValueError if the budget is too small for `[...]` and the first word.
     """
     whole, gap = count([dialogue, f"{GAP}\n"])
     if whole <= budget:
@@ -156,10 +156,10 @@ def shorten(dialogue: str, budget: int, count: Callable[[list[str]], list[int]])
     turns = split_turns(dialogue)
     if len(turns) > 1:
         sizes = count([turn.raw for turn in turns])
-        # What any text costs (special tokens, a prompt around it) is in every size, but in the whole only once.
+        # Tokens around every text (special tokens, a prompt) are in every size, but only once in the whole dialogue.
         surplus = (sum(sizes) - whole) / (len(turns) - 1)
         steps = _take([size - surplus for size in sizes], budget - gap)
-        # Tokens of parts do not add up exactly: candidates give up 0, 1, 2, 4, ... turns; at last there is one turn.
+        # The sizes of parts are not exactly additive: candidates drop 0, 1, 2, 4, ... more turns, to one turn.
         back = [0] + [2**power for power in range(len(steps).bit_length())]
         kept = [steps[-1 - n] for n in back if n < len(steps)] + [(1, 0), (0, 1)]
         texts = [_join(turns, opening, end) for opening, end in kept]
@@ -170,7 +170,7 @@ def shorten(dialogue: str, budget: int, count: Callable[[list[str]], list[int]])
 
 
 def _take(sizes: list[float], room: float) -> list[tuple[int, int]]:
-    """How many turns opening and end have after each turn taken, which is from the side with fewer tokens."""
+    """Numbers of turns in opening and end after each step, which takes a turn from the side with fewer tokens."""
     taken, used, full = [0, 0], [0.0, 0.0], [False, False]
     steps = []
     while sum(taken) < len(sizes) - 1 and not all(full):
@@ -200,7 +200,7 @@ def _cut(turn: str, budget: int, count: Callable[[list[str]], list[int]]) -> str
     length = bisect_right(range(1, len(turn) + 1), budget, key=tokens)
     if not turn[:length].strip():
         raise ValueError(f"a budget of {budget} tokens is too small: {GAP} and the first word of a turn do not fit")
-    if turn[length : length + 1].strip():  # within a word; a run of more than 40 characters is none (Chinese, a URL)
+    if turn[length : length + 1].strip():  # inside a word of at most 40 characters, unlike a URL
         word = re.search(r"(?<=\S)\s+\S{1,40}\Z", turn[:length])
         if word is not None and tokens(word.start()) <= budget:
             length = word.start()
@@ -208,11 +208,11 @@ def _cut(turn: str, budget: int, count: Callable[[list[str]], list[int]]) -> str
 
 
 def rename_speakers(dialogue: str, summary: str | None = None) -> Renamed:
-    """Each speaker as #Person1#, #Person2#, ... in order of appearance: in labels, and where the full name is a word.
+    """Replace speakers with #Person1#, #Person2#, ... in order of appearance, in labels and where the name is a word.
 
-    `restore_speakers` takes it back exactly. Where it could not, as when such a tag is in the dialogue or the summary
-    already, both are returned unchanged with `names` empty. A name that is also an ordinary word (`Will`, `user`) is
-    replaced there too.
+    `restore_speakers` restores both texts exactly. If it could not, such as when a tag already occurs in one of them,
+    they are returned unchanged with empty `names`. A name that is also an ordinary word (`Will`, `user`) is replaced
+    there too.
     """
     tags = {name: f"#Person{number}#" for number, name in enumerate(_speakers(dialogue), 1)}
     names = {tag: name for name, tag in tags.items()}
@@ -226,22 +226,22 @@ def rename_speakers(dialogue: str, summary: str | None = None) -> Renamed:
 
 
 def restore_speakers(text: str, names: dict[str, str]) -> str:
-    """The text with each tag of `Renamed.names` replaced by its name."""
+    """Replace each tag of `Renamed.names` with its name."""
     return _replace(text, names)
 
 
 def swap_speakers(dialogue: str, summary: str) -> tuple[str, str]:
-    """Dialogue and summary with the names of the first two speakers exchanged, in labels and where they are words.
+    """Exchange the names of the first two speakers in a dialogue and its summary, in labels and where they are words.
 
-    Swapping again gives the original. Where it would not, and with fewer than two speakers, both are unchanged. The
-    same names are exchanged where they are ordinary words (`Will`, `user`).
+    A second swap restores the original. Where it would not, and with fewer than two speakers, both are unchanged. A
+    name that is also an ordinary word (`Will`, `user`) is exchanged there too.
     """
     swapped = _swap(dialogue, summary)
     return swapped if _swap(*swapped) == (dialogue, summary) else (dialogue, summary)
 
 
 def _swap(dialogue: str, summary: str) -> tuple[str, str]:
-    names = {name: name for name in _speakers(dialogue)}  # the others stand for themselves: Ann Lee is not Ann
+    names = {name: name for name in _speakers(dialogue)}  # other names are kept whole: Ann Lee is not Ann
     if len(names) > 1:
         first, second = list(names)[:2]
         names |= {first: second, second: first}
@@ -253,7 +253,7 @@ def _speakers(dialogue: str) -> list[str]:
 
 
 def _replace(text: str, names: Mapping[str, str]) -> str:
-    """The text with each name that stands in it as a word replaced; of names at one place, the longest."""
+    """Replace each name that occurs as a word; the longest where several match at one place."""
     if not names:
         return text
     pattern = "|".join(_word(name) for name in sorted(names, key=len, reverse=True))
@@ -261,9 +261,9 @@ def _replace(text: str, names: Mapping[str, str]) -> str:
 
 
 def _word(name: str) -> str:
-    """A pattern for the name as a whole word: Ann in "Ann's", not in "Annie" or "Ann-Sophie".
+    """A pattern that matches the name as a whole word: Ann in "Ann's", not in "Annie" or "Ann-Sophie".
 
-    A `#` bounds itself: #Person1# is also one where a letter or another tag touches it.
+    A `#` needs no word boundary: #Person1# also matches next to a letter or another tag.
     """
     left = "" if name[0] == "#" else rf"(?<!{_LETTER})(?<!{_LETTER}-)"
     right = "" if name[-1] == "#" else rf"(?!-?{_LETTER})" + ("(?!#)" if name[0] == "#" else "")

@@ -1,4 +1,4 @@
-"""Any source of dialogues becomes rows {id, dialogue, references}, one row a dialogue; every row is accounted for."""
+"""Load a split of any source as examples {id, dialogue, references, topic}, with a count of every row."""
 
 import hashlib
 import itertools
@@ -18,7 +18,7 @@ from datasets import Dataset, IterableDataset
 from datasets.exceptions import DatasetsError
 from trl import ScriptArguments
 
-# Names by which a column is known when no flag names it.
+# Column names that are recognised where no option names a column.
 _DIALOGUE_NAMES = ("dialogue", "dialog", "conversation", "conversations", "messages", "turns", "transcript", "chat")
 _SUMMARY_NAMES = ("summary", "summaries", "abstract", "highlights", "reference", "references")
 _ID_NAMES = ("id", "fname", "dialogue_id", "conversation_id")
@@ -26,9 +26,9 @@ _ID_NAMES = ("id", "fname", "dialogue_id", "conversation_id")
 
 @dataclass
 class Examples:
-    """A split: `rows` with columns id, dialogue, references (list of str), topic (or null); counts; what was guessed.
+    """A split: `rows` with columns id, dialogue, references (list of str) and topic (or null), counts and notes.
 
-    With streaming, `rows` is an IterableDataset and `counts` grow while it is read.
+    With streaming, `rows` is an IterableDataset, and `counts` grow while it is read.
     """
 
     rows: Dataset | IterableDataset
@@ -54,14 +54,14 @@ def load_examples(
     """Load a split of `dataset_name`: `sample`, a file, a glob, a folder (a file or shards for each split, or one from
     `save_to_disk`), or a dataset on the hub.
 
-    Rows with the same dialogue become one example with several references (the hub's DialogSum spreads its test set
-    over three rows a dialogue; the authors' files have summary1 to summary3), also where two summaries are the same
-    text: a row is a repetition only if its id is the same too, or it has none. With streaming only neighbouring rows
-    are joined, and losses only counted. Dialogues of `other_split` are left out. `limit` counts dialogues.
+    Rows with the same dialogue become one example with several references: the hub's DialogSum has three rows for each
+    test dialogue, the authors' files have summary1 to summary3. Equal summaries are kept. A row is a duplicate only if
+    its id is equal too, or if it has none. With streaming, only neighbouring rows are joined. Dialogues of
+    `other_split` are left out. `limit` counts dialogues.
 
-    A row that cannot be used is dropped, counted and its reason kept. Raises InputError when more than 1% are lost so
-    (repeated rows lose nothing) unless `allow_dropped_rows`, when none is left, and for a source, split or column that
-    is not there, naming those that are.
+    A row that cannot be used is dropped and counted with its reason. Raises InputError when more than 1% of the rows
+    are dropped (without duplicates, and not with `allow_dropped_rows` or streaming), when no row is left, and for a
+    source, split or column that does not exist; the message lists those that do.
     """
     name = script_args.dataset_name
     if not name:
@@ -88,7 +88,7 @@ def load_examples(
     if script_args.dataset_streaming:
 
         def stream() -> Iterator[dict[str, Any]]:
-            counts.clear()  # of the pass before
+            counts.clear()  # those of an earlier pass
             return join_neighbours(_kept(source(), columns, counts, excluded), counts)
 
         rows = IterableDataset.from_generator(stream, features=FEATURES)
@@ -99,7 +99,7 @@ def load_examples(
         more = f"; and {lost - len(counts.named)} more" if lost > len(counts.named) else ""
         raise InputError(
             f"{name} ({split}): {lost} of {counts.read} rows cannot be used: {'; '.join(counts.named)}{more}"
-            + ("" if counts.kept == 0 else ". Mend them, or go on without them by --allow_dropped_rows")
+            + ("" if counts.kept == 0 else ". Correct them, or continue without them: --allow_dropped_rows true")
         )
     return Examples(rows.select(range(len(rows))[:limit]), counts, notes)
 
@@ -113,7 +113,7 @@ class _Columns:
 
 
 def _columns(rows: list[dict[str, Any]], source: str, data_args: DataArguments) -> tuple[_Columns, list[str]]:
-    """The columns to read: as named by flags, else known by their names when only one way is possible."""
+    """The columns that the options name, or that are recognised by their names; and notes on the recognised ones."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     notes = []
     dialogue, summaries = data_args.dialogue_column, data_args.summary_columns
@@ -143,7 +143,7 @@ def _columns(rows: list[dict[str, Any]], source: str, data_args: DataArguments) 
 def _kept(
     source: Iterable[tuple[Place, Row]], columns: _Columns, counts: Counts, excluded: set[int]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The usable rows, normalised, each behind a hash of its own id (if any) and content; the others are counted."""
+    """The usable rows, normalised, each after a hash of its id (if any) and content; the others are counted."""
     for place, row in source:
         counts.read += 1
         if isinstance(row, BadRow):
@@ -184,12 +184,12 @@ def _empty(value: Any) -> bool:
 
 
 def _name(value: Any) -> str | None:
-    """An id or a topic as text, if it is there and is neither a list nor an object."""
+    """An id or a topic as text; None for an empty one, a list or an object."""
     return None if _empty(value) or isinstance(value, (list, dict)) else str(value).encode(errors="replace").decode()
 
 
 def _text(value: Any, column: str, turns: bool = False) -> str:
-    """A value as text with \\n line ends, and a list of `turns` too; ValueError says what is wrong with it."""
+    """A value, or a list of `turns`, as text with \\n line ends. Raises ValueError if it is not usable."""
     if value is None:
         raise ValueError(f"{column} is null")
     if turns and isinstance(value, list):

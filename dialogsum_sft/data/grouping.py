@@ -25,7 +25,7 @@ def text_hash(*texts: str) -> int:
 
 
 def _distinct(kept: Iterable[tuple[int, dict[str, Any]]], counts: Counts) -> Iterator[dict[str, Any]]:
-    """The rows without repetitions of earlier ones, which are counted."""
+    """The rows without duplicates, which are counted."""
     seen: set[int] = set()
     for key, row in kept:
         if key in seen:
@@ -37,7 +37,7 @@ def _distinct(kept: Iterable[tuple[int, dict[str, Any]]], counts: Counts) -> Ite
 
 
 def group(kept: Iterator[tuple[int, dict[str, Any]]], counts: Counts) -> Dataset:
-    """All rows on disk (memory holds a hash a row), rows of one dialogue joined, ids made unique."""
+    """All rows as examples with unique ids, on disk; memory holds a hash of each row."""
     place: dict[int, int] = {}
     others: dict[int, list[int]] = defaultdict(list)
 
@@ -67,7 +67,7 @@ def group(kept: Iterator[tuple[int, dict[str, Any]]], counts: Counts) -> Dataset
 
 
 def _shared_id(ids: list[str]) -> str:
-    """Of test_0_1, test_0_2, test_0_3 it is test_0, of other rows the first one's id."""
+    """test_0 for test_0_1, test_0_2 and test_0_3; the first id for others."""
     stems = {match[1] if (match := re.fullmatch(r"(.*\d)[_.-]\d+", name)) else name for name in ids}
     return stems.pop() if len(ids) > 1 and len(stems) == 1 else ids[0]
 
@@ -82,7 +82,7 @@ def _unique(name: str, taken: dict[str, int]) -> str:
 
 
 def join_neighbours(kept: Iterator[tuple[int, dict[str, Any]]], counts: Counts) -> Iterator[dict[str, Any]]:
-    """Neighbouring rows of one dialogue joined, which needs no memory of the rest."""
+    """Neighbouring rows of one dialogue as examples, without memory of the others."""
     for dialogue, group in itertools.groupby(kept, key=lambda item: item[1]["dialogue"]):
         rows = list(_distinct(group, counts))
         references = [reference for row in rows for reference in row["references"]]
@@ -91,15 +91,15 @@ def join_neighbours(kept: Iterator[tuple[int, dict[str, Any]]], counts: Counts) 
         yield rows[0] | {"id": _shared_id([row["id"] for row in rows]), "dialogue": dialogue, "references": references}
 
 
-# Rows lie in Arrow files there, memory-mapped; it goes with the process.
+# Memory-mapped Arrow files; the folder is deleted when the process ends.
 _SCRATCH = tempfile.TemporaryDirectory(prefix="dialogsum_sft-", ignore_cleanup_errors=True)
 
 
 def on_disk(rows: Iterator[dict[str, Any]], features: Features, what: str) -> Dataset:
-    """A dataset of generated rows that lies on disk for as long as this process runs, not in memory.
+    """A dataset of generated rows in a file that exists as long as this process.
 
-    (`Dataset.from_generator` takes each row on its own, in about three times as long.) A progress bar, named `what`,
-    comes after some seconds.
+    `Dataset.from_generator` writes row by row and takes about three times as long. A progress bar, labelled `what`,
+    appears after five seconds.
     """
     handle, path = tempfile.mkstemp(suffix=".arrow", dir=_SCRATCH.name)
     rows = iter(tqdm(rows, desc=what, unit=" rows", delay=5))

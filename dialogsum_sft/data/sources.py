@@ -1,8 +1,7 @@
-"""Where rows come from: the hub, folders and files, a raw row at a time, with bad lines told apart instead of lost.
+"""Read raw rows from the hub, folders and files, one at a time; a line that cannot be read is a `BadRow`.
 
-`datasets` reads local files too, but it stops at the first bad line with an error that names none, takes `N/A` in a
-CSV for null, and shifts columns where a comma was not quoted. Memory does not grow with the file (a .json array alone
-is read whole).
+`datasets` reads local files too, but stops at the first bad line without its number, reads `N/A` in a CSV as null, and
+shifts columns where a comma is not quoted. Memory does not grow with the file, except for a .json array.
 """
 
 import codecs
@@ -32,27 +31,27 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".json.g
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that cannot be read, and why."""
+    """The reason why a row cannot be read."""
 
     reason: str
 
 
 Row = dict[str, Any] | BadRow
-Place = int | str  # number of a row in its file; with the file's name where there are several
-_Bytes = Any  # a binary file: gzip and plain ones share no type but this
+Place = int | str  # number of a row in its file, after the file's name if there are several files
+_Bytes = Any  # a binary file; gzip and plain files share no other type
 
 
 def suffix_of(path: Path) -> str | None:
-    """The supported ending of a file's name, or None."""
+    """The supported suffix of a file name, or None."""
     return next((suffix for suffix in reversed(SUFFIXES) if path.name.lower().endswith(suffix)), None)
 
 
 def open_source(
     name: str, split: str, config: str | None, revision: str | None, streaming: bool
 ) -> Iterator[tuple[Place, Row]]:
-    """Yield (place, row) of a split of `name`: see `data.load_examples` for what it may be.
+    """Yield (place, row) of a split of `name`, which `examples.load_examples` describes.
 
-    Raises InputError when it is not there, naming the splits or files that are.
+    Raises InputError for a split or file that does not exist; the message lists those that do.
     """
     path = SAMPLE if name == "sample" else Path(name).expanduser()
     try:
@@ -86,14 +85,14 @@ def open_source(
 
 
 def _files_of_split(folder: Path, name: str, split: str) -> list[Path]:
-    """train.jsonl, dialogsum.train.jsonl and train-00000-of-00002.parquet are all of the split train."""
+    """The files of a split; train.jsonl, dialogsum.train.jsonl and train-00000-of-00002.parquet belong to train."""
     files = [file for file in sorted(folder.iterdir()) if suffix_of(file)]
     chosen = [file for file in files if re.search(rf"(?<![^._-]){re.escape(split)}[._-]", file.name)]
     if not chosen:
         raise InputError(
             f"no split {split!r} in {name}: there are {', '.join(f.name for f in files) or 'no data files'}"
         )
-    if len({re.sub(r"\d+", "", file.name) for file in chosen}) > 1:  # no shards
+    if len({re.sub(r"\d+", "", file.name) for file in chosen}) > 1:  # not shards of one file
         raise InputError(f"which is the split {split!r} in {name}: {', '.join(f.name for f in chosen)}? Name the file")
     return chosen
 
@@ -105,22 +104,22 @@ def _read_all(files: list[Path]) -> Iterator[tuple[Place, Row]]:
 
 
 def one_line(value: object) -> str:
-    """A value found in the data, as it may stand in a message."""
+    """A value from the data, shortened and without control characters for a message."""
     return "".join(char if char.isprintable() else " " for char in str(value)[:80])
 
 
 def reason_of(error: BaseException) -> str:
-    """The root cause's first line: datasets wraps a parser's message in one that only says that it failed."""
+    """First line of the root cause; `datasets` wraps a parser's message in one without a reason."""
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 def read_file(path: Path) -> Iterator[tuple[int, Row]]:
-    """Yield (number, row); the number is the line of a .jsonl file and counts the records of the others, from 1.
+    """Yield (number, row) from 1: the line number of a .jsonl file, the record number of others.
 
-    Raises InputError naming the file when it is none of `SUFFIXES`, is damaged as a whole (a truncated gz, parquet or
-    JSON array), or is not text in UTF-8.
+    Raises InputError for a file with another suffix than `SUFFIXES`, for a truncated gz, parquet or JSON array, and
+    for text that is not UTF-8.
     """
     suffix = suffix_of(path)
     if suffix is None:
@@ -151,7 +150,7 @@ def _refuse_utf16(start: bytes, path: Path) -> None:
 
 
 def _read_jsonl(file: _Bytes, path: Path) -> Iterator[tuple[int, Row]]:
-    # Lines end in \n alone: text methods would also split at U+2028, which JSON strings may hold.
+    # Lines end in \n only; text methods also split at U+2028, which JSON strings may contain.
     for number, line in enumerate(file, 1):
         if number == 1:
             _refuse_utf16(line, path)
@@ -176,7 +175,7 @@ def _read_json(file: _Bytes, path: Path) -> Iterator[tuple[int, Row]]:
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
     except (ValueError, RecursionError) as error:
-        if start.removeprefix(codecs.BOM_UTF8).startswith(b"{") and b"\n{" in start:  # JSON lines under another name
+        if start.removeprefix(codecs.BOM_UTF8).startswith(b"{") and b"\n{" in start:  # JSON lines in a .json file
             yield from _read_jsonl(io.BytesIO(start), path)
             return
         raise InputError(f"{path} is not JSON (cut short?): {error}") from error
@@ -194,7 +193,7 @@ def _read_json(file: _Bytes, path: Path) -> Iterator[tuple[int, Row]]:
 def _read_csv(file: _Bytes, path: Path, delimiter: str) -> Iterator[tuple[int, Row]]:
     csv.field_size_limit(sys.maxsize)
     _refuse_utf16(file.peek(2) if hasattr(file, "peek") else b"", path)
-    # What is not UTF-8 becomes lone surrogates, by which `data` knows its rows.
+    # Bytes that are not UTF-8 become lone surrogates, which `examples` rejects row by row.
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
     reader = csv.reader(text, delimiter=delimiter, strict=True)
     header: list[str] | None = None
@@ -206,7 +205,7 @@ def _read_csv(file: _Bytes, path: Path, delimiter: str) -> Iterator[tuple[int, R
         except StopIteration:
             return
         except csv.Error as error:
-            if header is None or reader.line_num > line:  # nobody knows how many rows are between such quotes
+            if header is None or reader.line_num > line:  # the number of rows between such quotes is unknown
                 raise InputError(f"{path}: line {line} has a quote that is not closed or not doubled") from error
             number += 1
             yield number, BadRow("row has a quote that is not closed or not doubled")

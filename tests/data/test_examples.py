@@ -1,3 +1,5 @@
+"""Examples of every source: columns, references, ids, dropped rows and refusals."""
+
 import json
 from collections import Counter
 
@@ -65,20 +67,20 @@ GROUPED = [
 ]
 
 
-def test_three_rows_of_the_hub_are_one_example_with_three_references(tmp_path):
+def test_three_rows_of_the_hub_become_one_example_with_three_references(tmp_path):
     examples = load(write(tmp_path / "test.jsonl", hub_rows()))
     assert examples.rows.to_list() == GROUPED
     assert examples.counts == Counts(read=6, kept=6, dialogues=2, references=6)
 
 
-def test_rows_of_a_dialogue_need_not_stand_together(tmp_path):
+def test_rows_of_a_dialogue_are_grouped_across_the_file(tmp_path):
     rows = hub_rows()
     examples = load(write(tmp_path / "test.jsonl", rows[::2] + rows[1::2]))
     assert [example["id"] for example in examples.rows] == ["test_0", "test_1"]
     assert examples.rows[0]["references"] == ["Summary 0, 1.", "Summary 0, 3.", "Summary 0, 2."]
 
 
-def test_a_row_of_the_authors_file_is_one_example_with_three_references(tmp_path):
+def test_a_row_of_the_authors_file_becomes_one_example_with_three_references(tmp_path):
     examples = load(write(tmp_path / "test.jsonl", author_rows()))
     assert examples.rows.to_list() == GROUPED
     assert examples.counts == Counts(read=2, kept=2, dialogues=2, references=6)
@@ -154,7 +156,7 @@ def test_a_single_row_of_a_dialogue_keeps_its_id(tmp_path):
     assert load(write(tmp_path / "a.jsonl", [row("test_0_1")])).rows["id"][:] == ["test_0_1"]
 
 
-def test_unrelated_ids_of_one_dialogue_become_the_first(tmp_path):
+def test_unrelated_ids_of_one_dialogue_become_the_first_one(tmp_path):
     rows = [row("train_12", summary="It is dry."), row("train_17", summary="No rain yet.")]
     examples = load(write(tmp_path / "train.jsonl", rows), "train")
     assert examples.rows.to_list() == [
@@ -225,7 +227,7 @@ def test_a_limit_counts_dialogues_not_rows(tmp_path):
     assert examples.counts == Counts(read=6, kept=6, dialogues=2, references=6)
 
 
-def test_a_limit_beyond_the_end_takes_all(tmp_path):
+def test_a_limit_above_the_number_of_dialogues_takes_all(tmp_path):
     assert len(load(write(tmp_path / "test.jsonl", hub_rows()), limit=9).rows) == 2
 
 
@@ -259,7 +261,7 @@ def test_a_missing_file_is_named(tmp_path, suffix):
     assert refusal(path) == f"dataset file not found: {path}"
 
 
-def test_an_unknown_kind_of_file_is_refused_with_those_that_can_be_read(tmp_path):
+def test_an_unknown_file_type_is_refused_with_the_known_types(tmp_path):
     path = tmp_path / "dialogues.txt"
     path.touch()
     assert refusal(path) == f"{path}: cannot read such a file, only {', '.join(SUFFIXES)}"
@@ -270,7 +272,7 @@ def test_no_dataset_at_all():
         load_examples(ScriptArguments(), DataArguments(), "test")
 
 
-def test_a_missing_split_is_named_with_those_there_are(tmp_path):
+def test_a_missing_split_is_refused_with_the_existing_ones(tmp_path):
     write(tmp_path / "train.jsonl", [row()])
     write(tmp_path / "test.jsonl", [row()])
     assert refusal(tmp_path, "validation") == f"no split 'validation' in {tmp_path}: there are test.jsonl, train.jsonl"
@@ -289,7 +291,7 @@ def test_a_folder_without_data_files_says_so(tmp_path):
         ({"dialogue_column": "text", "summary_columns": ["gist"], "id_column": "key"}, "text, gist, key"),
     ],
 )
-def test_missing_columns_are_named_with_those_there_are(tmp_path, options, missing):
+def test_missing_columns_are_refused_with_the_existing_ones(tmp_path, options, missing):
     path = write(tmp_path / "a.jsonl", [row()])
     message = refusal(path, **options)
     assert message.startswith(f"{path} has no column {missing}: there are id, dialogue, summary;")
@@ -313,10 +315,10 @@ def test_an_unusable_row_is_named_by_number_and_id(tmp_path, column, value, faul
     path = write(tmp_path / "a.jsonl", rows)
     message = refusal(path, "train")
     assert message.startswith(f"{path} (train): 1 of 2 rows cannot be used: row 2 (train_1): {column} {fault}")
-    assert message.endswith("Mend them, or go on without them by --allow_dropped_rows")
+    assert message.endswith("Correct them, or continue without them: --allow_dropped_rows true")
 
 
-def test_unusable_rows_are_told_together_and_the_rest_counted(tmp_path):
+def test_unusable_rows_are_reported_in_one_message(tmp_path):
     rows = [row("a", summary=None), row("b", dialogue=""), *(row(f"c{n}", summary="") for n in range(5))]
     path = write(tmp_path / "a.jsonl", rows)
     assert refusal(path) == (
@@ -325,7 +327,7 @@ def test_unusable_rows_are_told_together_and_the_rest_counted(tmp_path):
     )
 
 
-def test_one_in_a_hundred_may_be_lost(tmp_path):
+def test_one_percent_of_the_rows_may_be_dropped(tmp_path):
     rows = [row(f"t{n}", f"#Person1#: {n}.") for n in range(100)]
     assert load(write(tmp_path / "a.jsonl", [*rows[1:], row("bad", summary="")])).counts == Counts(
         100, 99, Counter({"summary is empty": 1}), ["row 100 (bad): summary is empty"], dialogues=99, references=99
@@ -335,7 +337,7 @@ def test_one_in_a_hundred_may_be_lost(tmp_path):
     assert load(path, allow_dropped_rows=True).counts.kept == 98
 
 
-def test_repeated_rows_are_counted_but_lose_nothing(tmp_path):
+def test_duplicate_rows_are_dropped_and_counted(tmp_path):
     rows = [row("a"), row("a"), row("b"), row("c", summary="Dry.")]
     path = write(tmp_path / "a.jsonl", rows)
     for examples in (load(path), load_streamed(path)):
@@ -346,7 +348,7 @@ def test_repeated_rows_are_counted_but_lose_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("identity", [{}, {"id": None}])
-def test_rows_without_ids_are_repeated_when_their_content_is(tmp_path, identity):
+def test_rows_without_ids_are_duplicates_by_their_content(tmp_path, identity):
     rows = [{"dialogue": DIALOGUE, "summary": "Dry."} | identity for _ in range(3)]
     counts = load(write(tmp_path / "a.jsonl", rows)).counts
     assert (counts.read, counts.kept, dict(counts.dropped)) == (3, 1, {DUPLICATE: 2})
@@ -368,14 +370,14 @@ def test_dialogues_of_the_other_split_are_left_out(tmp_path):
         (("Transcript", "Summary"), ["dialogues taken from Transcript", "summaries taken from Summary"]),
     ],
 )
-def test_columns_are_known_by_their_names_and_the_guess_is_told(tmp_path, names, notes):
+def test_columns_are_recognised_by_their_names_with_a_note(tmp_path, names, notes):
     path = write(tmp_path / "a.jsonl", [{names[0]: DIALOGUE, names[1]: "Dry.", "other": 1}])
     examples = load(path)
     assert examples.rows[0]["references"] == ["Dry."]
     assert examples.notes == [f"{path}: {note}" for note in notes]
 
 
-def test_two_columns_that_could_be_the_dialogue_are_not_guessed(tmp_path):
+def test_two_possible_dialogue_columns_are_refused(tmp_path):
     path = write(tmp_path / "a.jsonl", [{"chat": DIALOGUE, "transcript": DIALOGUE, "summary": "Dry."}])
     assert refusal(path).startswith(f"{path} has no column dialogue: there are chat, transcript, summary")
 
@@ -388,7 +390,7 @@ def test_an_empty_reference_of_three_is_left_out_and_counted(tmp_path):
     assert examples.counts == Counts(read=2, kept=2, dialogues=2, references=5, empty_references=1)
 
 
-def test_a_csv_file_with_a_header_alone_is_refused(tmp_path):
+def test_a_csv_file_with_only_a_header_is_refused(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("id,dialogue,summary\n")
     assert str(path) in refusal(path)
@@ -445,7 +447,7 @@ def test_a_file_name_is_not_a_pattern(tmp_path):
     assert load(path).rows["id"][:] == ["train_2"]
 
 
-def test_rows_of_one_id_get_ids_of_their_own(tmp_path):
+def test_rows_with_the_same_id_get_unique_ids(tmp_path):
     rows = [row("", f"{n}") for n in range(2)] + [row("a", f"a{n}") for n in range(100)]
     ids = load(write(tmp_path / "a.jsonl", rows)).rows["id"][:]
     assert ids == ["1", "2", "a", *(f"a-{n}" for n in range(2, 101))]
@@ -473,9 +475,9 @@ def test_a_topic_column_can_be_named(tmp_path):
     )
 
 
-def test_a_refusal_names_lost_rows_not_repeated_ones(tmp_path):
+def test_a_refusal_names_dropped_rows_but_not_duplicates(tmp_path):
     rows = [*(row("same") for _ in range(9)), row("bad", summary=None)]
-    assert ": 1 of 10 rows cannot be used: row 10 (bad): summary is null. Mend" in refusal(
+    assert ": 1 of 10 rows cannot be used: row 10 (bad): summary is null. Correct" in refusal(
         write(tmp_path / "a.jsonl", rows)
     )
 

@@ -420,7 +420,7 @@ def test_dropped_rows_are_refused_unless_allowed(case: str, tmp_path: Path) -> N
     first = "row 2" if case in DROPPED else "row "
     assert message.startswith(f"{path} (test): {lost} of {len(kept) + lost} rows cannot be used: {first}")
     assert all(f": {reason}" in message for reason in dropped)
-    assert message.endswith(". Mend them, or go on without them by --allow_dropped_rows")
+    assert message.endswith(". Correct them, or continue without them: --allow_dropped_rows true")
 
 
 @pytest.mark.parametrize("streaming", [False, True])

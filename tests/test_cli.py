@@ -1,3 +1,5 @@
+"""YAML and command line into dataclasses, and the exit status of errors."""
+
 from dialogsum_sft import InputError
 from dialogsum_sft.arguments import DataArguments, EvalArguments, TrainArguments
 from dialogsum_sft.cli import parse, run
@@ -30,7 +32,7 @@ def refusal(types, argv):
     return str(error.value)
 
 
-def test_without_any_option_the_defaults_hold():
+def test_defaults():
     script, model, data, evaluation = parse(EVAL, [])
     assert script.dataset_name is None
     assert model.model_name_or_path is None
@@ -38,7 +40,7 @@ def test_without_any_option_the_defaults_hold():
     assert (evaluation.max_new_tokens, evaluation.evaluate_base) == (128, True)
 
 
-def test_one_instance_of_each_dataclass_in_their_order():
+def test_parse_returns_one_instance_of_each_dataclass_in_order():
     assert [type(part) for part in parse(SFT, ["--output_dir", "runs/x", *NO_BF16])] == list(SFT)
 
 
@@ -48,12 +50,12 @@ def test_no_in_yaml_is_the_choice_no(config):
 
 
 @pytest.mark.parametrize("text", ["2e-4", "2.0e-4", "0.0002", "2E-4"])
-def test_every_way_to_write_a_float_is_a_float(config, text):
+def test_floats_in_every_notation(config, text):
     assert parse(SFT, config(f"learning_rate: {text}") + NO_BF16)[1].learning_rate == 0.0002
 
 
 @pytest.mark.parametrize(("text", "value"), [("true", True), ("yes", True), ("false", False), ("no", False)])
-def test_every_way_to_write_a_truth_value(config, text, value):
+def test_truth_values_in_every_notation(config, text, value):
     assert parse(EVAL, config(f"evaluate_base: {text}"))[3].evaluate_base is value
 
 
@@ -62,20 +64,20 @@ def test_a_list(config, text):
     assert parse(EVAL, config(f"lora_target_modules: {text}"))[1].lora_target_modules == ["q_proj", "v_proj"]
 
 
-def test_a_mapping_keeps_its_types(config):
+def test_a_mapping_keeps_the_types_of_its_values(config):
     text = "activation_checkpointing_kwargs: {use_reentrant: false}\nmodel_init_kwargs: {layers: 3, revision: null}"
     training = parse(SFT, config(text) + NO_BF16)[1]
     assert training.activation_checkpointing_kwargs == {"use_reentrant": False}
     assert training.model_init_kwargs == {"layers": 3, "revision": None}
 
 
-def test_several_lines_of_text(config):
+def test_a_text_of_several_lines(config):
     text = "instruction: |-\n  Summarize -- in one 'sentence'.\n\n  {dialogue}\n\n  Summary:"
     assert parse(EVAL, config(text))[2].instruction == "Summarize -- in one 'sentence'.\n\n{dialogue}\n\nSummary:"
 
 
 @pytest.mark.parametrize("text", ["-x", "--model_name_or_path", "=", "a=b", "ä 中"])
-def test_a_text_that_looks_like_something_else(config, text):
+def test_a_text_that_looks_like_a_flag(config, text):
     assert parse(EVAL, config(f"system_prompt: '{text}'"))[2].system_prompt == text
 
 
@@ -103,7 +105,7 @@ def test_an_empty_mapping_is_a_config(config):
     assert parse(EVAL, config("{}"))[3].max_new_tokens == 128
 
 
-def test_an_unknown_yaml_key_is_refused_with_the_nearest(config):
+def test_an_unknown_yaml_key_is_refused_with_a_suggestion(config):
     message = "unknown option in the config file: learing_rate; did you mean learning_rate?"
     assert refusal(SFT, config("learing_rate: 2e-4")) == message
 
@@ -118,7 +120,7 @@ def test_a_yaml_key_of_another_recipe_is_unknown(config):
 
 
 @pytest.mark.parametrize("argv", [["--learing_rate", "1"], ["--learing_rate=1"]])
-def test_an_unknown_flag_is_refused_with_the_nearest(argv):
+def test_an_unknown_flag_is_refused_with_a_suggestion(argv):
     message = "unknown option in the command line: learing_rate; did you mean learning_rate?"
     assert refusal(SFT, argv) == message
 
@@ -129,7 +131,7 @@ def test_a_flag_cannot_be_abbreviated(argv):
     assert refusal(SFT, argv) == message
 
 
-def test_a_word_that_belongs_to_no_flag_is_refused():
+def test_a_word_without_a_flag_is_refused():
     assert "'stray'" in refusal(EVAL, ["--max_new_tokens", "5", "stray"])
 
 
@@ -188,14 +190,14 @@ def mistake():
     raise InputError("no such thing in file.csv:\n  row 3,\n  give another")
 
 
-def test_run_tells_a_mistake_in_one_line_and_exits_with_2(capsys):
+def test_run_prints_a_mistake_in_one_line_and_exits_with_2(capsys):
     with pytest.raises(SystemExit) as exit_:
         run(mistake)
     assert exit_.value.code == 2
     assert capsys.readouterr() == ("", "error: no such thing in file.csv: row 3, give another\n")
 
 
-def test_run_speaks_on_rank_0_only(capsys, monkeypatch):
+def test_run_prints_on_rank_0_only(capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     with pytest.raises(SystemExit) as exit_:
         run(mistake)
@@ -203,7 +205,7 @@ def test_run_speaks_on_rank_0_only(capsys, monkeypatch):
     assert capsys.readouterr() == ("", "")
 
 
-def test_run_does_not_hide_our_own_mistakes():
+def test_run_raises_other_exceptions():
     with pytest.raises(ZeroDivisionError):
         run(lambda: 1 / 0)
 
@@ -228,7 +230,7 @@ def test_a_float_in_a_mapping_is_a_float(config):
     assert training.lr_scheduler_kwargs == {"min_lr": 1e-6}
 
 
-def test_defaults_are_told_what_was_given_and_lose_to_it(tmp_path):
+def test_defaults_receive_the_given_options_and_lose_to_them(tmp_path):
     config = tmp_path / "config.yaml"
     config.write_text("learning_rate: 1e-3\nload_in_4bit: true\n")
     seen = {}
