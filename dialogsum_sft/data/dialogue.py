@@ -41,7 +41,7 @@ _LETTER = (
 
 @dataclass(frozen=True)
 class Turn:
-    """`text` is the stripped utterance of `speaker`; `raw` its exact slice of the dialogue, with label and newlines."""
+    """`text` is the stripped utterance of `speaker`; `raw` the slice of the dialogue, with label and newlines."""
 
     speaker: str | None
     text: str
