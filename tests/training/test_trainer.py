@@ -5,13 +5,16 @@ import sys
 from pathlib import Path
 
 from conftest import tiny_model
+from dialogsum_sft.modeling import load_model
 from dialogsum_sft.training import trainer
 from dialogsum_sft.training.trainer import ResumableSFTTrainer
 
 import pytest
+import torch
 from datasets import Dataset, IterableDataset
+from peft import LoraConfig
 from transformers import PreTrainedTokenizerFast
-from trl import SFTConfig
+from trl import ModelConfig, SFTConfig
 
 ROWS = [{"input_ids": [1, 2], "labels": [-100, 2], "length": 2}] * 2
 
@@ -40,6 +43,21 @@ def test_the_trainer_sets_the_options_it_needs(
     assert made.args is args
     assert (args.max_length, args.chat_template_path, args.train_sampling_strategy) == (max_length, None, "random")
     assert (args.remove_unused_columns, args.use_cache, args.logging_nan_inf_filter) == (False, True, False)
+
+
+def test_fp16_trains_the_adapter_of_a_4_bit_base_in_float32(
+    chatml_tokenizer: PreTrainedTokenizerFast, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """TRL casts it to bfloat16, whose gradients the loss scaling of fp16 cannot unscale."""
+    model = load_model(ModelConfig(model_name_or_path=str(tiny_folder), dtype="float16", load_in_4bit=True))
+    made = ResumableSFTTrainer(
+        model=model,
+        args=SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, fp16=True, max_steps=1),
+        train_dataset=Dataset.from_list(ROWS),
+        processing_class=copy.deepcopy(chatml_tokenizer),
+        peft_config=LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"),
+    )
+    assert {p.dtype for p in made.model.parameters() if p.requires_grad} == {torch.float32}
 
 
 def test_the_hint_names_checkpoint_and_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
