@@ -50,7 +50,8 @@ def parse(
 
     Raises InputError for an unknown key or flag (naming similar ones), an invalid value or a missing file.
     """
-    parser = _Parser(types, allow_abbrev=False)
+    description = "Options are read from --config FILE.yaml and from the command line, which wins."
+    parser = _Parser(types, allow_abbrev=False, description=description)
     flags = {option for action in parser._actions for option in action.option_strings if option.startswith("--")}
     args = list(sys.argv[1:] if argv is None else argv)
     unknown = [word.split("=")[0] for word in args if re.match(r"--[A-Za-z]", word)]

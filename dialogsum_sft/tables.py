@@ -18,7 +18,7 @@ class Table:
         table = Table("Scores", ["", "ROUGE-1", "words"], note="F1 x 100.")
         table.add_row("baseline", "22.04", "20", style="dim", end_section=True)
         table.add_row("tuned", ("45.10", "bold"), "22")
-        console.print(table.rich())
+        console.print(table)
         print(table.markdown(), table.latex(), sep="\n\n")
 
     Cells are plain text; their markup is never interpreted. Styles are rich's ("bold", "dim", "yellow", "bold red");
@@ -41,7 +41,7 @@ class Table:
             self.section_ends.add(len(self.rows))
         self.rows.append([cell if isinstance(cell, str) else cell[0] for cell in cells])
 
-    def rich(self) -> table.Table:
+    def __rich__(self) -> table.Table:
         result = table.Table(
             title=Text(self.title, "italic" if self.header else "bold") if self.title else None,
             title_justify="left",

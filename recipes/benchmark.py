@@ -430,13 +430,13 @@ def show_results(
     for system, reason in failed.items():
         table.add_row(system, "failed", "", "", "", "")
         console.print(f"{system}: {reason}")
-    console.print(table.rich())
+    console.print(table)
     table, of_generation = speed_table(
         f"generation, {args.dialogues} dialogues, {args.max_new_tokens} tokens at most",
         generation,
         {"dialogues/s": ("dialogues_per_second", ".2f"), "peak GiB": ("memory_gib", ".2f")},
     )
-    console.print(table.rich())
+    console.print(table)
     record = {"training": training, "generation": generation, "floor_tokens_per_second": floor}
     return record | {"ratios": ratios | of_generation, "failed": failed}
 

@@ -65,7 +65,7 @@ def main() -> None:
     for other in runs[1:]:
         for index in most_different(runs[0], other, args.num_examples):
             console.print(dialogue_panel([runs[0], other], index, with_scores=True))
-    console.print(*(table.rich() for table in tables), sep="\n")
+    console.print(*tables, sep="\n")
     console.print(Text(f"{page}: scores, charts and every dialogue"))
 
 

@@ -302,7 +302,7 @@ def show_results(console: Console, eval_args: EvalArguments, runs: list[Run]) ->
     console = Console(width=min(console.width, 100), highlight=False)
     for number in range(min(eval_args.num_examples, len(runs[0].rows))):
         console.print(dialogue_panel(runs, number))
-    console.print(score_table(runs).rich(), diagnostics_table(runs).rich())
+    console.print(score_table(runs), diagnostics_table(runs))
     for one in runs:
         console.print(f"{one.folder}: predictions.jsonl, metrics.json", markup=False)
     page = Path(eval_args.output_dir) / "report.html"

@@ -11,7 +11,7 @@ import math
 import re
 import sys
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,16 @@ from dialogsum_sft.data.training_data import EncodedSplit, load_training_data
 from dialogsum_sft.evaluation.tokenizers import lost_share, suggest_tokenizer
 from dialogsum_sft.hardware import Device, training_defaults
 from dialogsum_sft.modeling import load_config, load_generation_config, load_tokenizer, public_name
+from dialogsum_sft.tables import Table
 from dialogsum_sft.training import memory
 from dialogsum_sft.training.activation_checkpointing import set_activation_checkpointing
 
 import numpy as np
 import torch
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
+from transformers.hf_argparser import HfArg
 from trl import ModelConfig, ScriptArguments, SFTConfig
 
 PERCENTILES = (0, 50, 90, 99, 100)
@@ -45,9 +45,9 @@ GIB = 2**30
 
 @dataclass
 class InspectArguments:
-    output: str | None = field(default=None, metadata={"help": "HTML file for what is printed, with its colours."})
-    gpu_memory_gib: float = field(default=24.0, metadata={"help": "GiB of the GPU to suggest a batch size for."})
-    num_examples: int = field(default=1, metadata={"help": "How many training rows to show as the model sees them."})
+    output: str | None = HfArg(default=None, help="HTML file for what is printed, with its colours.")
+    gpu_memory_gib: float = HfArg(default=24.0, help="GiB of the GPU to suggest a batch size for.")
+    num_examples: int = HfArg(default=1, help="How many training rows to show as the model sees them.")
 
 
 @dataclass
@@ -97,22 +97,12 @@ def main() -> None:
     # 2. Counts and texts; the encoding has checked the labels of every row
     name = public_name(str(model_args.model_name_or_path))
     console.print(Text.assemble("\n", (str(script_args.dataset_name), "bold"), " as ", (name, "bold"), " sees it"))
-    counts = {name: split.examples.counts for name, split in splits.items()}
-    counts |= {f"{name} rows": split.counts for name, split in splits.items()}
-    console.print(*map(Text, data.notes), counts_table(counts), sep="\n")
-    for name, split in splits.items():
-        for part in (split.examples.counts, split.counts):
-            for row in part.named:
-                console.print(Text(f"  dropped of {name}: {row}", "yellow"))
-            if refuses and part.dropped.total() - part.dropped[DUPLICATE] > part.read / 100:
-                console.print("[yellow]  more than 1% are lost: training needs --allow_dropped_rows true")
-    console.print("  Each row is supervised on its summary and stop token alone, after the prompt of an evaluation.")
+    console.print(*map(Text, data.notes), sep="\n")
+    show_counts(splits, refuses, console)
     console.print(text_table(splits, tokenizer))
     dialogues = [set(split.examples.rows["dialogue"]) for split in splits.values()]
-    if len(dialogues) == 2 and dialogues[0] & dialogues[1]:
-        console.print(
-            f"[yellow]  dialogues in both splits: {len(dialogues[0] & dialogues[1])}; that flatters scores\n"
-        )
+    if len(dialogues) == 2 and (shared := dialogues[0] & dialogues[1]):
+        console.print(f"[yellow]  dialogues in both splits: {len(shared)}; that flatters scores\n")
 
     # 3. Lengths
     console.print(length_table(splits))
@@ -121,19 +111,14 @@ def main() -> None:
 
     # 4. Rows as the model sees them
     for row in itertools.islice(splits["training"].rows, inspect_args.num_examples):
-        n = row["prompt_tokens"]
-        prompt, summary = (show(ids, tokenizer) for ids in (row["input_ids"][:n], row["input_ids"][n:]))
-        prompt.style = "dim"
-        title = f"row {row['id']}, supervised between ⟦ and ⟧ ({row['length'] - n} tokens); control tokens in blue"
-        supervised = Text.assemble("⟦", summary, "⟧", style="bold green")
-        console.print(Text(title, "bold"), Text.assemble(prompt, supervised), "", sep="\n")
+        show_row(row, tokenizer, console)
 
     # 5. Memory of a training step, and the options that suit this data
-    gpu_memory = inspect_args.gpu_memory_gib
+    gpu_memory, batch_size = inspect_args.gpu_memory_gib, None
     quantised = model_args.load_in_4bit or model_args.load_in_8bit
-    devices = ("cuda", "cpu") if without_gpu and not quantised else ("cuda",)
     settings: dict[str, tuple[SFTConfig, ModelConfig]] = {}
-    for device in devices:  # the options that are not given follow the device
+    for device in ("cuda", "cpu") if without_gpu and not quantised else ("cuda",):
+        # The options that are not given follow the device.
         gpu = Device("cuda", bf16=True) if device == "cuda" and without_gpu else None
         _, *parts = parse(types, argv, defaults=functools.partial(training_defaults, device=gpu))
         settings[device] = (parts[0], parts[1])
@@ -143,7 +128,6 @@ def main() -> None:
         estimates, batch_size = step_memory(splits["training"], settings, gpu_memory)
         console.print(memory_table(estimates))
     except (ValueError, RuntimeError) as error:  # a model's own code may need real tensors
-        batch_size = None
         console.print(Text(f"memory not estimated: {str(error).splitlines()[0]}", "yellow"))
     references = [text for row in data.train.examples.rows for text in row["references"]]
     console.print(suggestions(splits["training"], batch_size, gpu_memory, suggest_tokenizer(references)))
@@ -152,6 +136,18 @@ def main() -> None:
     if inspect_args.output is not None:
         files.write_text(Path(inspect_args.output), console.export_html(inline_styles=True))
         console.print(f"saved {inspect_args.output}")
+
+
+def show_counts(splits: dict[str, Split], refuses: bool, console: Console) -> None:
+    """The rows kept and dropped; `refuses` is whether a training would refuse to lose more than 1% of them."""
+    counts = {name: split.examples.counts for name, split in splits.items()}
+    console.print(counts_table(counts | {f"{name} rows": split.counts for name, split in splits.items()}))
+    for name, split in splits.items():
+        for part in (split.examples.counts, split.counts):
+            console.print(*(Text(f"  dropped of {name}: {row}", "yellow") for row in part.named), sep="\n", end="")
+            if refuses and part.dropped.total() - part.dropped[DUPLICATE] > part.read / 100:
+                console.print("[yellow]\n  more than 1% are lost: training needs --allow_dropped_rows true")
+    console.print("  Each row is supervised on its summary and stop token alone, after the prompt of an evaluation.")
 
 
 def text_table(splits: dict[str, Split], tokenizer: PreTrainedTokenizerBase) -> Table:
@@ -170,18 +166,10 @@ def text_table(splits: dict[str, Split], tokenizer: PreTrainedTokenizerBase) -> 
         lines.setdefault("summaries with a #PersonN# tag", []).append(share(tagged, len(summaries)))
         lines.setdefault("texts with control tokens, kept as text", []).append(str(with_control))
         lines.setdefault("summaries' letters and digits outside a-z, 0-9", []).append(f"{lost_share(summaries):.1%}")
-    result = table("texts", *splits)
+    table = Table(header=["texts", *splits])
     for label, values in lines.items():
-        result.add_row(label, *values)
-    return result
-
-
-def table(*columns: str) -> Table:
-    """A table with labels in the first column and numbers in the others."""
-    result = Table(box=box.SIMPLE)
-    for number, column in enumerate(columns):
-        result.add_column(column, justify="right" if number else "left")
-    return result
+        table.add_row(label, *values)
+    return table
 
 
 def share(part: int, whole: int) -> str:
@@ -197,7 +185,16 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, tokens)) or "(?!)")
 
 
-def show(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> Text:
+def show_row(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, console: Console) -> None:
+    n = row["prompt_tokens"]
+    prompt, summary = (decode(ids, tokenizer) for ids in (row["input_ids"][:n], row["input_ids"][n:]))
+    prompt.style = "dim"
+    title = f"row {row['id']}, supervised between ⟦ and ⟧ ({row['length'] - n} tokens); control tokens in blue"
+    supervised = Text.assemble("⟦", summary, "⟧", style="bold green")
+    console.print(Text(title, "bold"), Text.assemble(prompt, supervised), "", sep="\n")
+
+
+def decode(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> Text:
     """Token ids as text: control tokens in blue; text that reads like a control token in red between ‹ and ›."""
     added, control = set(tokenizer.get_added_vocab().values()), control_tokens(tokenizer)
     text = Text()
@@ -220,12 +217,12 @@ def percentiles(lengths: np.ndarray) -> list[int]:
 
 
 def length_table(splits: dict[str, Split]) -> Table:
-    result = table("tokens", *("min" if p == 0 else "max" if p == 100 else f"{p}%" for p in PERCENTILES))
+    table = Table(header=["tokens", *("min" if p == 0 else "max" if p == 100 else f"{p}%" for p in PERCENTILES)])
     for name, split in splits.items():
-        result.add_row(f"{name}: prompt", *map(str, percentiles(split.prompt)))
-        result.add_row("  summary and stop", *map(str, percentiles(split.total - split.prompt)))
-        result.add_row("  both", *map(str, percentiles(split.total)), style="bold", end_section=True)
-    return result
+        table.add_row(f"{name}: prompt", *map(str, percentiles(split.prompt)))
+        table.add_row("  summary and stop", *map(str, percentiles(split.total - split.prompt)))
+        table.add_row("  both", *map(str, percentiles(split.total)), style="bold", end_section=True)
+    return table
 
 
 def histogram(lengths: np.ndarray, title: str) -> Table:
@@ -233,8 +230,7 @@ def histogram(lengths: np.ndarray, title: str) -> Table:
     widths = (step * power for power in (1, 10, 100, 1000, 10000) for step in (10, 20, 25, 50))
     width = next(w for w in widths if lengths.max() // w - lengths.min() // w < 12)
     bars = Counter((lengths // width).tolist())
-    table = Table(box=None, title=title, title_justify="left", show_header=False)
-    table.add_column(justify="right")
+    table = Table(title, labels=2)
     for bar in range(min(bars), max(bars) + 1):
         blocks = "█" * math.ceil(50 * bars[bar] / max(bars.values()))
         table.add_row(f"{bar * width} to {bar * width + width - 1}", f"{blocks} {bars[bar]}")
@@ -244,13 +240,12 @@ def histogram(lengths: np.ndarray, title: str) -> Table:
 def too_long_table(splits: dict[str, Split], configured: int | None) -> Table:
     limits = sorted({*MAX_LENGTHS, *([] if configured is None else [configured])})
     titles = (f"{limit}*" if limit == configured else str(limit) for limit in limits)
-    result = table("rows longer than max_length", *titles)
+    note = "" if configured is None else "* in the config; longer rows lose whole turns of their dialogue"
+    table = Table(header=["rows longer than max_length", *titles], note=note)
     for name, split in splits.items():
         counts = [int((split.total > limit).sum()) for limit in limits]
-        result.add_row(name, *(f"[yellow]{count}" if count else "0" for count in counts))
-    if configured is not None:
-        result.caption = "* in the config; longer rows would lose whole turns of their dialogue"
-    return result
+        table.add_row(name, *((str(count), "yellow" if count else "") for count in counts))
+    return table
 
 
 def step_memory(
@@ -294,37 +289,38 @@ def step_memory(
 
 def memory_table(estimates: dict[str, memory.MemoryEstimate]) -> Table:
     """The memory of a step by purpose, and the cards (for a CPU, the machines) on which it fits."""
-    result = table("GiB of a step, rows x tokens, estimated", *estimates)
-    for name in vars(next(iter(estimates.values()))):
-        result.add_row(name, *(f"{getattr(estimate, name) / GIB:.2f}" for estimate in estimates.values()))
-    result.add_section()
+    table = Table(header=["GiB of a step, rows x tokens, estimated", *estimates])
+    names = list(vars(next(iter(estimates.values()))))
+    for name in names:
+        values = (f"{getattr(estimate, name) / GIB:.2f}" for estimate in estimates.values())
+        table.add_row(name, *values, end_section=name == names[-1])
     totals = (f"{estimate.total / GIB:.2f}" for estimate in estimates.values())
-    result.add_row("total", *totals, style="bold", end_section=True)
+    table.add_row("total", *totals, style="bold", end_section=True)
     for card in CARDS:
-        result.add_row(f"fits {card} GB", *(verdict(estimate, card * GIB) for estimate in estimates.values()))
-    return result
+        table.add_row(f"fits {card} GB", *(verdict(estimate, card * GIB) for estimate in estimates.values()))
+    return table
 
 
-def verdict(estimate: memory.MemoryEstimate, total_bytes: int) -> str:
+def verdict(estimate: memory.MemoryEstimate, total_bytes: int) -> tuple[str, str]:
     if not estimate.fits(total_bytes):
-        return "[red]no"
-    return "[green]yes" if estimate.fits(int(0.9 * total_bytes)) else "[yellow]barely"
+        return "no", "red"
+    return ("yes", "green") if estimate.fits(int(0.9 * total_bytes)) else ("barely", "yellow")
 
 
 def suggestions(training: Split, batch_size: int | None, gpu_memory: float, rouge_tokenizer: str) -> Table:
     """Options for the config; a `batch_size` of 0 means that no row fits, None that it is unknown."""
     longest, summary = int(training.total.max()), int((training.total - training.prompt).max())
-    result = Table(box=None, title="suggested", title_justify="left", title_style="bold", show_header=False)
-    result.add_row("max_length:", str(math.ceil(longest / 64) * 64), f"the longest row has {longest} tokens")
+    table = Table("suggested", labels=3)
+    table.add_row("max_length:", str(math.ceil(longest / 64) * 64), f"the longest row has {longest} tokens")
     fit = f"such rows fit {gpu_memory:g} GiB, a tenth left free"
     if batch_size == 0:
         fit = f"not one row fits {gpu_memory:g} GiB: load_in_4bit, activation_checkpointing or a smaller model"
     if batch_size is not None:
-        result.add_row("per_device_train_batch_size:", str(batch_size or "-"), fit)
+        table.add_row("per_device_train_batch_size:", str(batch_size or "-"), fit)
     new_tokens = str(max(48, math.ceil(1.2 * summary / 16) * 16))
-    result.add_row("max_new_tokens:", new_tokens, f"for evaluation; the longest summary has {summary}")
-    result.add_row("rouge_tokenizer:", rouge_tokenizer, "for evaluation; by the letters of the summaries")
-    return result
+    table.add_row("max_new_tokens:", new_tokens, f"for evaluation; the longest summary has {summary}")
+    table.add_row("rouge_tokenizer:", rouge_tokenizer, "for evaluation; by the letters of the summaries")
+    return table
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ def scores() -> Table:
 
 def printed(table: Table, width: int = 60, **options: bool) -> list[str]:
     console = Console(width=width, record=True, file=io.StringIO(), **options)
-    console.print(table.rich())
+    console.print(table)
     return [line.rstrip() for line in console.export_text(styles=bool(options)).split("\n")]
 
 

@@ -6,8 +6,6 @@ from typing import Any
 
 from dialogsum_sft.tables import Table
 
-from rich import table
-
 DUPLICATE = "same dialogue and summary as an earlier row"  # and the same id, where rows have ids
 IN_OTHER_SPLIT = "dialogue is in the evaluation split too"
 
@@ -46,9 +44,9 @@ class Counts:
         }
 
 
-def counts_table(columns: dict[str, Counts]) -> table.Table:
+def counts_table(columns: dict[str, Counts]) -> Table:
     """Rows read, kept and dropped by reason, with a column for each of the given counts."""
-    result = Table(header=["rows", *columns])
+    table = Table(header=["rows", *columns])
     lines = {"read": [counts.read for counts in columns.values()]}
     for reason in dict.fromkeys(reason for counts in columns.values() for reason in counts.dropped):
         lines[f"dropped: {reason}"] = [counts.dropped[reason] for counts in columns.values()]
@@ -56,5 +54,5 @@ def counts_table(columns: dict[str, Counts]) -> table.Table:
         lines[name.replace("_", " ")] = [getattr(counts, name) for counts in columns.values()]
     for line, values in lines.items():
         if any(values) or line == "kept":
-            result.add_row(line, *(str(value) if value else "" for value in values))
-    return result.rich()
+            table.add_row(line, *(str(value) if value else "" for value in values))
+    return table

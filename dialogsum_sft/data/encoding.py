@@ -1,4 +1,4 @@
-"""Examples become token ids that fit: speakers renamed, whole turns dropped where there are too many, all counted."""
+"""Encode examples as token ids of at most max_length: training rows with labels, and prompts for generation."""
 
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -42,8 +42,8 @@ def training_rows(
     """One row for each reference (and once more with its speakers exchanged, if `swap`), at most `max_length` tokens.
 
     A dialogue that is too long loses whole turns from its middle (`dialogue.shorten`), never its summary; a row that
-    does not fit with one turn is dropped and counted. Every row passes `label_fault`. Rows lie on
-    disk; with streaming they are made while training, and so are the counts.
+    does not fit with one turn is dropped and counted. Every row passes `label_fault`. The rows are on disk; with
+    streaming they are encoded, and counted, during training.
 
     Raises InputError when more than 1% of the rows are lost unless `allow_dropped_rows`.
     """
@@ -185,8 +185,8 @@ def shorten_to_fit(
 ) -> Shortened | None:
     """The dialogue with as few whole turns dropped as make `length_of(dialogue) <= limit`; None if none do.
 
-    `length_of` is the token count of all that is built around the dialogue; the surplus decides the dialogue's budget,
-    and a few rounds settle what tokens merge at its ends.
+    `length_of` counts the tokens of the whole row or prompt around the dialogue. Its surplus sets the dialogue's
+    budget; a few rounds are needed as tokens merge at the dialogue's ends.
     """
 
     def count(texts: list[str]) -> list[int]:

@@ -132,9 +132,9 @@ def _render(
     faults: dict[int, str] | None,
     prompts: tuple[list[list[int]], list[str]] | None = None,
 ) -> tuple[list[list[int]], list[str]]:
-    """Ids and texts of conversations; the text is empty where it holds control tokens.
+    """Ids and texts of conversations; the text is empty where a message contains control tokens.
 
-    `prompts` is what this gave for the beginnings of the same conversations, so that only the rest is tokenized.
+    `prompts` is the result of this function for the beginnings of the same conversations: only the rest is tokenized.
     """
     template = str(tokenizer.chat_template)
     chats = [_folded(tokenizer, template, messages) for messages in conversations]
@@ -165,9 +165,9 @@ def _render(
 
 
 def _tokenized_part(text: str, prompt: str, prompt_ids: list[int], added: dict[int, str]) -> tuple[int, int]:
-    """How much of `text`, in characters and in tokens, the ids of the prompt that begins it already tell.
+    """How much of `text`, in characters and in tokens, is already tokenized with the prompt that it begins with.
 
-    That is all before the last added token of the prompt: a tokenizer parts a text at such tokens before all else.
+    That is everything before the last added token of the prompt, as a tokenizer splits a text at added tokens first.
     """
     n = next((n for n in range(len(prompt_ids) - 1, -1, -1) if prompt_ids[n] in added), 0)
     start = prompt.rfind(added[prompt_ids[n]]) if n else -1
@@ -181,7 +181,7 @@ def _render_sanitized(
     add_generation_prompt: bool,
 ) -> list[int]:
     (text,) = _text(tokenizer, [chat], template_kwargs, add_generation_prompt)
-    for message in chat:  # reasoning templates cut what they take for thinking out of an answer
+    for message in chat:  # reasoning templates remove apparent thinking from an answer
         if message["content"].strip() not in text:
             raise InputError(f"the chat template of {tokenizer.name_or_path} drops part of a text with control tokens")
     ids: list[int] = tokenizer.apply_chat_template(
@@ -203,10 +203,10 @@ def _folded(tokenizer: PreTrainedTokenizerBase, template: str, chat: list[Messag
 
 
 def _holds_control(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
-    """Whether a text holds an added token, or a private character as transformers marks such tokens with."""
+    """Whether a text contains an added token, or a private-use character (transformers marks such tokens so)."""
     first_characters, control = _control_tokens(tokenizer, len(tokenizer))
     if text.isascii() and not any(character in text for character in first_characters):
-        return False  # nearly every text, and many times faster than the search
+        return False  # true of nearly every text, and many times faster than the search
     return control.search(text) is not None
 
 
@@ -225,7 +225,7 @@ def takes_role(tokenizer: PreTrainedTokenizerBase, template: str, role: str) -> 
     try:
         return "PROBE" in _text(tokenizer, [probe])[0]
     except InputError:
-        return role == "user"  # then the messages themselves say what is wrong
+        return role == "user"  # then rendering the messages reports the fault
 
 
 def _text(

@@ -20,8 +20,8 @@ OURS = {
     "inspect_data": (arguments.DataArguments, arguments.TrainArguments),
     "merge": (arguments.MergeArguments,),
 }
-# Options of the programs that messages and docstrings tell the reader to run.
-OTHERS = {"no-build-isolation", "no-deps", "config_file", "enable-lora", "max-lora-rank", "lora-modules", "outfile"}
+# Options of other programs, which messages, docstrings or the code name.
+OTHERS = {"no-build-isolation", "no-deps", "config_file", "quiet", "watch"}
 
 
 @cache
