@@ -173,7 +173,7 @@ def summarise_system(
         "versions": {name: versions()[name] for name in ("transformers", "torch", "peft")},
     }
     if run_on_main(lambda: is_finished(folder, digests(settings))):
-        console.print(f"{folder}: all {len(rows)} summaries are there, of the same settings", markup=False)
+        console.print(f"{folder}: all {len(rows)} summaries are there, with the same settings", markup=False)
         finished = read_run(folder)
         return finished.rows, {part: finished.record[part] for part in RECORD if part in finished.record}
 
