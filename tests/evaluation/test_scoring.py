@@ -1,15 +1,12 @@
 """Scores of predictions files by recipes/eval.py, and their reproducibility from the records."""
 
-import importlib.util
 import json
 import socket
-import sys
 import time
 from pathlib import Path
 
 from conftest import ROOT
 from dialogsum_sft import modeling
-from dialogsum_sft.cli import run
 from dialogsum_sft.evaluation import scoring
 from dialogsum_sft.evaluation.runs import score_run
 
@@ -32,7 +29,7 @@ def examples():
 
 
 @pytest.fixture
-def evaluate(monkeypatch, capsys):
+def evaluate(recipe, monkeypatch, capsys):
     """Run recipes/eval.py in this process, without models and connections; returns what it printed."""
 
     def refuse(*_, **__):
@@ -45,15 +42,11 @@ def evaluate(monkeypatch, capsys):
         monkeypatch.setattr(modeling, name, refuse)
 
     def call(*args, status=0):
-        spec = importlib.util.spec_from_file_location("recipe_eval", ROOT / "recipes" / "eval.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        monkeypatch.setattr(sys, "argv", ["eval.py", *map(str, args)])
         if not status:
-            run(module.main)
+            recipe("eval", *args)
             return capsys.readouterr().out
         with pytest.raises(SystemExit) as stopped:
-            run(module.main)
+            recipe("eval", *args)
         assert stopped.value.code == status
         captured = capsys.readouterr()
         assert captured.err.count("\n") == 1

@@ -1,21 +1,11 @@
-import importlib.util
 import json
 import shutil
-import sys
 
-from conftest import ROOT
+from conftest import ROOT, recipe_module
 from dialogsum_sft import files
-from dialogsum_sft.cli import run
 from dialogsum_sft.evaluation.runs import compare_runs, read_run, score_run
 
 import pytest
-
-
-def load_recipe():
-    spec = importlib.util.spec_from_file_location("recipe_compare", ROOT / "recipes" / "compare.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def write_run(folder, rows, tokenizer="default"):
@@ -49,16 +39,15 @@ def runs(rows, tmp_path_factory):
 
 
 @pytest.fixture
-def call(monkeypatch, capsys, tmp_path):
+def call(recipe, monkeypatch, capsys, tmp_path):
     def call(*args, status=0):
         args = (*args, f"--output_dir={tmp_path / 'compare'}")
         monkeypatch.setenv("COLUMNS", "100")
-        monkeypatch.setattr(sys, "argv", ["compare.py", *map(str, args)])
         if not status:
-            run(load_recipe().main)
+            recipe("compare", *args)
             return capsys.readouterr().out
         with pytest.raises(SystemExit) as stopped:
-            run(load_recipe().main)
+            recipe("compare", *args)
         assert stopped.value.code == status
         captured = capsys.readouterr()
         assert captured.err.count("\n") == 1
@@ -137,7 +126,7 @@ def test_runs_are_compared_with_the_first(call, runs):
     ],
 )
 def test_positional_arguments_are_runs(argv, expected):
-    assert load_recipe().runs_first(argv) == expected
+    assert recipe_module("compare").runs_first(argv) == expected
 
 
 def test_page_has_the_tests_of_the_seed_and_the_resamples(call, runs, tmp_path):

@@ -1,6 +1,6 @@
 """Evaluations that are interrupted, shared by processes, drawn several times, or answered by a server."""
 
-import importlib.util
+import functools
 import json
 import os
 import socket
@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from conftest import ROOT
-from dialogsum_sft.cli import run
+from conftest import ROOT, Recipe
 from dialogsum_sft.generation import transformers_engine as generation
 from dialogsum_sft.modeling import embedded_model
 from fake_endpoint import KEY, serving
@@ -24,20 +23,8 @@ Evaluate = Callable[..., None]
 
 
 @pytest.fixture
-def evaluate(monkeypatch: pytest.MonkeyPatch) -> Evaluate:
-    """Run recipes/eval.py in this process."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-
-    def call(*args: str) -> None:
-        spec = importlib.util.spec_from_file_location("recipe_eval", ROOT / "recipes" / "eval.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        monkeypatch.setattr(sys, "argv", ["eval.py", *args])
-        run(module.main)
-
-    return call
+def evaluate(recipe: Recipe) -> Evaluate:
+    return functools.partial(recipe, "eval")
 
 
 def arguments(model: Path, output_dir: Path, *more: str) -> list[str]:

@@ -3,13 +3,11 @@
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import dialogsum_sft
 from conftest import recipe_module
-from dialogsum_sft.cli import run
 from dialogsum_sft.data import prompts
 from dialogsum_sft.training import memory
 
@@ -20,21 +18,19 @@ SAMPLE = Path(dialogsum_sft.__file__).parent / "data" / "sample"
 GOOD = {"id": "a", "dialogue": "#Person1#: Hi.\n#Person2#: Bye.", "summary": "They greet."}
 
 
-recipe = recipe_module("inspect_data")
+inspect_data = recipe_module("inspect_data")
 
 
 @pytest.fixture
-def inspect(monkeypatch, capsys, tiny_folder):
+def inspect(recipe, monkeypatch, capsys, tiny_folder):
     """Run the recipe in this process, on a model folder without weights, and return what it printed."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("COLUMNS", "100")
 
     def call(*args, model=tiny_folder):
         flags = {"model_name_or_path": model, "dataset_name": "sample", "use_peft": True, "output_dir": "unused"}
         flags |= {"lora_target_modules": "all-linear", "dataset_test_split": "validation"}
         defaults = [f"--{name}={value}" for name, value in flags.items()]
-        monkeypatch.setattr(sys, "argv", ["inspect_data.py", *defaults, *map(str, args)])
-        run(recipe.main)
+        recipe("inspect_data", *defaults, *args)
         return capsys.readouterr().out
 
     return call
@@ -67,9 +63,9 @@ def at(values, percent):
 
 
 def test_percentiles():
-    assert recipe.percentiles(np.array([30, 10, 20, 40])) == [10, 20, 40, 40, 40]
-    assert recipe.percentiles(np.arange(1, 201)) == [1, 100, 180, 198, 200]
-    assert recipe.percentiles(np.array([7])) == [7, 7, 7, 7, 7]
+    assert inspect_data.percentiles(np.array([30, 10, 20, 40])) == [10, 20, 40, 40, 40]
+    assert inspect_data.percentiles(np.arange(1, 201)) == [1, 100, 180, 198, 200]
+    assert inspect_data.percentiles(np.array([7])) == [7, 7, 7, 7, 7]
 
 
 def test_figures_of_the_sample(inspect, chatml_tokenizer):
@@ -164,16 +160,20 @@ def test_a_gpu_too_small_for_one_row(inspect):
 def test_suggested_lengths_are_rounded_up():
     """To multiples of 64 and, with a fifth to spare, of 16."""
     training = SimpleNamespace(total=np.array([100, 193]), prompt=np.array([10, 112]))
-    table = recipe.suggestions(training, 4, 24.0, "default")
+    table = inspect_data.suggestions(training, 4, 24.0, "default")
     assert list(table.columns[1].cells) == ["256", "4", "112", "default"]  # 1.2 x 90 = 108
     training = SimpleNamespace(total=np.array([128]), prompt=np.array([100]))
-    table = recipe.suggestions(training, None, 24.0, "unicode")
+    table = inspect_data.suggestions(training, None, 24.0, "unicode")
     assert list(table.columns[1].cells) == ["128", "48", "unicode"]
 
 
 def test_memory_verdicts():
     estimate = memory.MemoryEstimate(80, 0, 0, 0, 0, 0, 15)
-    assert [recipe.verdict(estimate, size) for size in (94, 95, 106)] == ["[red]no", "[yellow]barely", "[green]yes"]
+    assert [inspect_data.verdict(estimate, size) for size in (94, 95, 106)] == [
+        "[red]no",
+        "[yellow]barely",
+        "[green]yes",
+    ]
 
 
 def test_no_weights_are_needed(inspect, tiny_folder, tmp_path):

@@ -1,13 +1,12 @@
 """Each method of fine-tuning through recipes/sft.py: what is trained and what is saved."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from conftest import recipe_module
-from dialogsum_sft.cli import parse, run
+from conftest import Recipe
+from dialogsum_sft.cli import parse
 from dialogsum_sft.hardware import training_defaults
 
 import pytest
@@ -16,16 +15,14 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from trl import ModelConfig, ScriptArguments, SFTConfig
 
-Recipe = Callable[..., dict[str, Any]]
+Train = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def train(monkeypatch: pytest.MonkeyPatch, tiny_folder: Path, tmp_path: Path) -> Recipe:
+def train(recipe: Recipe, tiny_folder: Path, tmp_path: Path) -> Train:
     """Train two steps in this process; returns run.json."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
     def call(**options: Any) -> dict[str, Any]:
-        module = recipe_module("sft")
         flags = {
             "model_name_or_path": tiny_folder,
             "dataset_name": "sample",
@@ -42,8 +39,7 @@ def train(monkeypatch: pytest.MonkeyPatch, tiny_folder: Path, tmp_path: Path) ->
             "save_strategy": "no",
             "overwrite_output_dir": "true",
         } | options
-        monkeypatch.setattr(sys, "argv", ["sft.py", *(f"--{name}={value}" for name, value in flags.items())])
-        run(module.main)
+        recipe("sft", *(f"--{name}={value}" for name, value in flags.items()))
         (record,) = [path for path in (tmp_path / "out").glob("*/run.json") if "earlier" not in path.parent.name]
         return json.loads(record.read_text())
 
@@ -58,7 +54,7 @@ def adapter(tmp_path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 LINEAR = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
 
-def test_the_defaults_of_a_training(train: Recipe, tmp_path: Path) -> None:
+def test_the_defaults_of_a_training(train: Train, tmp_path: Path) -> None:
     """LoRA on all linear layers of a bfloat16 base, batches grouped by length."""
     record = train()
     config, weights = adapter(tmp_path)
@@ -82,18 +78,18 @@ def test_an_explicit_option_wins_over_its_default() -> None:
     assert parse((ScriptArguments, ModelConfig), [])[1].dtype == "float32"  # an evaluation is TRL's
 
 
-def test_rslora(train: Recipe, tmp_path: Path) -> None:
+def test_rslora(train: Train, tmp_path: Path) -> None:
     train(use_rslora="true")
     assert adapter(tmp_path)[0]["use_rslora"] is True
 
 
-def test_dora(train: Recipe, tmp_path: Path) -> None:
+def test_dora(train: Train, tmp_path: Path) -> None:
     train(use_dora="true")
     _, weights = adapter(tmp_path)
     assert sum("magnitude" in name for name in weights) == 2 * len(LINEAR)
 
 
-def test_qlora(train: Recipe, tmp_path: Path) -> None:
+def test_qlora(train: Train, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     record = train(load_in_4bit="true", use_bnb_nested_quant="true", dtype="bfloat16", optim="paged_adamw_8bit")
     assert record["metrics"]["train_loss"] > 0
@@ -102,7 +98,7 @@ def test_qlora(train: Recipe, tmp_path: Path) -> None:
     assert all(weight.abs().max() > 0 for weight in weights.values())
 
 
-def test_full_fine_tuning_saves_a_model_that_caches(train: Recipe, tmp_path: Path, tiny_folder: Path) -> None:
+def test_full_fine_tuning_saves_a_model_that_caches(train: Train, tmp_path: Path, tiny_folder: Path) -> None:
     record = train(use_peft="false")
     folder = tmp_path / "out" / "model"
     assert json.loads((folder / "config.json").read_text())["use_cache"] is True
@@ -114,12 +110,12 @@ def test_full_fine_tuning_saves_a_model_that_caches(train: Recipe, tmp_path: Pat
 
 
 @pytest.mark.parametrize("options", [{"neftune_noise_alpha": 5.0}, {"loss_type": "dft"}], ids=["NEFTune", "DFT"])
-def test_neftune_and_dft(train: Recipe, options: dict[str, Any]) -> None:
+def test_neftune_and_dft(train: Train, options: dict[str, Any]) -> None:
     plain, other = (train(dtype="float32", **more)["metrics"]["train_loss"] for more in ({}, options))
     assert 0 < other != pytest.approx(plain, abs=1e-4)
 
 
-def test_packing(train: Recipe) -> None:
+def test_packing(train: Train) -> None:
     """All rows of 13 in packed rows, each once: as many supervised tokens as there were."""
     options = {"max_train_samples": 13, "max_steps": -1, "num_train_epochs": 1, "dtype": "float32"}
     apart = train(**options, per_device_train_batch_size=13)
@@ -130,13 +126,13 @@ def test_packing(train: Recipe) -> None:
         assert record["metrics"]["train_loss"] == pytest.approx(apart["metrics"]["train_loss"], abs=1e-5)
 
 
-def test_packing_a_stream(train: Recipe) -> None:
+def test_packing_a_stream(train: Train) -> None:
     record = train(packing="true", dataset_streaming="true", max_length=1024)
     assert record["metrics"]["num_tokens"] > 2 * 2 * 512
 
 
 def test_faults_end_the_recipe_before_a_model_is_loaded(
-    train: Recipe, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    train: Train, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     for options, words in (
         ({"attn_implementation": "flash_attention_2"}, "flash_attention_2"),

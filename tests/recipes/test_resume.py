@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from conftest import ROOT, recipe_module
-from dialogsum_sft.cli import run
+from conftest import ROOT, Recipe
 from dialogsum_sft.training import stopping
 from dialogsum_sft.training import trainer as resumable
 from dialogsum_sft.training.checkpoints import damage, find_checkpoints, step_of
@@ -57,15 +56,12 @@ def sft_args(model: Path, output_dir: Path, **options: Any) -> list[str]:
 
 
 @pytest.fixture
-def sft(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sft]:
+def sft(recipe: Recipe) -> Sft:
     """Run recipes/sft.py in this process; returns its exit status."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    module = recipe_module("sft")
 
     def call(model: Path, output_dir: Path, **options: Any) -> int:
-        monkeypatch.setattr(sys, "argv", ["sft.py", *sft_args(model, output_dir, **options)])
         try:
-            run(module.main)
+            recipe("sft", *sft_args(model, output_dir, **options))
         except SystemExit as end:
             return int(end.code or 0)
         return 0

@@ -6,32 +6,16 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from conftest import ROOT, recipe_module
-from dialogsum_sft.cli import run
+from conftest import ROOT, Recipe
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 ACCELERATE = Path(sys.executable).parent / "accelerate"
-Recipe = Callable[..., None]
-
-
-@pytest.fixture
-def sft(monkeypatch: pytest.MonkeyPatch) -> Recipe:
-    """Run the main of recipes/sft.py in this process."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-
-    def call(*args: str) -> None:
-        module = recipe_module("sft")
-        monkeypatch.setattr(sys, "argv", ["sft.py", *args])
-        run(module.main)
-
-    return call
 
 
 def training_args(model: Path, output_dir: Path, **options: Any) -> list[str]:
@@ -150,9 +134,9 @@ TWO_EPOCHS = {"global_batch_size": 8, "num_train_epochs": 2, "save_strategy": "s
 
 
 @pytest.mark.slow
-def test_two_ranks_equal_one_process(sft: Recipe, tiny_folder: Path, tmp_path: Path) -> None:
+def test_two_ranks_equal_one_process(recipe: Recipe, tiny_folder: Path, tmp_path: Path) -> None:
     options = TWO_EPOCHS | {"per_device_train_batch_size": 2}
-    sft(*training_args(tiny_folder, tmp_path / "one", **options))
+    recipe("sft", *training_args(tiny_folder, tmp_path / "one", **options))
     ranks = start(
         *(ACCELERATE, "launch", "--config_file", "accelerate_configs/cpu.yaml", "--main_process_port", "0"),
         *("recipes/sft.py", *training_args(tiny_folder, tmp_path / "two", **options)),
@@ -167,10 +151,10 @@ def test_two_ranks_equal_one_process(sft: Recipe, tiny_folder: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("strategy", ["group_by_length", "random"])
-def test_accumulation_equals_one_wide_batch(sft: Recipe, tiny_folder: Path, tmp_path: Path, strategy: str) -> None:
+def test_accumulation_equals_one_wide_batch(recipe: Recipe, tiny_folder: Path, tmp_path: Path, strategy: str) -> None:
     for rows in (8, 2):
         options = TWO_EPOCHS | {"per_device_train_batch_size": rows, "train_sampling_strategy": strategy}
-        sft(*training_args(tiny_folder, tmp_path / str(rows), **options))
+        recipe("sft", *training_args(tiny_folder, tmp_path / str(rows), **options))
     same_run(tmp_path / "8", tmp_path / "2")
 
 
@@ -213,10 +197,10 @@ def test_slurm_stops_the_ranks_before_the_time_limit(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_machines_equal_one_process(sft: Recipe, tiny_folder: Path, tmp_path: Path) -> None:
+def test_two_machines_equal_one_process(recipe: Recipe, tiny_folder: Path, tmp_path: Path) -> None:
     """Two launchers find each other through recipes/slurm.sh and multi_node.yaml; here both are on this machine."""
     options = TWO_EPOCHS | {"per_device_train_batch_size": 2}
-    sft(*training_args(tiny_folder, tmp_path / "one", **options))
+    recipe("sft", *training_args(tiny_folder, tmp_path / "one", **options))
     # The launcher's mixed_precision takes the place of the run's bf16: false.
     config = (ROOT / "accelerate_configs" / "multi_node.yaml").read_text()
     (tmp_path / "fp32.yaml").write_text(config.replace("mixed_precision: bf16", 'mixed_precision: "no"'))

@@ -4,7 +4,6 @@ import copy
 import json
 import os
 import random
-import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from conftest import ROOT, tiny_model
+from conftest import ROOT, Recipe, tiny_model
 from dialogsum_sft import InputError
 from dialogsum_sft.arguments import TrainArguments
 from dialogsum_sft.data.prompts import PromptSettings, encode
@@ -179,14 +178,13 @@ def test_generation_uses_the_cache_under_activation_checkpointing(
 
 
 def test_metrics_equal_those_of_the_evaluation_recipe(
-    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    recipe: Recipe, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The same adapter on the same dialogues: equal scores, equal summaries."""
     options = ["--eval_strategy=steps", "--eval_steps=30", "--eval_generate_samples=9", "--eval_max_new_tokens=12"]
-    sft(monkeypatch, tiny_folder, tmp_path, "--max_steps=30", "--learning_rate=1e-2", *options)
+    recipe("sft", *sft_args(tiny_folder, tmp_path, "--max_steps=30", "--learning_rate=1e-2", *options))
     assert "step 30: dev_2" in capsys.readouterr().out
     recipe(
-        monkeypatch,
         "eval",
         *(f"--model_name_or_path={tiny_folder}", f"--output_dir={tmp_path}", "--dataset_name=sample"),
         *("--dataset_test_split=validation", "--max_eval_samples=9", "--max_new_tokens=12", "--evaluate_base=no"),
@@ -246,17 +244,13 @@ def test_a_prompt_and_its_summary_share_max_length_as_in_the_evaluation_recipe(
 
 
 def test_the_best_by_rouge_is_saved_and_training_stops_early(
-    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Recipe, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(callbacks, "rouge_scores", rouge_of(10, 30, 20, 25, 99))
-    sft(
-        monkeypatch,
-        tiny_folder,
-        tmp_path,
-        *("--max_steps=8", "--eval_strategy=steps", "--eval_steps=1", "--eval_generate_samples=2"),
-        *("--save_strategy=steps", "--save_steps=1", "--load_best_model_at_end=true"),
-        *("--metric_for_best_model=rouge1_mean", "--early_stopping_patience=2", "--eval_max_new_tokens=2"),
-    )
+    options = ["--max_steps=8", "--eval_strategy=steps", "--eval_steps=1", "--eval_generate_samples=2"]
+    options += ["--save_strategy=steps", "--save_steps=1", "--load_best_model_at_end=true", "--eval_max_new_tokens=2"]
+    options += ["--metric_for_best_model=rouge1_mean", "--early_stopping_patience=2"]
+    recipe("sft", *sft_args(tiny_folder, tmp_path, *options))
     assert (tmp_path / "checkpoint-4").is_dir()
     assert not (tmp_path / "checkpoint-5").exists()  # 20 and 25 were no better than 30: patience is at its end
     record = json.loads((tmp_path / "adapter" / "run.json").read_text())
@@ -414,11 +408,11 @@ def test_samples_are_logged_to_other_trackers_as_a_table(
 
 @pytest.mark.parametrize("name", ["tensorboard", "trackio", "wandb"])
 def test_a_missing_tracker_is_refused_before_the_model_loads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     monkeypatch.setattr(integrations.integration_utils, f"is_{name}_available", lambda: False)
     with pytest.raises(SystemExit) as left:
-        sft(monkeypatch, Path("no/such/model"), tmp_path, f"--report_to={name}")
+        recipe("sft", *sft_args(Path("no/such/model"), tmp_path, f"--report_to={name}"))
     assert left.value.code == 2
     assert capsys.readouterr().err == (
         f"error: --report_to {name}: the package is not installed: pip install {name}, or leave it out\n"
@@ -490,13 +484,7 @@ def test_two_ranks_share_the_dialogues_and_the_metrics(
     assert one["texts"] == [completion.text for completion in alone]
 
 
-def recipe(monkeypatch: pytest.MonkeyPatch, name: str, *args: str) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(sys, "argv", [f"{name}.py", *args])
-    runpy.run_path(str(ROOT / "recipes" / f"{name}.py"), run_name="__main__")
-
-
-def sft(monkeypatch: pytest.MonkeyPatch, model: Path, output_dir: Path, *more: str) -> None:
+def sft_args(model: Path, output_dir: Path, *more: str) -> list[str]:
     flags = {
         "model_name_or_path": model,
         "dataset_name": "sample",
@@ -511,4 +499,4 @@ def sft(monkeypatch: pytest.MonkeyPatch, model: Path, output_dir: Path, *more: s
         "save_strategy": "no",
         "max_eval_samples": 12,
     }
-    recipe(monkeypatch, "sft", *(f"--{name}={value}" for name, value in flags.items()), *more)
+    return [f"--{name}={value}" for name, value in flags.items()] + list(more)
