@@ -8,9 +8,12 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import dialogsum_sft
 from dialogsum_sft.cli import run
+from dialogsum_sft.training.stopping import StopCallback
+from sft_runs import Sft, sft_args
 
 import pytest
 import torch
@@ -134,6 +137,38 @@ def recipe_caller(monkeypatch: pytest.MonkeyPatch) -> Recipe:
         run(module.main)
 
     return call
+
+
+@pytest.fixture
+def sft(recipe: Recipe) -> Sft:
+    """Run recipes/sft.py in this process; returns its exit status."""
+
+    def call(model: Path, output_dir: Path, **options: Any) -> int:
+        try:
+            recipe("sft", *sft_args(model, output_dir, **options))
+        except SystemExit as end:
+            return int(end.code or 0)
+        return 0
+
+    return call
+
+
+@pytest.fixture
+def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
+    """Call a function in the middle of a step; steps are counted from 1."""
+
+    def arrange(step: int, action: Callable[[], None]) -> None:
+        original = StopCallback.on_pre_optimizer_step
+
+        def patched(self: StopCallback, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step + 1 == step:
+                monkeypatch.setattr(StopCallback, "on_pre_optimizer_step", original)
+                action()
+            original(self, args, state, control, **kwargs)
+
+        monkeypatch.setattr(StopCallback, "on_pre_optimizer_step", patched)
+
+    return arrange
 
 
 def training_args(model: Path | str, output_dir: Path, *more: str) -> list[str]:

@@ -1,0 +1,130 @@
+"""Runs that are killed dozens of times end with the weights of an uninterrupted one."""
+
+import contextlib
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from conftest import ROOT
+from dialogsum_sft.training.checkpoints import step_of
+from sft_runs import DROPOUT, assert_same_weights, sft_args, text_of
+
+import pytest
+
+
+class ForkedSft:
+    """Runs recipes/sft.py as processes that start without importing anything, by tests/forked_sft.py."""
+
+    def __init__(self, model: Path) -> None:
+        command = [sys.executable, str(ROOT / "tests" / "forked_sft.py"), str(model)]
+        self.server = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT
+        )
+        self.model = model
+
+    def start(self, output_dir: Path, log: Path, **options: Any) -> int:
+        assert self.server.stdin is not None
+        request = {"args": sft_args(self.model, output_dir, **options), "log": str(log)}
+        self.server.stdin.write(json.dumps(request) + "\n")
+        self.server.stdin.flush()
+        return self._number()
+
+    def wait(self) -> int:
+        """Exit status of the run."""
+        return self._number()
+
+    def _number(self) -> int:
+        assert self.server.stdout is not None
+        return int(self.server.stdout.readline())
+
+    def close(self) -> None:
+        assert self.server.stdin is not None
+        self.server.stdin.close()
+        self.server.wait(timeout=60)
+
+
+@pytest.fixture
+def forked(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ForkedSft]:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    server = ForkedSft(tiny_folder)
+    yield server
+    server.close()
+
+
+def marked(output_dir: Path) -> list[int]:
+    return sorted(step_of(path.parent) for path in output_dir.glob("checkpoint-*/complete.json"))
+
+
+def unmarked(output_dir: Path) -> list[Path]:
+    found = [path for path in output_dir.glob("checkpoint-*") if not (path / "complete.json").exists()]
+    return [path for path in found if any(path.glob("*"))]
+
+
+@pytest.mark.slow
+def test_thirty_kills_do_not_change_the_weights(forked: ForkedSft, tmp_path: Path) -> None:
+    """After each kill -9, at a random moment or in a save, the run resumes from the newest complete checkpoint."""
+    rows = [
+        json.loads(line)
+        for line in (ROOT / "dialogsum_sft" / "data" / "sample" / "train.jsonl").open(encoding="utf-8")
+    ]
+    dataset = tmp_path / "rows.jsonl"
+    dataset.write_text("".join(json.dumps(row) + "\n" for row in rows[:6]), encoding="utf-8")
+    options = DROPOUT | {"dataset_name": dataset, "max_length": 150, "num_train_epochs": 10, "save_total_limit": 2}
+    options |= {"per_device_train_batch_size": 2}  # 30 steps
+    chance = random.Random(0)
+    started = time.monotonic()
+    forked.start(tmp_path / "whole", tmp_path / "log", **options)
+    assert forked.wait() == 0
+    seconds = time.monotonic() - started
+    kills, in_saves, rounds = 0, 0, 0
+    while kills < 30:
+        rounds += 1
+        output_dir = tmp_path / f"cut{rounds}"
+        status = None
+        while status != 0:
+            log = tmp_path / f"log-{rounds}-{kills}"
+            before = marked(output_dir)
+            pid = forked.start(output_dir, log, **options)
+            in_save = False
+            if kills < 30 and kills % 2:
+                in_save = kill_in_save(pid, output_dir, log, chance.randint(1, 2))
+            elif kills < 30:
+                time.sleep(chance.uniform(0, seconds / 2))
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            status = forked.wait()
+            assert status in (0, -signal.SIGKILL), text_of(log)[-2000:]
+            if status:
+                kills += 1
+                in_saves += in_save
+            said = re.findall(r"resuming from \S+checkpoint-(\d+)$", text_of(log), re.MULTILINE)
+            assert said in ([], [str(max(before, default=0))])
+            assert said or not before or status  # killed before it printed that line
+        assert_same_weights(output_dir, tmp_path / "whole")
+    assert in_saves >= 10
+
+
+def kill_in_save(pid: int, output_dir: Path, log: Path, number: int) -> bool:
+    """Kill while the `number`th checkpoint is being written."""
+    seen: set[str] = set()
+    left_behind = {path.name for path in unmarked(output_dir)}
+    while "saved to" not in text_of(log):
+        for path in unmarked(output_dir):
+            # An unfinished checkpoint of an earlier kill is set aside before training; its name may be used again.
+            if path.name in left_behind and "resuming from" not in text_of(log):
+                continue
+            seen.add(path.name)
+            if len(seen) == number:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                return True
+        time.sleep(0.005)
+    return False
