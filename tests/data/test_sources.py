@@ -1,4 +1,4 @@
-"""Every kind of place that rows can come from gives the same rows; what is bad in them is in test_bad_input.py."""
+"""Every kind of source gives the same rows; bad rows are in test_odd_rows.py and test_refused_files.py."""
 
 import csv
 import gzip
