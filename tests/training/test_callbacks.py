@@ -1,6 +1,5 @@
-"""The trainer callbacks: evaluation by generation, early stopping, and the training log."""
+"""Evaluation by generation while training, the best model and early stopping."""
 
-import copy
 import json
 import os
 import random
@@ -8,96 +7,28 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-from conftest import ROOT, Recipe, tiny_model
+from conftest import ROOT, Recipe
 from dialogsum_sft import InputError
-from dialogsum_sft.arguments import TrainArguments
-from dialogsum_sft.data.prompts import PromptSettings, encode
+from dialogsum_sft.data.prompts import PromptSettings
 from dialogsum_sft.generation import transformers_engine
 from dialogsum_sft.generation.engine import Completion
 from dialogsum_sft.training import callbacks
-from dialogsum_sft.training.callbacks import EarlyStopping, GenerationEvaluation, TrainingLog
-from dialogsum_sft.training.collator import CompletionOnlyCollator
+from dialogsum_sft.training.callbacks import EarlyStopping
 
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
-from peft import LoraConfig
 from safetensors.torch import load_file
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_trainer import evaluation, events, make_trainer, sft_args
 from transformers import (
     PreTrainedTokenizerFast,
     TrainerCallback,
     TrainerControl,
     TrainerState,
-    integrations,
 )
-from trl import SFTConfig, SFTTrainer
-
-ROWS = [
-    {"id": "a", "dialogue": "#Person1#: Is it raining?\n#Person2#: A little.", "references": ["It rains.", "Rain."]},
-    {"id": "b", "dialogue": "#Person1#: Tea?\n#Person2#: Coffee, please.", "references": ["#Person2# has coffee."]},
-    {"id": "c", "dialogue": "#Person1#: The train is late.\n#Person2#: Again!", "references": ["A late train."]},
-    {"id": "d", "dialogue": "Ann: Did you call?\nBob: I will tonight, I promise.", "references": ["Bob will call."]},
-    {"id": "e", "dialogue": "Ann: Lunch?\nBob: At one.", "references": ["Ann and Bob have lunch at one."]},
-]
-
-
-def make_trainer(tokenizer: PreTrainedTokenizerFast, folder: Path, **options: Any) -> SFTTrainer:
-    """A tiny model under LoRA with dropout, in fp32, with a learning rate at which it soon repeats frequent words."""
-    stop_ids = frozenset([tokenizer.eos_token_id])
-    rows = [{"id": row["id"]} | encode(tokenizer, row["dialogue"], row["references"][0], stop_ids) for row in ROWS]
-    defaults: dict[str, Any] = {
-        "max_steps": 4,
-        "learning_rate": 3e-2,
-        "eval_strategy": "steps",
-        "eval_steps": 1,
-        "save_strategy": "no",
-        "activation_checkpointing": False,
-    }
-    args = SFTConfig(
-        output_dir=str(folder),
-        bf16=False,
-        use_cpu=True,
-        max_length=None,
-        remove_unused_columns=False,
-        per_device_train_batch_size=2,
-        logging_steps=1,
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        **(defaults | options),
-    )
-    return SFTTrainer(
-        model=tiny_model(tokenizer),
-        args=args,
-        data_collator=CompletionOnlyCollator(tokenizer.pad_token_id, stop_token_ids=stop_ids),
-        train_dataset=Dataset.from_list(rows),
-        eval_dataset=Dataset.from_list(rows),
-        processing_class=copy.deepcopy(tokenizer),
-        peft_config=LoraConfig(r=4, target_modules="all-linear", lora_dropout=0.3),
-    )
-
-
-def evaluation(trainer: SFTTrainer, settings: PromptSettings | None = None, **options: Any) -> GenerationEvaluation:
-    tokenizer = trainer.processing_class
-    return GenerationEvaluation(
-        trainer,
-        ROWS,
-        tokenizer,
-        settings or PromptSettings(),
-        TrainArguments(eval_generate_samples=len(ROWS), eval_max_new_tokens=6),
-        stop_ids=frozenset([tokenizer.eos_token_id]),
-        **({"max_length": None} | options),
-    )
-
-
-def events(folder: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (folder / "training.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert lines[0] == {"format": 1}
-    return lines[1:]
+from trl import SFTConfig
 
 
 def rouge_of(*means: float) -> Callable[..., dict[str, list[list[float]]]]:
@@ -295,137 +226,13 @@ def test_a_resume_restores_the_early_stopping_count(
     assert trainer.state.global_step == 4
 
 
-# training.jsonl
-
-
-def test_every_event_is_written_when_it_is_logged(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    trainer = make_trainer(chatml_tokenizer, tmp_path)
-    lines_seen = []
-
-    class Reader(TrainerCallback):
-        def on_log(self, args: SFTConfig, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-            lines_seen.append(len(events(tmp_path)))
-
-    trainer.add_callback(TrainingLog(tmp_path))
-    trainer.add_callback(Reader())
-    trainer.train()
-    assert lines_seen == list(range(1, 10))  # four steps, four evaluations, the end
-    assert events(tmp_path) == trainer.state.log_history
-    first = events(tmp_path)[0]
-    assert list(first)[:3] == ["step", "epoch", "time"]
-    assert {"loss", "learning_rate", "grad_norm", "num_tokens"} < set(first)
-
-
-def test_a_resumed_run_logs_every_event_once(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    options = {"max_steps": 6, "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
-    trainer = make_trainer(chatml_tokenizer, tmp_path, **options)
-    trainer.add_callback(TrainingLog(tmp_path))
-    trainer.train()
-    whole = events(tmp_path)
-    with (tmp_path / "training.jsonl").open("a") as file:
-        file.write('{"step": 6, "los')  # killed while writing
-    resumed = make_trainer(chatml_tokenizer, tmp_path, **options)
-    resumed.add_callback(TrainingLog(tmp_path))
-    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
-    again = events(tmp_path)
-    kinds = [(event["step"], next(name for name in event if name.endswith("loss"))) for event in again]
-    assert kinds == [
-        *((1, "loss"), (2, "loss"), (2, "eval_loss"), (3, "loss"), (4, "loss"), (4, "eval_loss")),
-        *((5, "loss"), (6, "loss"), (6, "eval_loss"), (6, "train_loss")),
-    ]
-    assert again[:6] == whole[:6]
-    assert again[6]["time"] > whole[-1]["time"]
-
-
-def test_another_run_starts_a_new_log(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    (tmp_path / "training.jsonl").write_text('{"format": 1}\n{"step": 7, "loss": 1.0}\n')
-    trainer = make_trainer(chatml_tokenizer, tmp_path, max_steps=1, eval_strategy="no")
-    trainer.add_callback(TrainingLog(tmp_path))
-    trainer.train()
-    assert [event["step"] for event in events(tmp_path)] == [1, 1]
-
-
-def test_a_number_that_is_not_finite_is_null(tmp_path: Path) -> None:
-    log, state = TrainingLog(tmp_path), TrainerState()
-    args, control = SFTConfig(str(tmp_path), bf16=False), TrainerControl()
-    state.log_history = [{"loss": float("inf"), "step": 1}]
-    log.on_train_begin(args, state, control)
-    state.log_history.append({"loss": float("nan"), "grad_norm": 2.0, "step": 2})
-    log.on_log(args, state, control)
-    one, two = events(tmp_path)
-    assert one == {"step": 1, "loss": None}
-    assert two == {"step": 2, "time": two["time"], "loss": None, "grad_norm": 2.0}
-
-
-def test_only_rank_0_writes_the_log(tmp_path: Path) -> None:
-    log, state = TrainingLog(tmp_path), TrainerState(is_world_process_zero=False, log_history=[{"step": 1}])
-    args, control = SFTConfig(str(tmp_path), bf16=False), TrainerControl()
-    log.on_train_begin(args, state, control)
-    log.on_log(args, state, control)
-    assert list(tmp_path.iterdir()) == []
-
-
-# Trackers
-
-
-def test_samples_are_logged_to_tensorboard_as_text(
-    chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "logs"))
-    trainer = make_trainer(chatml_tokenizer, tmp_path, report_to="tensorboard", max_steps=2, eval_steps=2)
-    trainer.add_callback(evaluation(trainer))
-    trainer.train()
-    board = EventAccumulator(str(tmp_path / "logs"))
-    board.Reload()
-    (scalar,) = board.Scalars("eval/rouge1_mean")
-    assert scalar.step == 2
-    (text,) = board.Tensors("eval/samples/text_summary")
-    shown = text.tensor_proto.string_val[0].decode()
-    assert text.step == 2
-    assert "**dialogue**\n\n    #Person1#: Tea?\n    #Person2#: Coffee, please.\n\n**reference**" in shown
-    assert shown.count("**prediction**") == 3
-
-
-@pytest.mark.parametrize(("tracker", "package"), [("WandbCallback", "_wandb"), ("TrackioCallback", "_trackio")])
-def test_samples_are_logged_to_other_trackers_as_a_table(
-    chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, tracker: str, package: str
-) -> None:
-    logged: list[dict[str, Any]] = []
-    callback = object.__new__(getattr(integrations, tracker))  # without the package
-    library = SimpleNamespace(
-        log=logged.append, Table=lambda columns, data: [dict(zip(columns, row, strict=True)) for row in data]
-    )
-    vars(callback).update({package: library, "_initialized": True})
-    trainer = make_trainer(chatml_tokenizer, tmp_path)
-    trainer.add_callback(callback)
-    evaluation(trainer).on_evaluate(trainer.args, trainer.state, trainer.control, {})
-    metrics, samples = logged
-    assert {"eval/rouge1_mean", "eval/unfinished"} < set(metrics)
-    assert samples["train/global_step"] == 0
-    assert [row["id"] for row in samples["eval/samples"]] == ["a", "b", "c"]
-    assert samples["eval/samples"][0]["reference"] == "It rains."
-
-
-@pytest.mark.parametrize("name", ["tensorboard", "trackio", "wandb"])
-def test_a_missing_tracker_is_refused_before_the_model_loads(
-    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
-) -> None:
-    monkeypatch.setattr(integrations.integration_utils, f"is_{name}_available", lambda: False)
-    with pytest.raises(SystemExit) as left:
-        recipe("sft", *sft_args(Path("no/such/model"), tmp_path, f"--report_to={name}"))
-    assert left.value.code == 2
-    assert capsys.readouterr().err == (
-        f"error: --report_to {name}: the package is not installed: pip install {name}, or leave it out\n"
-    )
-
-
 # Two processes
 
 
 TWO_RANKS = """
 import json, os, sys
 from pathlib import Path
-from test_callbacks import evaluation, make_trainer
+from tiny_trainer import evaluation, make_trainer
 from accelerate import PartialState
 from transformers import AutoTokenizer, EarlyStoppingCallback
 
@@ -482,21 +289,3 @@ def test_two_ranks_share_the_dialogues_and_the_metrics(
     assert (one["stopped"], one["best"]) == (3, "checkpoint-1")
     alone = evaluation(make_trainer(chatml_tokenizer, tmp_path / "alone"))._completions()
     assert one["texts"] == [completion.text for completion in alone]
-
-
-def sft_args(model: Path, output_dir: Path, *more: str) -> list[str]:
-    flags = {
-        "model_name_or_path": model,
-        "dataset_name": "sample",
-        "dataset_test_split": "validation",
-        "output_dir": output_dir,
-        "use_peft": "true",
-        "lora_target_modules": "all-linear",
-        "lora_dropout": 0,
-        "per_device_train_batch_size": 4,
-        "bf16": "false",
-        "activation_checkpointing": "false",
-        "save_strategy": "no",
-        "max_eval_samples": 12,
-    }
-    return [f"--{name}={value}" for name, value in flags.items()] + list(more)
