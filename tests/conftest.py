@@ -10,7 +10,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import dialogsum_sft
 from dialogsum_sft.cli import run
 from dialogsum_sft.training.stopping import StopCallback
 from sft_runs import Sft, sft_args
@@ -21,6 +20,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 ROOT = Path(__file__).parent.parent
+SAMPLE = ROOT / "dialogsum_sft" / "data" / "sample"
 Recipe = Callable[..., None]
 
 CHATML = (
@@ -40,10 +40,20 @@ END_OF_ANSWER = (
 
 
 @cache
+def sample_dialogues() -> list[dict[str, Any]]:
+    """The 24 dialogues of the sample's test split in the form of predictions.jsonl, three references each."""
+    dialogues: dict[str, dict[str, Any]] = {}
+    for line in (SAMPLE / "test.jsonl").open(encoding="utf-8"):
+        row = json.loads(line)
+        example = {"id": row["id"][:-2], "dialogue": row["dialogue"], "references": [], "topic": row["topic"]}
+        dialogues.setdefault(row["dialogue"], example)["references"].append(row["summary"])
+    return list(dialogues.values())
+
+
+@cache
 def trained_bpe() -> str:
     """A byte-level BPE of 1,000 tokens over the sample's training split, as JSON."""
-    sample = Path(dialogsum_sft.__file__).parent / "data" / "sample" / "train.jsonl"
-    rows = [json.loads(line) for line in sample.open(encoding="utf-8")]
+    rows = [json.loads(line) for line in (SAMPLE / "train.jsonl").open(encoding="utf-8")]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -1,6 +1,6 @@
 import json
 
-from conftest import ROOT
+from conftest import SAMPLE
 from dialogsum_sft.evaluation.tokenizers import UnicodeTokenizer, lost_share, suggest_tokenizer
 
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score.tokenizers import DefaultTokenizer
 
-SAMPLE = sorted((ROOT / "dialogsum_sft" / "data" / "sample").glob("*.jsonl"))
+SPLITS = sorted(SAMPLE.glob("*.jsonl"))
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_both_tokenizers_agree_on_ascii_text(text):
 
 
 def test_both_tokenizers_agree_on_the_sample():
-    rows = [json.loads(line) for path in SAMPLE for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for path in SPLITS for line in path.read_text(encoding="utf-8").splitlines()]
     texts = [row[column] for row in rows for column in ("dialogue", "summary")]
     assert len(texts) > 100
     ours, theirs = UnicodeTokenizer(), DefaultTokenizer(use_stemmer=True)

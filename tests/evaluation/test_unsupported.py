@@ -1,11 +1,11 @@
 import json
 
-from dialogsum_sft.data import sources
+from conftest import SAMPLE
 from dialogsum_sft.evaluation.unsupported import unsupported_names, unsupported_numbers
 
 import pytest
 
-SAMPLE = sorted(sources.SAMPLE.glob("*.jsonl"))
+SPLITS = sorted(SAMPLE.glob("*.jsonl"))
 
 
 def texts(spans, summary):
@@ -101,7 +101,7 @@ def test_excluded_spans_are_skipped():
 
 def test_references_rarely_have_unsupported_numbers_or_names():
     # In the bundled references these are inferred (a sum, a nickname), or the rules err.
-    rows = [json.loads(line) for path in SAMPLE for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for path in SPLITS for line in path.read_text(encoding="utf-8").splitlines()]
     numbers = sum(bool(unsupported_numbers(row["summary"], row["dialogue"])) for row in rows)
     names = sum(bool(unsupported_names(row["summary"], row["dialogue"])) for row in rows)
     assert len(rows) == 252

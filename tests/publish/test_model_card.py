@@ -6,15 +6,13 @@ import json
 import re
 import socket
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from conftest import Recipe, evaluation_args, fails, files, recipe_caller, training_args
-from dialogsum_sft.publish import hub, model_card
+from dialogsum_sft.publish import model_card
 
 import pytest
-from huggingface_hub import HfApi, ModelCard, metadata_eval_result
-from huggingface_hub.utils import filter_repo_objects
+from huggingface_hub import ModelCard, metadata_eval_result
 
 TOKEN = "hf_" + "plantedSecret" * 2
 
@@ -249,64 +247,3 @@ def test_a_token_on_the_command_line_is_refused(
     assert "--hub_token would be written to files" in error
     assert TOKEN not in error
     assert files(tmp_path) == set()
-
-
-# Pushing, to a hub that is a list.
-
-
-@pytest.fixture
-def pushed(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What was pushed: the arguments of each upload_folder, and the names of the files it would take."""
-    calls: list[dict[str, Any]] = []
-
-    def create_repo(self: HfApi, name: str, **kwargs: Any) -> SimpleNamespace:
-        return SimpleNamespace(repo_id=f"ana/{name}")
-
-    def upload_folder(self: HfApi, **kwargs: Any) -> SimpleNamespace:
-        calls.append(kwargs | {"files": files(Path(kwargs["folder_path"]))})
-        return SimpleNamespace(commit_url="https://hub/commit")
-
-    monkeypatch.setattr(HfApi, "create_repo", create_repo)
-    monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
-    return calls
-
-
-def test_the_finished_adapter_is_pushed_and_nothing_else(
-    recipe: Recipe,
-    pushed: list[dict[str, Any]],
-    tiny_folder: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    more = ["--push_to_hub=true", "--hub_model_id=sums", "--save_strategy=steps", "--save_steps=1", "--max_steps=2"]
-    recipe("sft", *training_args(tiny_folder, tmp_path, *more))
-    (call,) = pushed
-    assert (call["repo_id"], call["folder_path"]) == ("ana/sums", tmp_path / "adapter")
-    assert "README.md" in call["files"]
-    assert "training_args.bin" not in call["files"]
-    assert "token" not in call
-    assert str(tmp_path) not in call["commit_message"]
-    assert "pushed: https://hub/commit" in capsys.readouterr().out
-    assert 'path = "ana/sums"' in (tmp_path / "adapter" / "README.md").read_text()
-
-
-def test_no_hub_is_one_line_before_training(
-    recipe: Recipe,
-    capsys: pytest.CaptureFixture[str],
-    tiny_folder: Path,
-    tmp_path: Path,
-) -> None:
-    error = fails(recipe, capsys, "sft", *training_args(tiny_folder, tmp_path / "out", "--push_to_hub=true"))
-    assert "cannot push to the hub as 'out'" in error
-    assert "hf auth login" in error
-    assert files(tmp_path) == set()
-
-
-@pytest.mark.parametrize(
-    "name", ["training_args.bin", "optimizer.pt", "checkpoint-2/model.safetensors", ".partial", "a/.b"]
-)
-def test_pickles_checkpoints_and_unfinished_files_are_never_pushed(tmp_path: Path, name: str) -> None:
-    kept = list(
-        filter_repo_objects([name, "README.md", "adapter_model.safetensors"], ignore_patterns=hub.NEVER_PUSHED)
-    )
-    assert kept == ["README.md", "adapter_model.safetensors"]

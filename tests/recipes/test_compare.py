@@ -1,7 +1,7 @@
 import json
 import shutil
 
-from conftest import ROOT, recipe_module
+from conftest import SAMPLE, recipe_module
 from dialogsum_sft import files
 from dialogsum_sft.evaluation.runs import compare_runs, read_run, score_run
 
@@ -16,7 +16,7 @@ def write_run(folder, rows, tokenizer="default"):
 @pytest.fixture(scope="module")
 def rows():
     rows = []
-    for line in (ROOT / "dialogsum_sft/data/sample/train.jsonl").read_text(encoding="utf-8").splitlines()[:30]:
+    for line in (SAMPLE / "train.jsonl").read_text(encoding="utf-8").splitlines()[:30]:
         row = json.loads(line)
         first_turn = row["dialogue"].split("\n")[0]
         rows.append(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from conftest import ROOT, TOKEN_LITERAL, Recipe, trained_bpe
+from conftest import ROOT, SAMPLE, TOKEN_LITERAL, Recipe, trained_bpe
 
 import pytest
 import trl
@@ -166,7 +166,7 @@ def test_a_family_trains_evaluates_and_merges_by_its_configs(
     ]
     recipe("sft", "--config", config, *here, *on_cpu, *short)
     supervised = capsys.readouterr().out.rsplit("⟦", 1)[1].split("⟧")[0]
-    first = json.loads((ROOT / "dialogsum_sft/data/sample/train.jsonl").open(encoding="utf-8").readline())
+    first = json.loads((SAMPLE / "train.jsonl").open(encoding="utf-8").readline())
     assert supervised.lstrip(" ") == first["summary"] + family.end  # Mistral has a space before an answer
 
     weights = load_file(tmp_path / "adapter" / "adapter_model.safetensors")

@@ -3,18 +3,15 @@
 import json
 import re
 import shutil
-from pathlib import Path
 from types import SimpleNamespace
 
-import dialogsum_sft
-from conftest import recipe_module
+from conftest import SAMPLE, recipe_module
 from dialogsum_sft.data import prompts
 from dialogsum_sft.training import memory
 
 import numpy as np
 import pytest
 
-SAMPLE = Path(dialogsum_sft.__file__).parent / "data" / "sample"
 GOOD = {"id": "a", "dialogue": "#Person1#: Hi.\n#Person2#: Bye.", "summary": "They greet."}
 
 

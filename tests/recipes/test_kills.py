@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from conftest import ROOT
+from conftest import ROOT, SAMPLE
 from dialogsum_sft.training.checkpoints import step_of
 from sft_runs import DROPOUT, assert_same_weights, sft_args, text_of
 
@@ -71,12 +71,9 @@ def unmarked(output_dir: Path) -> list[Path]:
 @pytest.mark.slow
 def test_thirty_kills_do_not_change_the_weights(forked: ForkedSft, tmp_path: Path) -> None:
     """After each kill -9, at a random moment or in a save, the run resumes from the newest complete checkpoint."""
-    rows = [
-        json.loads(line)
-        for line in (ROOT / "dialogsum_sft" / "data" / "sample" / "train.jsonl").open(encoding="utf-8")
-    ]
+    rows = (SAMPLE / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     dataset = tmp_path / "rows.jsonl"
-    dataset.write_text("".join(json.dumps(row) + "\n" for row in rows[:6]), encoding="utf-8")
+    dataset.write_text("".join(rows[:6]), encoding="utf-8")
     options = DROPOUT | {"dataset_name": dataset, "max_length": 150, "num_train_epochs": 10, "save_total_limit": 2}
     options |= {"per_device_train_batch_size": 2}  # 30 steps
     chance = random.Random(0)

@@ -8,28 +8,20 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+from conftest import sample_dialogues
 from dialogsum_sft.evaluation.runs import Run, score_run
-from dialogsum_sft.report import report
 
-SAMPLE = Path(report.__file__).parents[1] / "data" / "sample" / "test.jsonl"
 EVIL = "<script>window.hacked = true</script></script><img src=x onerror='window.hacked = true'>\"'&amp;"
 
 
 def sample_rows(count: int) -> list[dict[str, Any]]:
     """`count` dialogues from the bundled ones, shortened differently, with three references each."""
-    grouped: dict[str, dict[str, Any]] = {}
-    for line in SAMPLE.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        one = grouped.setdefault(
-            row["dialogue"], {"dialogue": row["dialogue"], "references": [], "topic": row["topic"]}
-        )
-        one["references"].append(row["summary"])
-    rows = []
+    dialogues, rows = sample_dialogues(), []
     for number in range(count):
-        row = list(grouped.values())[number % len(grouped)]
+        row = dialogues[number % len(dialogues)]
         turns = row["dialogue"].split("\n")
-        kept = turns[: max(2, len(turns) - number // len(grouped) % 4)]
-        rows.append({"id": f"test_{number}", **row, "dialogue": "\n".join(kept)})
+        kept = turns[: max(2, len(turns) - number // len(dialogues) % 4)]
+        rows.append(row | {"id": f"test_{number}", "dialogue": "\n".join(kept)})
     return rows
 
 
