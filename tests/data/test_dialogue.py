@@ -37,7 +37,7 @@ def test_the_raw_turns_joined_are_the_dialogue(dialogue: str) -> None:
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\u2028", "\n\n"])
-def test_any_line_end_parts_turns(end: str) -> None:
+def test_any_line_end_separates_turns(end: str) -> None:
     dialogue = f"#Person1#: Hi.{end}#Person2#: Hello,{end}again.{end}"
     found = split_turns(dialogue)
     assert [turn.speaker for turn in found] == ["#Person1#", "#Person2#"]
@@ -69,7 +69,7 @@ def test_any_line_end_parts_turns(end: str) -> None:
         ("", None),
     ],
 )
-def test_what_is_a_speaker(line: str, speaker: str | None) -> None:
+def test_speaker_labels(line: str, speaker: str | None) -> None:
     dialogue = f"#Person9#: first\n{line}"
     last = split_turns(dialogue)[-1]
     assert (last.speaker if last.speaker != "#Person9#" else None) == speaker
@@ -102,7 +102,7 @@ def test_lists_of_turns_become_lines(messages: list[dict[str, object]], text: st
     [[], "text", ["a"], [{}], [{"speaker": "Ann"}], [{"text": None}], [{"text": 3}], [{"speaker": 3, "text": "a"}],
      [{"content": [{"type": "image_url"}]}]],
 )  # fmt: skip
-def test_what_is_no_list_of_turns_is_refused(messages: object) -> None:
+def test_other_lists_are_refused(messages: object) -> None:
     with pytest.raises(ValueError, match=r"turn|dialogue"):
         join_messages(messages)  # type: ignore[arg-type]
 
@@ -133,7 +133,7 @@ def test_shortened_fits_and_keeps_whole_turns(
     assert shorten(result.text, budget, count).text == result.text
 
 
-def test_opening_and_end_are_kept_and_the_middle_marked() -> None:
+def test_first_and_last_turns_are_kept_and_the_gap_is_marked() -> None:
     dialogue = "\n".join(f"#Person{n % 2 + 1}#: turn {n} of ten" for n in range(10))
     result = shorten(dialogue, 22, words)
     assert result.text.split("\n") == [
@@ -169,7 +169,7 @@ def test_too_small_a_budget_is_refused() -> None:
         shorten("Ann: one two three", 1, words)
 
 
-def test_speakers_become_tags_and_names_again() -> None:
+def test_speakers_become_tags_and_are_restored() -> None:
     dialogue = "Ann: Hi Bob.\nBob: Ann! Annie's here.\nDr. Lee: Bob's ill."
     renamed = rename_speakers(dialogue, "Ann meets Bob and Dr. Lee.")
     assert renamed.text == "#Person1#: Hi #Person2#.\n#Person2#: #Person1#! Annie's here.\n#Person3#: #Person2#'s ill."
@@ -179,7 +179,7 @@ def test_speakers_become_tags_and_names_again() -> None:
     assert restore_speakers("#Person2# is ill.", renamed.names) == "Bob is ill."
 
 
-def test_tags_that_are_there_already_stay() -> None:
+def test_existing_tags_are_kept() -> None:
     dialogue = "#Person1#: Hi.\nAnn: Hi."
     assert rename_speakers(dialogue).text == dialogue
     assert rename_speakers(dialogue).names == {}

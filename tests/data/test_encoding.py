@@ -48,9 +48,7 @@ def row(name: str, dialogue: str, summary: str = "They talk.") -> dict[str, Any]
     return {"id": name, "dialogue": dialogue, "summary": summary}
 
 
-def test_a_row_that_fits_is_the_row_that_encode_gives(
-    chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
-) -> None:
+def test_a_row_that_fits_equals_that_of_encode(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     (only,), counts = prepared(chatml_tokenizer, tmp_path, [row("a", SHORT)], 200)
     expected = encode(chatml_tokenizer, SHORT, "They talk.", [chatml_tokenizer.eos_token_id])
     assert {name: only[name] for name in expected} == expected
@@ -58,7 +56,7 @@ def test_a_row_that_fits_is_the_row_that_encode_gives(
     assert (counts.read, counts.kept, counts.shortened) == (1, 1, 0)
 
 
-def test_a_long_dialogue_loses_turns_never_its_summary(
+def test_a_long_dialogue_loses_turns_but_not_its_summary(
     chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     rows, counts = prepared(chatml_tokenizer, tmp_path, [row("a", SHORT), row("b", LONG, "A long talk.")], 200)
@@ -73,7 +71,7 @@ def test_a_long_dialogue_loses_turns_never_its_summary(
     assert (counts.read, counts.kept, counts.shortened) == (2, 2, 1)
 
 
-def test_what_does_not_fit_with_one_turn_is_counted(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_rows_too_long_with_one_turn_are_counted(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     rows = [row("a", SHORT), row("b", SHORT + "!", "word " * 200)]
     with pytest.raises(InputError, match=rf"1 of 2 training rows cannot be used: b: {TOO_LONG} \(max_length 100; the"):
         prepared(chatml_tokenizer, tmp_path, rows, 100)
@@ -88,7 +86,7 @@ def test_each_reference_is_a_row(chatml_tokenizer: PreTrainedTokenizerFast, tmp_
     assert counts.kept == 2
 
 
-def test_speakers_swapped_are_rows_of_their_own(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_rows_with_swapped_speakers_are_added(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     source = [row("a", SHORT, "#Person2# says it is late."), row("b", "#Person1#: alone")]
     rows, counts = prepared(chatml_tokenizer, tmp_path, source, swap=True)
     assert [encoded["id"] for encoded in rows] == ["a", "a_swapped", "b"]
@@ -98,7 +96,9 @@ def test_speakers_swapped_are_rows_of_their_own(chatml_tokenizer: PreTrainedToke
     assert counts.kept == 3
 
 
-def test_renamed_speakers_in_training_and_in_use(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_speakers_are_renamed_in_training_and_inference(
+    chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
     dialogue = "Ann: Is it late, Bob?\nBob: Very."
     (only,), _ = prepared(chatml_tokenizer, tmp_path, [row("a", dialogue, "Bob tells Ann.")], rename_speakers=True)
     text = chatml_tokenizer.decode(only["input_ids"])
@@ -109,7 +109,7 @@ def test_renamed_speakers_in_training_and_in_use(chatml_tokenizer: PreTrainedTok
     assert prompt.names == {"#Person1#": "Ann", "#Person2#": "Bob"}
 
 
-def test_a_prompt_in_use_is_shortened_like_in_training(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
+def test_an_inference_prompt_is_shortened_as_in_training(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
     short, long = build_prompts([SHORT, LONG], chatml_tokenizer, PromptSettings(), 150)
     assert (
         short.ids
@@ -123,7 +123,7 @@ def test_a_prompt_in_use_is_shortened_like_in_training(chatml_tokenizer: PreTrai
         build_prompts([LONG], chatml_tokenizer, PromptSettings(), around + 2)
 
 
-def test_control_tokens_change_neither_the_clean_rows_nor_become_tokens(
+def test_control_tokens_stay_text_and_do_not_change_other_rows(
     chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     """Rows with and without control tokens in one batch: each is what it is alone."""

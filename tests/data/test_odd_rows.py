@@ -330,7 +330,7 @@ def test_a_split_within_the_other_is_refused(tmp_path: Path) -> None:
     assert message == f"{path} (test): 1 of 1 rows cannot be used: row 1 (hello): {IN_OTHER_SPLIT}"
 
 
-def test_nothing_usable_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_usable_rows_is_refused(tmp_path: Path) -> None:
     columns = {"dialogue": ["Hello.", "Tea?"], "summary": ["They greet.", "Tea is offered."]}
     path = write(tmp_path, "a.json", json.dumps(columns).encode())
     assert refusal(path, allow_dropped_rows=True) == (

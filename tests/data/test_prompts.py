@@ -77,7 +77,9 @@ def test_a_chatml_row_supervises_the_summary_and_its_end_of_turn(chatml_tokenize
 
 @pytest.mark.parametrize("system_prompt", [None, SYSTEM_PROMPT], ids=["plain", "system"])
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_a_row_begins_with_the_prompt_of_use_and_ends_with_a_stop(name: str, system_prompt: str | None) -> None:
+def test_a_row_starts_with_the_inference_prompt_and_ends_with_a_stop_token(
+    name: str, system_prompt: str | None
+) -> None:
     tokenizer = tokenizer_for_template(FOLDER / name)
     stop_ids = stop_token_ids(tokenizer, None)
     row = encode(tokenizer, DIALOGUE, SUMMARY, stop_ids, PromptSettings(system_prompt=system_prompt))
@@ -108,7 +110,9 @@ def test_a_prompt_holds_each_of_its_texts_once(name: str, system_prompt: str | N
 
 @pytest.mark.parametrize("system_prompt", [None, SYSTEM_PROMPT], ids=["plain", "system"])
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_template_that_cannot_be_trained_as_it_is_used_is_refused(name: str, system_prompt: str | None) -> None:
+def test_templates_that_differ_between_training_and_inference_are_refused(
+    name: str, system_prompt: str | None
+) -> None:
     tokenizer = tokenizer_for_template(FOLDER / name)
     with pytest.raises(InputError, match=name):
         encode(
@@ -146,7 +150,7 @@ def test_a_summary_that_the_template_would_take_for_reasoning_is_refused(name: s
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_clean_text_keeps_the_ids_that_it_has_without_sanitising(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sanitising_keeps_the_ids_of_clean_text(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     set_clock(monkeypatch, datetime.strptime(TEMPLATE_KWARGS["date_string"], "%d %b %Y"))
     tokenizer = tokenizer_for_template(FOLDER / name)
     row = PromptSettings().messages(DIALOGUE, SUMMARY)
@@ -174,7 +178,7 @@ def test_chatml_has_the_system_prompt_in_a_turn_of_its_own(chatml_tokenizer: Pre
     )
 
 
-def test_a_system_role_is_known_by_what_the_template_writes(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_system_role_is_supported_where_the_template_writes_it(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
     deaf = deepcopy(chatml_tokenizer)
     deaf.chat_template = (
         "{% for message in messages if message['role'] != 'system' %}{{ message['content'] }}{% endfor %}"
@@ -198,7 +202,7 @@ def test_the_date_in_a_prompt_is_pinned(name: str, monkeypatch: pytest.MonkeyPat
     assert unpinned[0] != unpinned[1]  # the template does write the date
 
 
-def test_an_end_is_added_where_the_template_writes_none() -> None:
+def test_a_stop_token_is_added_where_the_template_writes_none() -> None:
     tokenizer = tokenizer_for_template(FOLDER / "glm4moe.jinja")
     row = encode(tokenizer, DIALOGUE, SUMMARY, stop_token_ids(tokenizer, None))
     assert row["labels"][row["prompt_tokens"] :] == [*text_ids(tokenizer, f"\n{SUMMARY}"), tokenizer.eos_token_id]
@@ -211,7 +215,7 @@ def test_any_stop_token_of_the_generation_config_ends_a_row() -> None:
     assert row["labels"][row["prompt_tokens"] :] == [*text_ids(tokenizer, f"\n{SUMMARY}"), stops[1]]
 
 
-def test_a_tokenizer_that_adds_a_beginning_of_sequence_gives_one() -> None:
+def test_the_beginning_of_sequence_token_is_not_doubled() -> None:
     tokenizer = tokenizer_for_template(FOLDER / "llama3.jinja")
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)]
@@ -250,7 +254,7 @@ def test_an_instruction_stands_before_or_around_a_dialogue_with_braces(instructi
     }
 
 
-def test_the_template_hash_is_of_what_decides_a_prompt(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
+def test_the_hash_covers_template_instruction_and_system_prompt(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
     other_template, other_rest = deepcopy(chatml_tokenizer), deepcopy(chatml_tokenizer)
     other_template.chat_template += " "
     other_rest.name_or_path, other_rest.padding_side, other_rest.pad_token = "other", "left", "<|im_end|>"
@@ -278,7 +282,7 @@ def test_stop_tokens_are_the_tokenizers_and_the_generation_configs(chatml_tokeni
     assert stop_token_ids(chatml_tokenizer, GenerationConfig(eos_token_id=[7, 0])) == {eos, 7, 0}
 
 
-def test_a_tokenizer_without_an_end_needs_one_in_the_generation_config(
+def test_a_tokenizer_without_an_eos_token_needs_one_in_the_generation_config(
     chatml_tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     tokenizer = deepcopy(chatml_tokenizer)
@@ -296,11 +300,11 @@ def test_a_summary_that_the_template_would_cut_is_refused() -> None:
         encode(tokenizer, DIALOGUE, "He wrote <|channel> in the chat and left.", stops)
 
 
-def test_the_hash_is_of_renamed_speakers_too(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
+def test_the_hash_covers_rename_speakers(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
     assert PromptSettings(rename_speakers=True).sha256(chatml_tokenizer) != PromptSettings().sha256(chatml_tokenizer)
 
 
-def test_settings_come_back_from_their_record(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
+def test_settings_are_read_back_from_their_record(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
     settings = PromptSettings("Sum up.", "Be brief.", True, {"date_string": "01 Jan 2025", "enable_thinking": False})
     record = json.loads(json.dumps({"prompt": settings.record(chatml_tokenizer)}))
     assert PromptSettings.from_record(record) == settings

@@ -128,7 +128,7 @@ def test_a_parquet_file_damaged_in_the_middle(tmp_path: Path) -> None:
     assert refusal(path) == f"cannot read {path}: Corrupt snappy compressed data."
 
 
-def test_bytes_are_no_text(tmp_path: Path) -> None:
+def test_bytes_are_not_text(tmp_path: Path) -> None:
     path = write(tmp_path, "a.parquet", parquet(dialogue=[b"a"], summary=["b"]))
     assert refusal(path) == f"{path} (test): 1 of 1 rows cannot be used: row 1: dialogue is not text"
 
@@ -177,7 +177,7 @@ def test_a_pattern_that_is_the_name_of_a_file(tmp_path: Path) -> None:
     assert found(load(write(tmp_path, "a[1].jsonl", lines(TEA)))) == [OFFER]
 
 
-def test_a_link_to_nothing(tmp_path: Path) -> None:
+def test_a_broken_link_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.symlink_to(tmp_path / "nothing.jsonl")
     assert refusal(path) == f"dataset file not found: {path}"

@@ -65,7 +65,7 @@ def test_sizes():
     assert len(SPLITS["test"]) >= 24 * 3
 
 
-def test_ids_are_numbered_through():
+def test_ids_are_numbered_continuously():
     assert [row["id"] for row in SPLITS["train"]] == [f"train_{n}" for n in range(len(SPLITS["train"]))]
     assert [row["id"] for row in SPLITS["validation"]] == [f"dev_{n}" for n in range(len(SPLITS["validation"]))]
 

@@ -78,19 +78,19 @@ def test_a_folder_from_save_to_disk(tmp_path: Path) -> None:
         read(tmp_path / "many", "test")
 
 
-def test_rows_keep_their_line_numbers_behind_bad_ones(tmp_path: Path) -> None:
+def test_rows_keep_their_line_numbers_after_bad_ones(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"id": 1}\n\n{oops\n{"id": 2}\n')
     assert list(read_file(tmp_path / "a.jsonl")) == [(1, {"id": 1}), (3, BadRow("line is not JSON")), (4, {"id": 2})]
 
 
-def test_memory_is_not_the_files(tmp_path: Path) -> None:
+def test_rows_are_read_lazily(tmp_path: Path) -> None:
     """The first row of a long file comes without the rest being read."""
     path = tmp_path / "a.jsonl"
     path.write_bytes(content("jsonl") + b"\xff" * 10_000_000)
     assert next(iter(read_file(path))) == (1, ROWS[0])
 
 
-def test_parquet_of_many_batches_is_numbered_through(tmp_path: Path) -> None:
+def test_rows_of_many_parquet_batches_are_numbered_continuously(tmp_path: Path) -> None:
     datasets.Dataset.from_list([{"n": n} for n in range(2500)]).to_parquet(tmp_path / "a.parquet")
     assert list(read_file(tmp_path / "a.parquet")) == [(n + 1, {"n": n}) for n in range(2500)]
 
@@ -120,14 +120,14 @@ def test_a_split_may_have_any_name(tmp_path: Path, name: str, split: str) -> Non
 
 
 @pytest.mark.parametrize("other", ["train_small.jsonl", "old.train.jsonl", "train.csv"])
-def test_files_that_are_no_shards_are_not_joined(tmp_path: Path, other: str) -> None:
+def test_files_that_are_not_shards_are_not_joined(tmp_path: Path, other: str) -> None:
     (tmp_path / "train.jsonl").write_bytes(content("jsonl"))
     (tmp_path / other).touch()
     with pytest.raises(InputError, match=r"which is the split 'train' in .*train\.jsonl.*\? Name the file"):
         read(tmp_path)
 
 
-def test_rows_of_several_files_are_told_apart(tmp_path: Path) -> None:
+def test_rows_of_several_files_are_named_by_file(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"id": 1}\n')
     (tmp_path / "b.csv").write_text("id\n2\n3,4\n")
     assert list(open_source(f"{tmp_path}/?.*", "train", None, None, False)) == [

@@ -50,7 +50,7 @@ def test_validation_dialogues_are_left_out_of_training(
     }
 
 
-def test_without_evaluation_the_validation_split_is_loaded_only_when_asked_for(
+def test_without_evaluation_the_validation_split_is_loaded_only_on_request(
     chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     write(tmp_path, train=ROWS, validation=ROWS[2:])

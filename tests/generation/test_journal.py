@@ -26,14 +26,14 @@ def lines(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.open(encoding="utf-8")]
 
 
-def test_what_was_appended_is_there_the_next_time(tmp_path: Path) -> None:
+def test_appended_completions_are_read_back(tmp_path: Path) -> None:
     write(tmp_path, {2: "C\u2028ç", 0: "A"})
     again = Journal(tmp_path, SETTINGS, IDS)
     assert again.done == {0: completion("A"), 2: completion("C\u2028ç")}
     assert again.notes == []
 
 
-def test_it_goes_on_in_the_same_file(tmp_path: Path) -> None:
+def test_a_resumed_run_appends_to_the_same_file(tmp_path: Path) -> None:
     write(tmp_path, {0: "A"})
     write(tmp_path, {1: "B"})
     first, *others = lines(tmp_path / "predictions.partial.jsonl")
@@ -41,13 +41,13 @@ def test_it_goes_on_in_the_same_file(tmp_path: Path) -> None:
     assert [(line["id"], line["candidate"], line["text"]) for line in others] == [("a", 0, "A"), ("b", 0, "B")]
 
 
-def test_ids_decide_not_their_order(tmp_path: Path) -> None:
+def test_completions_are_matched_by_id_and_not_by_order(tmp_path: Path) -> None:
     write(tmp_path, {0: "A", 2: "C"})
     assert Journal(tmp_path, SETTINGS, ["c", "x", "a"]).done == {0: completion("C"), 2: completion("A")}
 
 
 @pytest.mark.parametrize("cut", [1, 20])
-def test_a_line_that_was_cut_off_is_dropped_and_written_again(tmp_path: Path, cut: int) -> None:
+def test_a_truncated_line_is_dropped_and_written_again(tmp_path: Path, cut: int) -> None:
     write(tmp_path, {0: "A", 1: "B"})
     path = tmp_path / "predictions.partial.jsonl"
     path.write_bytes(path.read_bytes()[:-cut])
@@ -56,13 +56,13 @@ def test_a_line_that_was_cut_off_is_dropped_and_written_again(tmp_path: Path, cu
     assert [line["text"] for line in lines(path)[1:]] == ["A", "B again"]
 
 
-def test_a_header_that_was_cut_off_starts_anew(tmp_path: Path) -> None:
+def test_a_truncated_header_starts_a_new_journal(tmp_path: Path) -> None:
     (tmp_path / "predictions.partial.jsonl").write_text('{"format": 1, "sett')
     write(tmp_path, {0: "A"})
     assert len(lines(tmp_path / "predictions.partial.jsonl")) == 2
 
 
-def test_another_evaluations_file_is_set_aside_and_the_difference_named(tmp_path: Path) -> None:
+def test_the_journal_of_another_evaluation_is_set_aside_with_a_note(tmp_path: Path) -> None:
     write(tmp_path, {0: "A"}, {"model": "other", "generation": {"max_new_tokens": 9}})
     partial = Journal(tmp_path, SETTINGS, IDS)
     assert partial.done == {}
@@ -74,7 +74,7 @@ def test_another_evaluations_file_is_set_aside_and_the_difference_named(tmp_path
     assert [line["text"] for line in lines(tmp_path / "predictions.partial.jsonl.old")[1:]] == ["A"]
 
 
-def test_each_process_has_its_file_and_reads_all(tmp_path: Path) -> None:
+def test_each_process_writes_its_own_file_and_reads_all(tmp_path: Path) -> None:
     write(tmp_path, {0: "A"}, num_processes=2)
     write(tmp_path, {1: "B"}, process_index=1, num_processes=2)
     assert {path.name for path in tmp_path.iterdir()} == {"predictions.partial.jsonl", "predictions.partial.1.jsonl"}
@@ -84,6 +84,6 @@ def test_each_process_has_its_file_and_reads_all(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_candidates_of_a_dialogue_are_told_apart(tmp_path: Path) -> None:
+def test_candidates_of_a_dialogue_are_distinguished(tmp_path: Path) -> None:
     write(tmp_path, {0: "A0", 5: "C1"}, candidates=2)
     assert Journal(tmp_path, SETTINGS, IDS, 2).done == {0: completion("A0"), 5: completion("C1")}

@@ -32,7 +32,7 @@ def ask(server: Server, done: dict[int, Completion] | None = None, **kwargs: Any
 ALL = {n: Completion(f"DIALOGUE {n}", 7, 3, "stop") for n in range(5)}
 
 
-def test_every_dialogue_is_asked_for_once_with_greedy_fields_and_the_key(server: Server) -> None:
+def test_each_dialogue_is_one_greedy_request_with_the_key(server: Server) -> None:
     assert ask(server) == ALL
     assert sorted(server.asked) == [f"dialogue {n}" for n in range(5)]
     body = server.bodies[server.asked.index("dialogue 3")]
@@ -40,19 +40,19 @@ def test_every_dialogue_is_asked_for_once_with_greedy_fields_and_the_key(server:
     assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
 
 
-def test_without_a_key_there_is_no_header(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_key_there_is_no_authorization_header(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
     ask(server)
     assert "Authorization" not in server.headers[0]
 
 
-def test_each_request_has_its_seed_when_sampling(server: Server) -> None:
+def test_each_sampling_request_has_its_own_seed(server: Server) -> None:
     ask(server, seeds=[10, 11, 12, 13, 14])
     seeds = {body["messages"][0]["content"]: body["seed"] for body in server.bodies}
     assert seeds == {f"dialogue {n}": 10 + n for n in range(5)}
 
 
-def test_requests_run_at_once_up_to_the_concurrency(server: Server) -> None:
+def test_concurrent_requests_are_limited_to_the_concurrency(server: Server) -> None:
     together = threading.Barrier(3)  # breaks unless three are under way
 
     def wait(content: str, number: int) -> None:
@@ -76,13 +76,13 @@ def test_requests_run_at_once_up_to_the_concurrency(server: Server) -> None:
         "close",
     ],
 )
-def test_what_may_pass_is_tried_again(server: Server, fault: Any) -> None:
+def test_temporary_errors_are_retried(server: Server, fault: Any) -> None:
     server.script = lambda content, number: fault if number <= 2 else None
     assert ask(server) == ALL
     assert len(server.asked) == 15
 
 
-def test_a_request_that_hangs_is_given_up_and_tried_again(server: Server) -> None:
+def test_a_request_that_times_out_is_retried(server: Server) -> None:
     server.script = lambda content, number: "hang" if (content, number) == ("dialogue 2", 1) else None
     assert ask(server, timeout=0.5) == ALL
     assert server.asked.count("dialogue 2") == 2
@@ -95,7 +95,7 @@ def test_retry_after_is_obeyed(server: Server) -> None:
     assert time.monotonic() - started >= 0.3
 
 
-def test_what_does_not_pass_ends_it_and_loses_nothing_that_is_done(server: Server) -> None:
+def test_a_permanent_error_ends_the_run_and_keeps_finished_summaries(server: Server) -> None:
     server.script = lambda content, number: (503, "busy", {}) if content == "dialogue 2" else None
     done: dict[int, Completion] = {}
     with pytest.raises(InputError, match=r"HTTP 503: busy \(3 of 3 tries\). The summaries so far are kept"):
@@ -105,7 +105,7 @@ def test_what_does_not_pass_ends_it_and_loses_nothing_that_is_done(server: Serve
     assert "dialogue 3" not in server.asked
 
 
-def test_requests_under_way_are_waited_for_when_another_fails(server: Server) -> None:
+def test_running_requests_finish_when_another_fails(server: Server) -> None:
     refused = threading.Event()
 
     def script(content: str, number: int) -> Any:
@@ -123,7 +123,7 @@ def test_requests_under_way_are_waited_for_when_another_fails(server: Server) ->
     assert 0 not in done
 
 
-def test_a_long_wait_of_another_request_is_not_waited_for(server: Server) -> None:
+def test_an_error_does_not_wait_for_the_retry_of_another_request(server: Server) -> None:
     waiting = threading.Event()
 
     def script(content: str, number: int) -> Any:
@@ -147,7 +147,9 @@ def test_a_long_wait_of_another_request_is_not_waited_for(server: Server) -> Non
         (302, "", "HTTP 302: no message"),
     ],
 )
-def test_a_refusal_is_one_line_at_once_without_the_key(server: Server, status: int, record: Any, message: str) -> None:
+def test_a_client_error_is_not_retried_and_its_message_hides_the_key(
+    server: Server, status: int, record: Any, message: str
+) -> None:
     server.script = lambda content, number: (status, record, {"Location": "http://127.0.0.1:9/"})
     with pytest.raises(InputError) as error_info:
         ask(server, concurrency=1)
@@ -156,12 +158,12 @@ def test_a_refusal_is_one_line_at_once_without_the_key(server: Server, status: i
     assert len(server.asked) == 1
 
 
-def test_no_server_is_one_line_at_once() -> None:
+def test_a_missing_server_is_one_line() -> None:
     with pytest.raises(InputError, match="no connection: .* Is the server running there?"):
         list(generate_batches("http://127.0.0.1:9/v1", "m", CHATS, {}))
 
 
-def test_the_new_name_of_max_tokens_is_used_where_the_old_is_refused(server: Server) -> None:
+def test_max_completion_tokens_replaces_a_refused_max_tokens(server: Server) -> None:
     def script(content: str, number: int) -> Any:
         if "max_tokens" in server.bodies[-1]:
             return 400, {"error": {"message": "Use 'max_completion_tokens' instead of 'max_tokens'."}}, {}
@@ -175,14 +177,14 @@ def test_the_new_name_of_max_tokens_is_used_where_the_old_is_refused(server: Ser
     ]
 
 
-def test_an_unfinished_answer_says_length_and_counts_may_be_missing(server: Server) -> None:
+def test_an_unfinished_answer_has_finish_reason_length_and_may_lack_token_counts(server: Server) -> None:
     record = answer("They", finish_reason="length")
     del record["usage"]
     server.script = lambda content, number: (200, record, {})
     assert ask(server)[0] == Completion("They", None, None, "length")
 
 
-def test_options_have_the_protocols_names() -> None:
+def test_options_are_renamed_for_the_protocol() -> None:
     assert request_fields(9, {"do_sample": True, "temperature": 0.5, "top_p": 0.9, "stop_strings": ["\n"]}) == {
         "max_tokens": 9,
         "temperature": 0.5,
@@ -191,6 +193,6 @@ def test_options_have_the_protocols_names() -> None:
     }
 
 
-def test_an_option_that_the_protocol_lacks_is_refused_by_name() -> None:
+def test_options_unknown_to_the_protocol_are_refused() -> None:
     with pytest.raises(InputError, match="has no num_beams, top_k;"):
         request_fields(9, {"num_beams": 4, "top_k": 10})

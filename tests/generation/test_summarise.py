@@ -59,13 +59,13 @@ def test_completions_are_in_the_order_of_the_prompts() -> None:
     assert texts(summarise(ReversingEngine(), prompts("ab", "cdef", "g"), adapter=False)) == [["ba"], ["fedc"], ["g"]]
 
 
-def test_each_candidate_has_a_seed_of_its_own() -> None:
+def test_each_candidate_has_its_own_seed() -> None:
     engine = ReversingEngine(samples=True)
     completions = summarise(engine, prompts("ab", "c"), adapter=False, num_candidates=2, seed=10)
     assert texts(completions) == [["ba10", "ba11"], ["c12", "c13"]]
 
 
-def test_an_interrupted_run_is_continued_from_its_journal(tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_from_its_journal(tmp_path: Path) -> None:
     many, ids = prompts("aaaaa", "bbbb", "ccc", "dd", "e"), ["1", "2", "3", "4", "5"]
     broken = ReversingEngine(fail_after=2)
     with pytest.raises(KeyboardInterrupt):
@@ -78,7 +78,7 @@ def test_an_interrupted_run_is_continued_from_its_journal(tmp_path: Path) -> Non
     assert sorted(engine.completed + broken.completed) == sorted(prompt.text for prompt in many)
 
 
-def test_an_engine_is_not_asked_for_nothing(tmp_path: Path) -> None:
+def test_a_complete_journal_runs_no_engine(tmp_path: Path) -> None:
     """So that a model is not loaded when the journal has all."""
     one = prompts("ab")
     summarise(ReversingEngine(), one, adapter=False, journal=Journal(tmp_path, {}, ["1"]))
@@ -93,14 +93,14 @@ def test_a_missing_completion_is_an_error() -> None:
         summarise(engine, prompts("ab"), adapter=False)
 
 
-def test_processes_share_the_tokens_evenly_and_leave_no_prompt_out() -> None:
+def test_processes_share_all_prompts_evenly_by_tokens() -> None:
     lengths = [(i * 37) % 101 for i in range(9)]
     parts = [share(range(9), lengths, rank, 2) for rank in range(2)]
     assert sorted(parts[0] + parts[1]) == list(range(9))
     assert abs(sum(lengths[i] for i in parts[0]) - sum(lengths[i] for i in parts[1])) <= max(lengths)
 
 
-def test_a_prediction_has_the_names_of_renamed_speakers_again() -> None:
+def test_a_prediction_restores_the_names_of_renamed_speakers() -> None:
     prompt = Prompt("#Person1#: Hi.", [], ids=[1, 2], dropped_turns=3, names={"#Person1#": "Ann"})
     row = {"id": "a", "dialogue": "Ann: Hi.", "references": ["Ann says hi."], "topic": None}
     completion = Completion("#Person1# greets.", 2, 5, "length")
@@ -112,7 +112,7 @@ def test_a_prediction_has_the_names_of_renamed_speakers_again() -> None:
     assert (several["candidates"], several["topic"]) == (["Ann greets."] * 2, "greeting")
 
 
-def test_equal_candidates_and_other_prompt_tokens_raise_doubts() -> None:
+def test_equal_candidates_and_other_prompt_tokens_are_noted() -> None:
     completion = Completion("a", 3, 1, "stop")
     two = prompts("ab", "abc")
     assert doubts(two, [[completion]] * 2, [completion] * 2) == [
@@ -129,7 +129,7 @@ def open_tiny(folder: Path, tokenizer: Any, **options: Any) -> Any:
     return open_engine(EvalArguments(**options), ModelConfig(model_name_or_path=str(folder)), tokenizer)
 
 
-def test_the_transformers_engine_loads_its_model_when_it_is_needed(
+def test_the_transformers_engine_loads_its_model_on_first_use(
     tiny_folder: Path, chatml_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     engine = open_tiny(tiny_folder, chatml_tokenizer, max_new_tokens=4)
@@ -159,7 +159,7 @@ def test_systems_follow_the_adapter_and_the_number_of_candidates(
     assert tuned.record["generation"]["temperature"] == 0.7
 
 
-def test_an_endpoint_without_a_tokenizer_has_no_limit() -> None:
+def test_an_endpoint_without_a_tokenizer_has_no_max_length() -> None:
     options = {"engine": "openai", "base_url": "http://localhost/v1", "served_model_name": "m"}
     engine = open_engine(EvalArguments(**options), ModelConfig(), None)
     assert (engine.max_length, max_prompt_tokens(engine)) == (None, None)

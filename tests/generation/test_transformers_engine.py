@@ -77,7 +77,7 @@ def test_every_prompt_is_in_one_batch() -> None:
     assert sorted(chosen) == list(range(200))
 
 
-def test_a_batch_gives_what_single_prompts_give(
+def test_a_batch_equals_single_prompts(
     model: LlamaForCausalLM, chatml_tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]]
 ) -> None:
     together = run(model, chatml_tokenizer, prompts, max_batch_tokens=10_000)
@@ -87,7 +87,7 @@ def test_a_batch_gives_what_single_prompts_give(
     assert [completion.prompt_tokens for completion in together] == [len(prompt) for prompt in prompts]
 
 
-def test_padding_is_on_the_left_whatever_the_tokenizer_says(
+def test_padding_is_on_the_left_for_any_tokenizer(
     model: LlamaForCausalLM, chatml_tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]]
 ) -> None:
     assert chatml_tokenizer.padding_side == "right"
@@ -113,7 +113,7 @@ def test_text_ends_before_the_stop_token(
     assert (completion.completion_tokens, completion.finish_reason) == (4, "stop")
 
 
-def test_an_unfinished_summary_says_length(
+def test_an_unfinished_summary_has_finish_reason_length(
     model: LlamaForCausalLM, chatml_tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]]
 ) -> None:
     completion = run(model, chatml_tokenizer, prompts[:1], tokens=3)[0]
@@ -130,7 +130,7 @@ def sliding_model(tokenizer: PreTrainedTokenizerFast) -> MistralForCausalLM:
 
 
 @pytest.mark.parametrize("make", [tiny_model, sliding_model])
-def test_rows_that_end_leave_the_batch_and_change_nothing(
+def test_finished_rows_leave_the_batch_without_changing_others(
     chatml_tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]], make: Callable[..., PreTrainedModel]
 ) -> None:
     """One token in ten ends a summary here, so that rows end one after the other."""
@@ -168,7 +168,7 @@ def out_of_memory_above(rows: int, error: Exception) -> Callable[..., None]:
         RuntimeError("could not create a memory object: not enough memory"),
     ],
 )
-def test_a_batch_that_runs_out_of_memory_is_halved_and_nothing_done_twice(
+def test_a_batch_that_runs_out_of_memory_is_halved_without_repeats(
     model: LlamaForCausalLM, chatml_tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]], error: Exception
 ) -> None:
     expected = run(model, chatml_tokenizer, prompts, tokens=4)
@@ -191,7 +191,7 @@ def test_no_memory_for_a_single_dialogue_is_one_line(
     hook.remove()
 
 
-def test_another_runtime_error_is_not_taken_for_memory(
+def test_other_runtime_errors_are_raised(
     model: LlamaForCausalLM, chatml_tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]]
 ) -> None:
     hook = model.register_forward_pre_hook(out_of_memory_above(0, RuntimeError("shape mismatch")), with_kwargs=True)
@@ -200,7 +200,7 @@ def test_another_runtime_error_is_not_taken_for_memory(
     hook.remove()
 
 
-def test_sampling_is_decided_by_its_seed_and_leaves_the_random_state(
+def test_sampling_depends_on_its_seeds_and_leaves_the_random_state(
     model: LlamaForCausalLM, chatml_tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]]
 ) -> None:
     config = generation_config(chatml_tokenizer, frozenset([chatml_tokenizer.eos_token_id]), 8, do_sample=True)
@@ -220,7 +220,7 @@ def test_sampling_is_decided_by_its_seed_and_leaves_the_random_state(
     assert set(texts(5, 6, 7, 8)).isdisjoint(drawn)
 
 
-def test_beams_give_what_single_prompts_give(
+def test_beam_search_in_a_batch_equals_single_prompts(
     model: LlamaForCausalLM, chatml_tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]]
 ) -> None:
     config = generation_config(chatml_tokenizer, frozenset(range(0, 1000, 10)), 12, num_beams=3)
@@ -230,7 +230,7 @@ def test_beams_give_what_single_prompts_give(
 
 
 @pytest.mark.parametrize("task_type", ["CAUSAL_LM", None])
-def test_dropout_is_off_and_all_is_put_back(
+def test_dropout_is_off_and_the_model_is_restored(
     chatml_tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]], task_type: str | None
 ) -> None:
     torch.manual_seed(0)
@@ -254,7 +254,7 @@ def test_the_models_own_sampling_options_are_not_used(
     assert run(shipped, chatml_tokenizer, prompts) == before
 
 
-def test_beam_search_passes_through(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
+def test_beam_search_options_are_kept(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
     config = generation_config(chatml_tokenizer, frozenset([2]), 5, num_beams=4, length_penalty=0.5)
     assert (config.num_beams, config.length_penalty, config.do_sample) == (4, 0.5, False)
 

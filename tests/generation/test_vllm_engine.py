@@ -24,12 +24,12 @@ def test_greedy_is_temperature_zero(chatml_tokenizer: PreTrainedTokenizerFast) -
     assert found == {"max_tokens": 9, "temperature": 0.0, "stop_token_ids": [2, 5], "detokenize": False}
 
 
-def test_sampling_options_have_vllms_names(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
+def test_sampling_options_are_renamed_for_vllm(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
     found = options(chatml_tokenizer, do_sample=True, temperature=0.5, top_k=7, min_new_tokens=3)
     assert (found["temperature"], found["top_k"], found["min_tokens"]) == (0.5, 7, 3)
 
 
-def test_an_option_that_vllm_lacks_is_refused_by_name(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
+def test_options_unknown_to_vllm_are_refused(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(InputError, match="--engine vllm has no no_repeat_ngram_size, num_beams;"):
         options(chatml_tokenizer, num_beams=4, no_repeat_ngram_size=3)
 
@@ -55,9 +55,7 @@ def test_max_lora_rank_is_one_that_vllm_allows(tmp_path: Path, config: dict[str,
         ({"r": 1024}, "rank 1024"),
     ],
 )
-def test_an_adapter_that_vllm_cannot_load_is_refused_before(
-    tmp_path: Path, config: dict[str, Any], fault: str
-) -> None:
+def test_an_adapter_that_vllm_cannot_load_is_refused(tmp_path: Path, config: dict[str, Any], fault: str) -> None:
     with pytest.raises(InputError, match=rf"\({fault}\): merge it into its base first"):
         lora_rank(adapter(tmp_path, **config))
 

@@ -86,7 +86,7 @@ def test_loss_and_gradients_equal_trl(
         torch.testing.assert_close(ours[1][name], gradient, atol=1e-5, rtol=1e-4)
 
 
-def test_a_training_logs_what_trl_logs(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_logs_equal_trls(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     """Two epochs with accumulation and evaluation: loss, gradient norm, entropy and accuracy of every step."""
     histories = []
     for cls in (SFTTrainer, SupervisedLogitsSFTTrainer):

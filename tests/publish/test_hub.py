@@ -53,7 +53,7 @@ def test_the_finished_adapter_is_pushed_and_nothing_else(
     assert 'path = "ana/sums"' in (tmp_path / "adapter" / "README.md").read_text()
 
 
-def test_no_hub_is_one_line_before_training(
+def test_pushing_without_a_hub_is_refused_before_training(
     recipe: Recipe,
     capsys: pytest.CaptureFixture[str],
     tiny_folder: Path,

@@ -78,7 +78,7 @@ def test_an_evaluation_puts_its_scores_and_intervals_into_the_card(trained: Path
     )
 
 
-def test_the_metadata_survive_the_hubs_own_round_trip(adapter: Path) -> None:
+def test_the_metadata_round_trip_through_the_hubs_parser(adapter: Path) -> None:
     model_card.write(adapter, scores(40.0))
     card = ModelCard.load(adapter / "README.md")
     assert ModelCard(str(card)).data.to_dict() == card.data.to_dict()
@@ -102,7 +102,7 @@ def test_the_metadata_survive_the_hubs_own_round_trip(adapter: Path) -> None:
     assert result.metric_args["ci95"] == [38.75, 41.25]
 
 
-def test_the_card_says_what_the_run_was(trained: Path) -> None:
+def test_the_card_describes_the_run(trained: Path) -> None:
     card = ModelCard.load(trained / "adapter" / "README.md")
     assert card.data.library_name == "peft"
     assert card.data.base_model is None  # `tiny` is a folder: the hub would refuse the name
@@ -142,7 +142,7 @@ def test_names_on_the_hub_are_linked(adapter: Path) -> None:
 
 
 @pytest.mark.parametrize(("dialogues", "kept"), [(24, 50.0), (25, 50.0), (23, 40.0)])
-def test_a_quick_look_does_not_replace_a_result(adapter: Path, dialogues: int, kept: float) -> None:
+def test_scores_of_fewer_dialogues_do_not_replace_a_full_result(adapter: Path, dialogues: int, kept: float) -> None:
     assert model_card.write(adapter, scores(40.0))
     assert model_card.write(adapter, scores(50.0, dialogues)) == (kept == 50.0)
     results = ModelCard.load(adapter / "README.md").data.eval_results
@@ -181,7 +181,7 @@ def run_snippet(card: Path) -> str:
     return printed.getvalue()
 
 
-def test_the_code_in_the_card_gives_what_the_evaluation_gave(
+def test_the_code_in_the_card_gives_the_prediction_of_the_evaluation(
     trained: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     folder = tmp_path / "adapter"

@@ -37,20 +37,20 @@ def options(path, device=GPU):
     return SimpleNamespace(**merged), model_args
 
 
-def test_there_are_configs():
+def test_the_main_configs_exist():
     assert {"quickstart", "llama2_7b_qlora", "qwen3_8b_qlora"} <= {path.stem for path in CONFIGS}
     assert {"single_gpu", "ddp", "cpu"} <= {path.stem for path in ACCELERATE}
 
 
 @each(CONFIGS)
-def test_every_key_of_a_config_arrives(path):
+def test_every_key_of_a_config_is_parsed(path):
     found, _ = options(path)
     for key, value in yaml.safe_load(path.read_text()).items():
         assert getattr(found, key) in (value, [value]), key  # report_to becomes a list
 
 
 @each(CONFIGS)
-def test_the_first_line_launches_this_very_file(path):
+def test_the_first_line_is_the_command_of_the_config(path):
     command = path.read_text().split("\n")[0]
     name = path.relative_to(ROOT).as_posix()
     match = re.fullmatch(
@@ -107,7 +107,7 @@ def test_accelerate_parses_its_configs(path):
 
 
 @each(ACCELERATE)
-def test_an_accelerate_config_launches_a_config_there_is(path):
+def test_an_accelerate_config_names_an_existing_config(path):
     match = re.fullmatch(
         rf"# accelerate launch --config_file accelerate_configs/{path.name} recipes/sft\.py --config (\S+)(?: --.*)?",
         path.read_text().split("\n")[0],

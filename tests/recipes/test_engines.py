@@ -67,7 +67,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 @pytest.mark.slow
-def test_after_kill_9_only_what_is_missing_is_generated(
+def test_after_kill_9_only_missing_summaries_are_generated(
     evaluate: Evaluate,
     tiny_folder: Path,
     tmp_path: Path,
@@ -101,7 +101,7 @@ def test_after_kill_9_only_what_is_missing_is_generated(
 
 
 @pytest.mark.slow
-def test_two_processes_summarise_nine_dialogues_once_each_in_their_order(
+def test_two_processes_summarise_each_dialogue_once_and_in_order(
     evaluate: Evaluate, tiny_folder: Path, tmp_path: Path
 ) -> None:
     done = start(
@@ -119,7 +119,7 @@ def test_two_processes_summarise_nine_dialogues_once_each_in_their_order(
     assert metrics["hardware"]["processes"] == 2
 
 
-def test_another_model_does_not_go_on_with_what_one_left(
+def test_an_evaluation_with_other_options_does_not_resume(
     evaluate: Evaluate, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*args: Any, original: Any = generation.generate_batches, **kwargs: Any) -> Any:
@@ -139,7 +139,7 @@ def test_another_model_does_not_go_on_with_what_one_left(
     assert json.loads((tmp_path / "eval-base" / "metrics.json").read_text())["engine"]["resumed"] == 0
 
 
-def test_the_summary_nearest_to_the_other_candidates_is_kept(
+def test_the_prediction_is_the_consensus_of_the_candidates(
     evaluate: Evaluate, tiny_folder: Path, tmp_path: Path
 ) -> None:
     for name in ("one", "two"):
@@ -178,7 +178,7 @@ def test_the_summary_nearest_to_the_other_candidates_is_kept(
         (["--engine=sglang"], "invalid choice: 'sglang'"),
     ],
 )
-def test_options_that_do_not_go_together_are_one_line(
+def test_contradictory_options_are_refused_in_one_line(
     evaluate: Evaluate,
     tiny_folder: Path,
     tmp_path: Path,
@@ -225,7 +225,7 @@ def served() -> Iterator[str]:
                 drain.join()
 
 
-def test_an_endpoint_without_a_tokenizer_goes_on_after_an_error(
+def test_an_endpoint_without_a_tokenizer_resumes_after_an_error(
     evaluate: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with serving(monkeypatch) as server:
@@ -247,7 +247,7 @@ def test_an_endpoint_without_a_tokenizer_goes_on_after_an_error(
     assert json.loads(record)["engine"]["resumed"] == 2
 
 
-def test_candidates_that_are_all_alike_are_warned_of(
+def test_equal_candidates_give_a_warning(
     evaluate: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with serving(monkeypatch) as server:
@@ -258,7 +258,7 @@ def test_candidates_that_are_all_alike_are_warned_of(
 
 
 @pytest.mark.slow
-def test_a_real_endpoint_gives_what_the_model_gives_here(
+def test_transformers_serve_equals_the_transformers_engine(
     evaluate: Evaluate,
     served: str,
     tmp_path: Path,

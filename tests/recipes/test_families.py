@@ -140,14 +140,14 @@ def family_folder(family: Family, folder: Path) -> Path:
     return folder
 
 
-def test_every_model_on_dialogsum_has_its_family_here() -> None:
+def test_every_config_of_a_model_has_its_family() -> None:
     others = {"quickstart", "llama2_7b_qlora", "samsum", "tweetsumm", "local_csv", "chat_messages"}
     configs = {path.stem for path in (ROOT / "recipes" / "configs").glob("*.yaml")}
     assert configs - others == FAMILIES.keys()
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_family_trains_evaluates_and_merges_by_its_configs(
+def test_a_family_trains_evaluates_and_merges_by_its_config(
     recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     family = FAMILIES[name]

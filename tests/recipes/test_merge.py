@@ -80,7 +80,7 @@ def test_merged_weights_are_the_adapters(
     assert record["saved_difference"] < 1e-4
 
 
-def test_weights_are_saved_in_bfloat16_and_the_rounding_is_told(
+def test_weights_are_saved_in_bfloat16_and_the_rounding_is_reported(
     recipe: Recipe, tiny_folder: Path, adapter: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe("merge", *merge_args(tiny_folder, adapter))
@@ -92,9 +92,7 @@ def test_weights_are_saved_in_bfloat16_and_the_rounding_is_told(
     assert f"saved in bfloat16 and loaded again by {record['saved_difference']:.1e}" in capsys.readouterr().out
 
 
-def test_a_trained_adapter_becomes_a_model_with_all_that_goes_with_it(
-    recipe: Recipe, tiny_folder: Path, tmp_path: Path
-) -> None:
+def test_a_trained_adapter_becomes_a_complete_model_folder(recipe: Recipe, tiny_folder: Path, tmp_path: Path) -> None:
     recipe("sft", *training_args(tiny_folder, tmp_path, "--instruction=Sum up:"))
     adapter = f"--adapter_path={tmp_path / 'adapter'}"
     recipe("eval", *evaluation_args(tiny_folder, tmp_path, adapter, "--dtype=float32"))
@@ -121,9 +119,7 @@ def test_a_trained_adapter_becomes_a_model_with_all_that_goes_with_it(
     assert card.data.eval_results[0].dataset_args["weights"] == "float32"
 
 
-def test_every_stop_token_of_the_base_stays_one(
-    recipe: Recipe, tiny_folder: Path, adapter: Path, tmp_path: Path
-) -> None:
+def test_stop_tokens_of_the_base_are_kept(recipe: Recipe, tiny_folder: Path, adapter: Path, tmp_path: Path) -> None:
     base = tmp_path / "tiny"
     shutil.copytree(tiny_folder, base)
     GenerationConfig(eos_token_id=[7, 2], do_sample=True, temperature=0.6, top_p=0.9).save_pretrained(base)
@@ -133,7 +129,7 @@ def test_every_stop_token_of_the_base_stays_one(
     assert {"temperature", "top_p"}.isdisjoint(written)
 
 
-def test_an_earlier_merged_model_is_replaced_and_nothing_else_is(
+def test_only_an_earlier_merged_model_is_replaced(
     recipe: Recipe, capsys: pytest.CaptureFixture[str], tiny_folder: Path, adapter: Path
 ) -> None:
     for _ in range(2):
@@ -213,7 +209,7 @@ def test_a_quantised_base_is_refused(
     assert not (adapter.parent / "merged").exists()
 
 
-def test_logits_that_moved_are_refused(
+def test_changed_logits_are_refused(
     recipe: Recipe,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -226,7 +222,7 @@ def test_logits_that_moved_are_refused(
     assert not (adapter.parent / "merged").exists()
 
 
-def test_a_file_that_was_not_written_as_it_is_in_memory_is_refused(
+def test_a_damaged_file_on_disk_is_refused(
     recipe: Recipe,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -246,7 +242,7 @@ def test_a_file_that_was_not_written_as_it_is_in_memory_is_refused(
     assert {path.name for path in adapter.parent.iterdir()} == {"adapter"}
 
 
-def test_pushing_without_a_hub_is_one_line_before_the_work(
+def test_pushing_without_a_hub_is_refused_before_merging(
     recipe: Recipe, capsys: pytest.CaptureFixture[str], tiny_folder: Path, adapter: Path
 ) -> None:
     error = fails(recipe, capsys, "merge", *merge_args(tiny_folder, adapter, "--push_to_hub=true"))

@@ -108,7 +108,7 @@ def test_attention_across_rows_changes_the_loss(
     assert abs(loss_and_gradients(flat)[0] - expected) > 1e-4
 
 
-def test_rows_are_not_cut_by_packing(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_packing_does_not_split_rows(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     apart = trainer(ResumableSFTTrainer, chatml_tokenizer, tmp_path, "sdpa")
     packed = trainer(ResumableSFTTrainer, chatml_tokenizer, tmp_path, "sdpa", packing=True, max_length=210)
     assert packed.train_dataset.column_names == ["input_ids", "labels", "seq_lengths"]

@@ -80,7 +80,7 @@ def test_the_base_alone_is_evaluated_without_an_adapter(recipe: Recipe, tiny_fol
     assert files(tmp_path) == {"eval-base/predictions.jsonl", "eval-base/metrics.json", "report.html"}
 
 
-def test_the_base_need_not_be_evaluated(recipe: Recipe, tiny_folder: Path, tmp_path: Path) -> None:
+def test_evaluate_base_no_skips_the_base(recipe: Recipe, tiny_folder: Path, tmp_path: Path) -> None:
     recipe("sft", *training_args(tiny_folder, tmp_path))
     recipe(
         "eval",
@@ -120,7 +120,7 @@ def test_another_prompt_than_in_training_is_refused_unless_allowed(
     assert (tmp_path / "eval-tuned" / "metrics.json").is_file()
 
 
-def test_a_finished_evaluation_is_not_made_again(
+def test_a_finished_evaluation_is_not_repeated(
     recipe: Recipe, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     recipe("eval", *evaluation_args(tiny_folder, tmp_path))
@@ -139,7 +139,7 @@ def test_a_finished_evaluation_is_not_made_again(
         recipe("eval", *evaluation_args(tiny_folder, tmp_path, "--max_new_tokens=7"))
 
 
-def test_an_adapter_of_another_run_than_the_manifest_is_pointed_out(
+def test_an_adapter_of_another_run_than_the_manifest_gives_a_warning(
     recipe: Recipe, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe("sft", *training_args(tiny_folder, tmp_path))
@@ -163,7 +163,7 @@ def test_full_fine_tuning_leaves_a_model(recipe: Recipe, tiny_folder: Path, tmp_
     recipe("eval", *evaluation_args(tmp_path / "model", tmp_path / "out"))
 
 
-def test_tensorboard_when_asked(
+def test_report_to_tensorboard_writes_events(
     recipe: Recipe, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "logs"))
@@ -232,7 +232,7 @@ def chat_rows(split: str) -> list[dict[str, Any]]:
         ("chat_messages", chat_rows, "human: Hi, I need help. test 0\ngpt: With what? test 0", 1),
     ],
 )
-def test_other_datasets_by_configuration_alone(
+def test_other_datasets_need_only_a_config(
     recipe: Recipe,
     tiny_folder: Path,
     tmp_path: Path,
@@ -268,7 +268,7 @@ def test_other_datasets_by_configuration_alone(
     assert {len(row["references"]) for row in predictions} == {references}
 
 
-def test_streaming_trains_on_what_does_not_fit(recipe: Recipe, tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_stream_is_trained_on(recipe: Recipe, tiny_folder: Path, tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", *samsum_rows("train"))
     args = training_args(tiny_folder, tmp_path / "out", f"--dataset_name={rows}", "--dataset_streaming=true")
     recipe("sft", *args)
@@ -402,7 +402,7 @@ def start(*command: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
+def test_an_input_error_of_a_process_is_one_line(tmp_path: Path) -> None:
     done = start(
         sys.executable, "recipes/sft.py", "--model_name_or_path=embedded", f"--output_dir={tmp_path}", "--bf16=no"
     )
@@ -412,7 +412,7 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_train_together_and_save_one_adapter(tiny_folder: Path, tmp_path: Path) -> None:
+def test_two_processes_train_and_save_one_adapter(tiny_folder: Path, tmp_path: Path) -> None:
     done = start(
         Path(sys.executable).parent / "accelerate",
         *("launch", "--config_file", "accelerate_configs/cpu.yaml", "--main_process_port", "0", "recipes/sft.py"),
@@ -427,7 +427,7 @@ def test_two_processes_train_together_and_save_one_adapter(tiny_folder: Path, tm
 
 
 @pytest.mark.slow
-def test_processes_that_do_not_find_each_other_are_refused(
+def test_an_evaluation_by_unconnected_processes_is_refused(
     recipe: Recipe,
     capsys: pytest.CaptureFixture[str],
     tiny_folder: Path,
@@ -441,7 +441,7 @@ def test_processes_that_do_not_find_each_other_are_refused(
 
 @pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data/dialogsum is not here")
-def test_dialogsum_by_flags_alone(recipe: Recipe, tmp_path: Path) -> None:
+def test_the_authors_dialogsum_files_need_no_config(recipe: Recipe, tmp_path: Path) -> None:
     """The authors' files: training on dev.jsonl and evaluation on test.jsonl with three references."""
     args = training_args("embedded", tmp_path, f"--dataset_name={SHARED / 'dev.jsonl'}", "--dtype=bfloat16")
     recipe("sft", *args, "--max_train_samples=8")

@@ -207,7 +207,7 @@ def test_damaged_checkpoints_are_kept(
     assert names(tmp_path) == ["adapter", "checkpoint-1", "checkpoint-2", *earlier]
 
 
-def test_no_token_is_written(
+def test_no_token_and_no_pickle_is_written(
     sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secret = "hf_aSecretThatNobodyShouldRead"

@@ -60,7 +60,7 @@ def by_vllm(llm: Any, tokenizer: Any, ids: list[list[int]], config: Any, **kwarg
     return [completion for _, completion in done]
 
 
-def test_the_base_and_the_adapter_say_what_they_say_in_transformers(
+def test_base_and_adapter_equal_the_transformers_engine(
     llm: Any, tokenizer: Any, ids: list[list[int]], adapter: Path
 ) -> None:
     """Text, counted tokens and the reason of the end; a common token ends some of the summaries."""
@@ -80,14 +80,14 @@ def test_the_base_and_the_adapter_say_what_they_say_in_transformers(
     assert expected != first
 
 
-def test_seeds_decide_what_is_sampled(llm: Any, tokenizer: Any, ids: list[list[int]]) -> None:
+def test_samples_depend_on_their_seeds(llm: Any, tokenizer: Any, ids: list[list[int]]) -> None:
     config = generation_config(tokenizer, frozenset([tokenizer.eos_token_id]), 8, do_sample=True)
     one = by_vllm(llm, tokenizer, [ids[0]] * 3, config, seeds=[1, 2, 3])
     assert by_vllm(llm, tokenizer, [ids[0]] * 3, config, seeds=[3, 2, 1]) == one[::-1]
     assert len({completion.text for completion in one}) == 3
 
 
-def test_the_engine_has_the_length_that_it_was_loaded_for(llm: Any, tokenizer: Any) -> None:
+def test_max_length_is_that_of_the_loaded_engine(llm: Any, tokenizer: Any) -> None:
     config = generation_config(tokenizer, frozenset([tokenizer.eos_token_id]), 8)
     engine = vllm_engine.VllmEngine(MODEL, tokenizer, config)
     engine.llm = llm

@@ -41,7 +41,7 @@ def estimate(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
-def test_it_is_needed_where_the_longest_rows_do_not_fit(tiny_folder, estimate, kind):
+def test_checkpointing_is_on_where_the_longest_rows_do_not_fit(tiny_folder, estimate, kind):
     args = settings(tiny_folder, "--per_device_train_batch_size=2")
     assert not needs_checkpointing(*args, ROWS, kind=kind, total_memory=GPU)
     step, total = estimate[0]
@@ -51,13 +51,13 @@ def test_it_is_needed_where_the_longest_rows_do_not_fit(tiny_folder, estimate, k
     assert not needs_checkpointing(*args, ROWS, kind=kind, total_memory=int(total / share) + 2)
 
 
-def test_packed_rows_are_of_full_length(tiny_folder, estimate):
+def test_packed_rows_count_as_max_length(tiny_folder, estimate):
     args = settings(tiny_folder, "--packing=true", "--max_length=512")
     needs_checkpointing(*args, ROWS, kind="cuda", total_memory=GPU)
     assert estimate[0][0] == {"rows": 8, "length": 512, "supervised": 512 * 30 / 600, "device": "cuda"}
 
 
-def test_a_stream_is_as_long_as_max_length(tiny_folder, estimate):
+def test_rows_of_a_stream_count_as_max_length(tiny_folder, estimate):
     stream = ROWS.to_iterable_dataset()
     assert isinstance(stream, IterableDataset)
     needs_checkpointing(*settings(tiny_folder, "--max_length=512"), stream, kind="cuda", total_memory=GPU)
@@ -68,12 +68,12 @@ def test_a_stream_is_as_long_as_max_length(tiny_folder, estimate):
 
 
 @pytest.mark.parametrize(("kind", "flags"), [("mps", []), ("cpu", ["--load_in_4bit=true"])])
-def test_it_is_on_where_there_is_no_estimate(tiny_folder, estimate, kind, flags):
+def test_checkpointing_is_on_without_an_estimate(tiny_folder, estimate, kind, flags):
     assert needs_checkpointing(*settings(tiny_folder, *flags), ROWS, kind=kind)
     assert estimate == []
 
 
-def test_it_is_on_where_the_estimate_fails(tiny_folder, monkeypatch, caplog):
+def test_checkpointing_is_on_after_a_failed_estimate(tiny_folder, monkeypatch, caplog):
     def fails(*args, **kwargs):
         raise NotImplementedError("no meta kernel")
 
@@ -83,7 +83,7 @@ def test_it_is_on_where_the_estimate_fails(tiny_folder, monkeypatch, caplog):
     assert "no meta kernel" in caplog.text
 
 
-def test_it_is_on_where_weights_are_sharded(tiny_folder, monkeypatch):
+def test_checkpointing_is_on_with_sharded_weights(tiny_folder, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     assert needs_checkpointing(*settings(tiny_folder), ROWS, kind="cuda")
 
@@ -105,7 +105,7 @@ def test_both_names_of_the_option_are_set(tiny_folder):
 
 @pytest.mark.slow
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="trains on the CPU")
-def test_without_any_option_of_precision_the_embedded_model_trains_on_this_cpu(recipe, tmp_path, capsys):
+def test_the_embedded_model_trains_on_this_cpu_with_default_precision(recipe, tmp_path, capsys):
     flags = ["--model_name_or_path=embedded", "--dataset_name=sample", f"--output_dir={tmp_path}", "--max_steps=1"]
     recipe("sft", *flags, "--max_train_samples=1")
     out = capsys.readouterr().out

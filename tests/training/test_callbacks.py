@@ -135,7 +135,7 @@ def test_metrics_equal_those_of_the_evaluation_recipe(
     assert [event["eval_rouge1_mean"] for event in logged] == [scored["rouge1"]["mean"]]
 
 
-def test_summaries_get_the_renamed_speakers_back(
+def test_summaries_restore_the_names_of_renamed_speakers(
     chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = make_trainer(chatml_tokenizer, tmp_path)
@@ -174,7 +174,7 @@ def test_a_prompt_and_its_summary_share_max_length_as_in_the_evaluation_recipe(
 # The best model, and stopping early
 
 
-def test_the_best_by_rouge_is_saved_and_training_stops_early(
+def test_the_best_checkpoint_by_rouge_is_saved_and_training_stops_early(
     recipe: Recipe, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(callbacks, "rouge_scores", rouge_of(10, 30, 20, 25, 99))

@@ -49,7 +49,7 @@ NO_STEP = '{"format": 1, "sha256": "x", "run": {}}'
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"run": 3}', '{"run": {}}', NO_STEP])
-def test_a_file_that_is_no_manifest_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_manifest_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(InputError, match="manifest.json is not the manifest of a run"):
         manifest.read_manifest(tmp_path)

@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedTokenizerFast
 
 
-def test_the_floor_multiplies_what_a_step_must(
+def test_the_floor_has_the_matrix_multiplications_of_a_step(
     chatml_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Counted by hand for the tiny model: hidden 32, MLP 64, key and value 16, two layers, r=4."""
