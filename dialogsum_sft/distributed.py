@@ -41,8 +41,7 @@ def run_on_main(function: Callable[[], Result]) -> Result:
 
 def on_any_process(flag: bool) -> bool:
     """Whether `flag` is true on any process. All processes must call it, and wait for each other."""
-    state = PartialState()
-    return bool(all_reduce_max(torch.tensor([flag], device=state.device).int()).item())
+    return bool(all_reduce_max(torch.tensor([flag], device=PartialState().device).int()).item())
 
 
 def all_reduce_max(flags: torch.Tensor) -> torch.Tensor:

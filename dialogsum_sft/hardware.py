@@ -1,13 +1,13 @@
 """Defaults of training that follow from the device: precision, memory, and the learning rate of an adapter."""
 
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 import torch
+from accelerate.utils import parse_flag_from_env
 from trl import ModelConfig, SFTConfig
 
 logger = logging.getLogger(__name__)
@@ -31,9 +31,8 @@ class Device:
         return self.kind in ("cuda", "xpu")
 
     def __str__(self) -> str:
-        name = {"cpu": "CPU", "mps": "Apple GPU"}.get(self.kind) or torch.get_device_module(
-            self.kind
-        ).get_device_name()
+        name = {"cpu": "CPU", "mps": "Apple GPU"}.get(self.kind)
+        name = name or torch.get_device_module(self.kind).get_device_name()
         return f"{name} {'with' if self.bf16 else 'without'} bf16"
 
 
@@ -76,8 +75,7 @@ def resolve_dtype(name: str | None) -> torch.dtype:
                 return torch.bfloat16
             logger.warning("no bfloat16 on this machine: float32 is used instead")
         name = device.half
-    dtype: torch.dtype = getattr(torch, name or "float32")
-    return dtype
+    return getattr(torch, name or "float32")
 
 
 def training_defaults(given: Mapping[str, Any], device: Device | None = None) -> dict[str, Any]:
@@ -111,14 +109,10 @@ def training_defaults(given: Mapping[str, Any], device: Device | None = None) ->
         defaults["ddp_find_unused_parameters"] = False
         defaults["use_cpu"] = bool(bf16)  # without it transformers refuses bf16 on a CPU
     if not {"activation_checkpointing", "gradient_checkpointing"} & given.keys():
-        defaults["activation_checkpointing"] = False if _fsdp_checkpoints() else Undecided.BY_MEMORY
+        # FSDP itself checkpoints activations with `fsdp_activation_checkpointing` of the accelerate config.
+        by_fsdp = all(map(parse_flag_from_env, ("ACCELERATE_USE_FSDP", "FSDP_ACTIVATION_CHECKPOINTING")))
+        defaults["activation_checkpointing"] = False if by_fsdp else Undecided.BY_MEMORY
     return defaults
-
-
-def _fsdp_checkpoints() -> bool:
-    """Whether FSDP itself checkpoints activations, by `fsdp_activation_checkpointing` of the accelerate config."""
-    names = ("ACCELERATE_USE_FSDP", "FSDP_ACTIVATION_CHECKPOINTING")
-    return all(os.environ.get(name, "false").lower() == "true" for name in names)
 
 
 def describe(training_args: SFTConfig, model_args: ModelConfig) -> str:

@@ -11,24 +11,12 @@ from typing import Any
 import psutil
 import torch
 
-_PACKAGES = [
-    "trl",
-    "transformers",
-    "datasets",
-    "peft",
-    "bitsandbytes",
-    "accelerate",
-    "evaluate",
-    "rouge_score",
-    "torch",
-    "dialogsum_sft",
-]
-
 
 def versions() -> dict[str, str]:
     """Installed versions of the packages that affect a result."""
     result = {"python": platform.python_version()}
-    for package in _PACKAGES:
+    libraries = ("trl", "transformers", "datasets", "peft", "bitsandbytes", "accelerate", "evaluate", "rouge_score")
+    for package in (*libraries, "torch", "dialogsum_sft"):
         try:
             result[package] = version(package)
         except PackageNotFoundError:
@@ -70,10 +58,8 @@ def weights_digest(path: str | None) -> str | None:
     if adapter.is_file():
         with adapter.open("rb") as file:
             weights = hashlib.file_digest(file, "sha256").hexdigest()
-        return _sha256(weights + (Path(path) / "adapter_config.json").read_text(encoding="utf-8"))
-    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in Path(path).glob("*.safetensors")]
-    return _sha256(repr(sorted(stats)))
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+        content = weights + (Path(path) / "adapter_config.json").read_text(encoding="utf-8")
+    else:
+        files = sorted(Path(path).glob("*.safetensors"))
+        content = repr([(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files])
+    return hashlib.sha256(content.encode()).hexdigest()[:16]

@@ -8,34 +8,32 @@ other references or another way of scoring are refused.
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from dialogsum_sft import InputError
 from dialogsum_sft.cli import parse, run
-from dialogsum_sft.evaluation.runs import Run, check_comparable, compare_runs, read_run
+from dialogsum_sft.evaluation.runs import Run, read_run
 from dialogsum_sft.report.report import write_report
 from dialogsum_sft.report.summary import diagnostics_table, dialogue_panel, difference_table, score_table
 
 from rich.console import Console
 from rich.text import Text
+from transformers.hf_argparser import HfArg
 
 
 @dataclass
 class CompareArguments:
-    runs: list[str] = field(
-        default_factory=list, metadata={"help": "Folders of evaluated runs; positional arguments are runs too."}
+    runs: list[str] = HfArg(default_factory=list, help="Folders of evaluated runs; positional arguments are runs too.")
+    format: str = HfArg(
+        default="text", help="How to print the tables.", metadata={"choices": ["text", "markdown", "latex"]}
     )
-    format: str = field(
-        default="text",
-        metadata={"help": "How to print the tables.", "choices": ["text", "markdown", "latex"]},
+    num_examples: int = HfArg(
+        default=2, help="How many dialogues to print where a run is better, and worse, than the first."
     )
-    num_examples: int = field(
-        default=2, metadata={"help": "How many dialogues to print where a run is better, and worse, than the first."}
-    )
-    seed: int = field(default=42, metadata={"help": "Seed of the bootstrap intervals and permutation tests."})
-    resamples: int = field(default=10_000, metadata={"help": "Resamples of each of them."})
-    output_dir: str = field(default="runs/compare", metadata={"help": "Folder for report.html."})
+    seed: int = HfArg(default=42, help="Seed of the bootstrap intervals and permutation tests.")
+    resamples: int = HfArg(default=10_000, help="Resamples of each of them.")
+    output_dir: str = HfArg(default="runs/compare", help="Folder for report.html.")
 
 
 def main() -> None:
@@ -46,19 +44,16 @@ def main() -> None:
     # 1. Read the runs
     folders = [Path(name) for name in args.runs]
     runs = [read_run(folder, name) for folder, name in zip(folders, short_names(folders), strict=True)]
-    check_comparable(runs)
 
     # 2. Write the page
     page = Path(args.output_dir) / "report.html"
     title = " and ".join(run.name for run in runs)
-    write_report(page, runs, title=title, seed=args.seed, resamples=args.resamples)
+    differences = write_report(page, runs, title=title, seed=args.seed, resamples=args.resamples)
 
     # 3. Print the tables, and the dialogues that differ most
-    differences = compare_runs(runs, seed=args.seed, resamples=args.resamples)
     tables = [score_table(runs), diagnostics_table(runs), difference_table(runs, differences, args.resamples)]
     if args.format != "text":
-        texts = [table.markdown() if args.format == "markdown" else table.latex() for table in tables]
-        print("\n\n".join(texts))
+        print("\n\n".join(table.markdown() if args.format == "markdown" else table.latex() for table in tables))
         return
     console = Console(highlight=False)
     console.width = min(console.width, 100)

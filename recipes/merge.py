@@ -88,7 +88,11 @@ def main() -> None:
     )
     of_written = logits(written, rows)
     saved_difference = difference(of_adapter, of_written)
-    check_reload(difference(rounded, of_written), allowed, partial)
+    if not (reload_difference := difference(rounded, of_written)) <= allowed:
+        shutil.rmtree(partial)
+        raise InputError(
+            f"the model as written gives other logits than in memory, by {reload_difference:.1e}: nothing is kept"
+        )
 
     # 4. Write the record and the model card, and put the folder in its place
     positions = sum(map(len, rows))
@@ -149,8 +153,16 @@ def load_adapted(model_args: ModelConfig, adapter_path: Path, trust_remote_code:
         )
     checkpoints.verify_adapter(adapter_path)
     model = load_adapter(base, str(adapter_path))
-    checkpoints.verify_adapter(adapter_path, model)
-    check_keys(adapter_path, model)
+    shapes = checkpoints.weight_shapes(model) or {}
+    checkpoints.verify_adapter(adapter_path, shapes)
+    with safe_open(adapter_path / "adapter_model.safetensors", framework="pt") as tensors:
+        names = set(tensors.keys())
+    # PEFT ignores weights without a place in the base model.
+    if unknown := sorted(name for name in names - shapes.keys() if ".lora_" in name):
+        raise InputError(
+            f"the adapter in {adapter_path} does not fit the base model: {len(unknown)} of its {len(names)} weights "
+            f"have no place there, such as {unknown[0]}"
+        )
     return model
 
 
@@ -178,27 +190,6 @@ def write_model(
         for name in ("preprocessor_config.json", "processor_config.json"):
             with contextlib.suppress(OSError):  # one of them is not there
                 shutil.copy(cached_file(args.model_name_or_path, name, revision=args.model_revision), folder)
-
-
-def check_keys(path: Path, model: PeftModel) -> None:
-    """Raise InputError for weights without a place in the base model, which PEFT ignores."""
-    with safe_open(path / "adapter_model.safetensors", framework="pt") as tensors:
-        names = set(tensors.keys())
-    unknown = sorted(name for name in names - (checkpoints.weight_shapes(model) or {}).keys() if ".lora_" in name)
-    if unknown:
-        raise InputError(
-            f"the adapter in {path} does not fit the base model: {len(unknown)} of its {len(names)} weights have no "
-            f"place there, such as {unknown[0]}"
-        )
-
-
-def check_reload(reload_difference: float, allowed: float, partial: Path) -> None:
-    """Raise InputError, and delete what was written, where the logits in memory and from disk differ by too much."""
-    if not reload_difference <= allowed:
-        shutil.rmtree(partial)
-        raise InputError(
-            f"the model as written gives other logits than in memory, by {reload_difference:.1e}: nothing is kept"
-        )
 
 
 def logits(model: PreTrainedModel | PeftModel, rows: list[list[int]]) -> list[torch.Tensor]:

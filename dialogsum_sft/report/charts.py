@@ -8,16 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dialogsum_sft.evaluation.rouge import HEADLINE, mean
+
 Curves = Mapping[str, Sequence[tuple[float, float]]]
 
 # The panels of a training log: {title: {logged quantity: label of its curve}}.
 TRAINING = {
     "Loss": {"loss": "training", "eval_loss": "validation"},
-    "ROUGE of validation samples": {
-        "eval_rouge1_mean": "ROUGE-1",
-        "eval_rouge2_mean": "ROUGE-2",
-        "eval_rougeL_mean": "ROUGE-L",
-    },
+    "ROUGE of validation samples": {f"eval_{kind}_mean": label for kind, label in HEADLINE.items()},
     "Validation summaries cut off, share": {"eval_unfinished": "validation"},
     "Token accuracy": {"mean_token_accuracy": "training", "eval_mean_token_accuracy": "validation"},
     "Learning rate": {"learning_rate": "training"},
@@ -61,10 +59,10 @@ def scale(values: Sequence[float], *, zero: bool = True, exact: bool = False, pa
 
 def histogram(values: Sequence[float], axis: Scale, bins: int) -> list[float]:
     """% of `values` in each of `bins` equal parts of the axis; values beyond an end count in the last part there."""
-    low, high = axis.low, axis.high
     counts = [0] * bins
     for value in values:
-        counts[max(0, min(bins - 1, math.floor((value - low) / (high - low) * bins + 1e-9)))] += 1
+        place = math.floor((value - axis.low) / (axis.high - axis.low) * bins + 1e-9)
+        counts[max(0, min(bins - 1, place))] += 1
     return [100 * count / len(values) for count in counts]
 
 
@@ -73,10 +71,6 @@ def thin(points: Sequence[tuple[float, float]], most: int) -> list[tuple[float, 
     size = -(-len(points) // most)
     chunks = [points[start : start + size] for start in range(0, len(points), size)]
     return [(mean([x for x, _ in chunk]), mean([y for _, y in chunk])) for chunk in chunks]
-
-
-def mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def scores(
@@ -94,11 +88,8 @@ def scores(
         {"label": name, "value": value, "ci95": None, "style": "baseline"}
         for name, value in sorted(baselines.items(), key=lambda item: -item[1])
     ]
-    return {
-        "title": title,
-        "rows": rows,
-        "x": scale([x for row in rows for x in [row["value"], *(row["ci95"] or [])]]),
-    }
+    x = scale([x for row in rows for x in [row["value"], *(row["ci95"] or [])]])
+    return {"title": title, "rows": rows, "x": x}
 
 
 def training(curves: Curves) -> list[dict[str, Any]]:
@@ -131,13 +122,8 @@ def histograms(
         style = f"s{i % 6}" if i < len(systems) else "references"
         drawn = {"style": style, "shares": shares, "start": filled[0], "end": filled[-1] + 1}
         series.append(drawn | {"mean": mean(group), "mark": min(mean(group), x.high)})
-    return {
-        "title": title,
-        "unit": unit,
-        "series": series,
-        "x": x,
-        "y": scale([share for bars in series for share in bars["shares"]]),
-    }
+    y = scale([share for bars in series for share in bars["shares"]])
+    return {"title": title, "unit": unit, "series": series, "x": x, "y": y}
 
 
 def gains(name: str, before: Sequence[float], after: Sequence[float]) -> dict[str, Any]:

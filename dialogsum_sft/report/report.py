@@ -9,7 +9,7 @@ import base64
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -62,8 +62,8 @@ def write_report(
     title: str,
     seed: int = 42,
     resamples: int = 10_000,
-) -> None:
-    """Write one HTML file for `runs`.
+) -> list[dict[str, Comparison]]:
+    """Write one HTML file for `runs`; returns the paired tests, those of `compare_runs`.
 
     The first run provides the baselines and the human ceiling, and all others are compared with it. `training_log` is
     a `training.jsonl`; where it is None or not a file, the page has no training curves. `seed` and `resamples` are of
@@ -74,43 +74,11 @@ def write_report(
     check_comparable(runs)
     curves = read_training_log(training_log) if training_log is not None and training_log.is_file() else {}
     differences = compare_runs(runs, seed=seed, resamples=resamples)
-    files.write_text(path, render(runs, differences, curves, title))
-
-
-def read_training_log(path: Path) -> dict[str, list[tuple[float, float]]]:
-    """{quantity: [(step, value)]} of all finite numbers; lines without a step and an unfinished last line are skipped.
-
-    Raises InputError for any other line that is not a JSON object.
-    """
-    curves: dict[str, list[tuple[float, float]]] = {}
-    *lines, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    for number, line in enumerate(lines, 1):
-        try:
-            items = json.loads(line).items()
-        except (ValueError, AttributeError) as error:
-            raise InputError(f"{path} line {number} is not a JSON object: remove it") from error
-        numbers = {key: x for key, x in items if isinstance(x, int | float) and math.isfinite(x)}
-        for key, value in numbers.items():
-            if key != "step" and "step" in numbers:
-                curves.setdefault(key, []).append((numbers["step"], value))
-    return curves
-
-
-def render(
-    runs: Sequence[Run],
-    differences: Sequence[Mapping[str, Comparison]],
-    curves: Mapping[str, list[tuple[float, float]]],
-    title: str,
-) -> str:
-    """The page as HTML; `differences` are those of `compare_runs`, `curves` those of `read_training_log`."""
     folder = Path(__file__).parent
     script = (folder / "report.js").read_text(encoding="utf-8")
+    templates, undefined = jinja2.FileSystemLoader(folder), jinja2.StrictUndefined
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=templates, autoescape=True, undefined=undefined, trim_blocks=True, lstrip_blocks=True
     )
     human, baselines = runs[0].record["human"], runs[0].record["baselines"]
     references = [text for row in runs[0].rows for text in row["references"]]
@@ -158,7 +126,28 @@ def render(
         record=record_rows(runs),
         data=reader_data(runs),
     )
-    return html.lstrip().encode("utf-8", "replace").decode()  # JSON can hold a lone surrogate, UTF-8 cannot
+    # JSON can hold a lone surrogate, UTF-8 cannot.
+    files.write_text(path, html.lstrip().encode("utf-8", "replace").decode())
+    return differences
+
+
+def read_training_log(path: Path) -> dict[str, list[tuple[float, float]]]:
+    """{quantity: [(step, value)]} of all finite numbers; lines without a step and an unfinished last line are skipped.
+
+    Raises InputError for any other line that is not a JSON object.
+    """
+    curves: dict[str, list[tuple[float, float]]] = {}
+    *lines, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    for number, line in enumerate(lines, 1):
+        try:
+            items = json.loads(line).items()
+        except (ValueError, AttributeError) as error:
+            raise InputError(f"{path} line {number} is not a JSON object: remove it") from error
+        numbers = {key: x for key, x in items if isinstance(x, int | float) and math.isfinite(x)}
+        for key, value in numbers.items():
+            if key != "step" and "step" in numbers:
+                curves.setdefault(key, []).append((numbers["step"], value))
+    return curves
 
 
 def finding_rows(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
@@ -166,12 +155,10 @@ def finding_rows(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     references = runs[0].record["diagnostics_of_references"]
     rows = {}
     for name, (label, field) in FINDINGS.items():
-        counts: list[int | None] = [
-            sum(bool(getattr(diagnosis, field)) for diagnosis in run.diagnoses) for run in runs
-        ]
-        if name == "unfinished":  # unknown for a run without any finish_reason
-            known = [any(row.get("finish_reason") is not None for row in run.rows) for run in runs]
-            counts = [count if is_known else None for count, is_known in zip(counts, known, strict=True)]
+        counts: list[int | None] = []
+        for run in runs:
+            known = name != "unfinished" or run.record["unfinished"] is not None
+            counts.append(sum(bool(getattr(diagnosis, field)) for diagnosis in run.diagnoses) if known else None)
         # metrics.json has the mean share of repeated trigrams, not the share of summaries that repeat one.
         share = None if name == "repeats" else references.get(field)
         rows[name] = {"label": label, "counts": counts, "references": share}
@@ -195,11 +182,8 @@ def slice_tables(runs: Sequence[Run]) -> list[dict[str, Any]]:
     for name, slices in runs[0].record["slices"].items():
         others = [run.record["slices"].get(name, {}) for run in runs]
         labels = [label for label in slices if all(label in other for other in others)]
-        chosen = labels
-        if name == "topic":
-            frequent = sorted(labels, key=lambda label: -slices[label]["examples"])[:MAX_TOPICS]
-            chosen = [label for label in labels if label in frequent]
-        rows = [{"label": label, "cells": [other[label] for other in others]} for label in chosen]
+        most = sorted(labels, key=lambda label: -slices[label]["examples"])[: MAX_TOPICS if name == "topic" else None]
+        rows = [{"label": label, "cells": [run[label] for run in others]} for label in labels if label in most]
         if len(labels) > 1 and rows:
             x = charts.scale([cell["rouge1"] for row in rows for cell in row["cells"]])
             tables.append({"name": name, "rows": rows, "left_out": len(labels) - len(rows), "x": x})
@@ -242,22 +226,11 @@ def reader_data(runs: Sequence[Run]) -> dict[str, Any]:
             for run in runs
         ]
         turns = [[turn.speaker or "", turn.text] for turn in split_turns(row["dialogue"])]
-        dialogues.append(
-            {
-                "id": str(row["id"]),
-                "topic": str(row.get("topic") or ""),
-                "turns": turns,
-                "references": row["references"],
-                "outputs": outputs,
-            }
-        )
+        own = {"id": str(row["id"]), "topic": str(row.get("topic") or ""), "turns": turns}
+        dialogues.append(own | {"references": row["references"], "outputs": outputs})
     findings = {name: label for name, (label, _) in FINDINGS.items()}
-    return {
-        "systems": [run.name for run in runs],
-        "types": list(HEADLINE.values()),
-        "findings": findings,
-        "dialogues": dialogues,
-    }
+    systems, types = [run.name for run in runs], list(HEADLINE.values())
+    return {"systems": systems, "types": types, "findings": findings, "dialogues": dialogues}
 
 
 def segments(prediction: str, diagnosis: Diagnosis) -> list[list[str]]:
@@ -266,14 +239,8 @@ def segments(prediction: str, diagnosis: Diagnosis) -> list[list[str]]:
     Pieces rather than offsets, because Python counts characters and a browser counts UTF-16 units.
     """
     kinds = [""] * len(prediction)
-    spans = {
-        "name": diagnosis.unsupported_names,
-        "number": diagnosis.unsupported_numbers,
-        "format": diagnosis.foreign_tags,
-        "tag": diagnosis.wrong_tags,
-    }
-    for kind, places in spans.items():
-        for start, end in places:
+    for kind in ("name", "number", "format", "tag"):
+        for start, end in getattr(diagnosis, FINDINGS[kind][1]):
             kinds[start:end] = [kind] * (end - start)
     pieces = groupby(range(len(prediction)), key=kinds.__getitem__)
     return [["".join(prediction[i] for i in where), kind] for kind, where in pieces]

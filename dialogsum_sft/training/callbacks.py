@@ -15,7 +15,7 @@ from dialogsum_sft.arguments import TrainArguments
 from dialogsum_sft.data.dialogue import restore_speakers
 from dialogsum_sft.data.encoding import build_prompts
 from dialogsum_sft.data.prompts import PromptSettings
-from dialogsum_sft.evaluation.rouge import rouge_scores
+from dialogsum_sft.evaluation.rouge import HEADLINE, mean, rouge_scores
 from dialogsum_sft.evaluation.tokenizers import suggest_tokenizer
 from dialogsum_sft.generation.engine import Completion, generation_config, max_prompt_tokens
 from dialogsum_sft.generation.summarise import summarise
@@ -31,18 +31,13 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.integrations import (
-    TensorBoardCallback,
-    TrackioCallback,
-    WandbCallback,
-)
+from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 from trl import SFTTrainer
 
 logger = logging.getLogger(__name__)
 
 LOG_NAME = "training.jsonl"
 SAMPLES = 3  # summaries of an evaluation that are printed and recorded
-_ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
 class TrainingLog(TrainerCallback):
@@ -57,13 +52,11 @@ class TrainingLog(TrainerCallback):
     def __init__(self, output_dir: str | Path) -> None:
         self.path = Path(output_dir) / LOG_NAME
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
             files.write_jsonl(self.path, [{"format": files.FORMAT}, *map(_line, state.log_history)])
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
             # Stored in the event, so that a checkpoint restores it.
             state.log_history[-1]["time"] = round(time.time(), 3)
@@ -77,10 +70,8 @@ class EarlyStopping(EarlyStoppingCallback):
     `restore_callback_states_from_checkpoint` does so too, but also restores the decision to stop.
     """
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        super().on_train_begin(args, state, control, **kwargs)
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        super().on_train_begin(args, state, control)
         saved = state.stateful_callbacks.get(type(self).__name__)
         if isinstance(saved, dict):
             self.early_stopping_patience_counter = saved["attributes"]["early_stopping_patience_counter"]
@@ -145,12 +136,7 @@ class GenerationEvaluation(TrainerCallback):
             logger.warning("ROUGE's default tokenizer has a-z and 0-9 only: give --eval_rouge_tokenizer unicode")
 
     def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: dict[str, float],
-        **kwargs: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, Any], **_: Any
     ) -> None:
         started = time.time()
         completions = self._completions()
@@ -160,8 +146,7 @@ class GenerationEvaluation(TrainerCallback):
         ]
         scores = rouge_scores(summaries, self.references, self.rouge_tokenizer)
         measured = {
-            f"eval_{name}_mean": float(np.mean([sum(values) / len(values) for values in scores[name]]))
-            for name in _ROUGE
+            f"eval_{name}_mean": float(np.mean([mean(values) for values in scores[name]])) for name in HEADLINE
         }
         cut_off = sum(completion.finish_reason == "length" for completion in completions)
         measured["eval_unfinished"] = cut_off / len(self.rows)
@@ -170,8 +155,8 @@ class GenerationEvaluation(TrainerCallback):
         self.trainer.log(measured)
         samples = [
             {name: row[name] for name in ("id", "dialogue", "references")}
-            | {"prediction": summaries[i], "finish_reason": completions[i].finish_reason}
-            for i, row in enumerate(self.rows[:SAMPLES])
+            | {"prediction": summary, "finish_reason": completion.finish_reason}
+            for row, summary, completion in zip(self.rows[:SAMPLES], summaries, completions, strict=False)
         ]
         state.log_history[-1]["samples"] = samples
         if state.is_world_process_zero:
@@ -196,12 +181,9 @@ class GenerationEvaluation(TrainerCallback):
                 )
                 tracker.tb_writer.add_text("eval/samples", text, step)
                 tracker.tb_writer.flush()
-            elif isinstance(tracker, WandbCallback):
-                wandb = tracker._wandb
-                wandb.log({"eval/samples": wandb.Table(columns=columns, data=table), "train/global_step": step})
-            elif isinstance(tracker, TrackioCallback):
-                trackio = tracker._trackio
-                trackio.log({"eval/samples": trackio.Table(columns=columns, data=table), "train/global_step": step})
+            elif isinstance(tracker, WandbCallback | TrackioCallback):
+                module = tracker._wandb if isinstance(tracker, WandbCallback) else tracker._trackio
+                module.log({"eval/samples": module.Table(columns=columns, data=table), "train/global_step": step})
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 from dialogsum_sft import InputError
@@ -16,9 +15,10 @@ from torch import nn
 from transformers.trainer_pt_utils import safe_globals
 
 MARKER = "complete.json"  # written into a checkpoint after all else
+Shapes = dict[str, tuple[int, ...]]
 
 
-def weight_shapes(model: nn.Module) -> dict[str, tuple[int, ...]] | None:
+def weight_shapes(model: nn.Module) -> Shapes | None:
     """Name and shape of every tensor in the saved adapter of this PEFT model; None for a plain model.
 
     A sharded parameter (ZeRO-3, FSDP2) counts with its full shape.
@@ -33,17 +33,17 @@ def weight_shapes(model: nn.Module) -> dict[str, tuple[int, ...]] | None:
     return {name: tuple(tensor.shape) for name, tensor in saved.items()}
 
 
-def verify_adapter(folder: Path, expected: nn.Module | Mapping[str, tuple[int, ...]] | None = None) -> None:
+def verify_adapter(folder: Path, shapes: Shapes | None = None) -> None:
     """Raise InputError unless the weights saved in `folder` are readable, finite and complete.
 
-    `expected` is the PEFT model that was saved, or its `weight_shapes`. The weights are `adapter_model.safetensors`,
-    or `model*.safetensors` with full fine-tuning; they are read one at a time.
+    `shapes` are the `weight_shapes` of the model that was saved. The weights are `adapter_model.safetensors`, or
+    `model*.safetensors` with full fine-tuning; they are read one at a time.
     """
-    shapes = weight_shapes(expected) if isinstance(expected, nn.Module) else expected
+    shapes = shapes or {}
     files = sorted(folder.glob("adapter_model*.safetensors")) or sorted(folder.glob("model*.safetensors"))
     if not files:
         raise InputError(f"{folder} holds no weights: adapter_model.safetensors is missing there")
-    saved: dict[str, tuple[int, ...]] = {}
+    saved: Shapes = {}
     for path in files:
         try:
             with safe_open(path, framework="pt") as tensors:
@@ -56,13 +56,12 @@ def verify_adapter(folder: Path, expected: nn.Module | Mapping[str, tuple[int, .
             raise InputError(f"{path} cannot be read: {error}") from error
     if not saved:
         raise InputError(f"{folder}: the weights file has no weights in it")
-    missing = [name for name in shapes or {} if name not in saved]
+    missing = [name for name in shapes if name not in saved]
     if missing:
-        raise InputError(f"{folder}: {len(missing)} of {len(shapes or {})} weights are missing, such as {missing[0]}")
-    other = [name for name, shape in (shapes or {}).items() if saved[name] != shape]
-    if other:
-        wanted = (shapes or {})[other[0]]
-        raise InputError(f"{folder}: {other[0]} has the shape {list(saved[other[0]])} where {list(wanted)} belongs")
+        raise InputError(f"{folder}: {len(missing)} of {len(shapes)} weights are missing, such as {missing[0]}")
+    for name, shape in shapes.items():
+        if saved[name] != shape:
+            raise InputError(f"{folder}: {name} has the shape {list(saved[name])} where {list(shape)} belongs")
 
 
 def step_of(checkpoint: Path) -> int:
@@ -93,7 +92,7 @@ def mark_complete(checkpoint: Path, processes: int) -> None:
         sync_folder(folder)
 
 
-def damage(checkpoint: Path, shapes: Mapping[str, tuple[int, ...]] | None = None) -> str | None:
+def damage(checkpoint: Path, shapes: Shapes | None = None) -> str | None:
     """Why a run cannot be resumed from a checkpoint; None if every file is there, complete and readable.
 
     `shapes` are the `weight_shapes` of the model that resumes.
@@ -149,9 +148,7 @@ def set_aside(folder: Path, word: str) -> Path:
     return target
 
 
-def newest_complete(
-    output_dir: Path, shapes: Mapping[str, tuple[int, ...]] | None = None
-) -> tuple[Path | None, list[str]]:
+def newest_complete(output_dir: Path, shapes: Shapes | None = None) -> tuple[Path | None, list[str]]:
     """The newest checkpoint from which a run can be resumed, and notes on newer ones, which are set aside."""
     notes: list[str] = []
     for checkpoint in find_checkpoints(output_dir):

@@ -24,5 +24,4 @@ class CompletionOnlyCollator(DataCollatorForLanguageModeling):
             fault = label_fault(example, self.stop_token_ids)
             if fault:
                 raise InputError(f"training row {example.get('id', '(no id)')}: {fault}")
-        batch: dict[str, Any] = super().torch_call(examples)
-        return batch
+        return super().torch_call(examples)

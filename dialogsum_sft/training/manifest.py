@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dialogsum_sft import InputError, files
-from dialogsum_sft.training.checkpoints import damage, find_checkpoints, newest_complete, set_aside, step_of
+from dialogsum_sft.training.checkpoints import Shapes, damage, find_checkpoints, newest_complete, set_aside, step_of
 
 NAME = "manifest.json"
 # With another value of one of these options the folder belongs to another run, which cannot be resumed.
@@ -137,7 +137,7 @@ class RunFolder:
             raise InputError(f"{folder} holds this run with other values: {', '.join(changed)}; {resumes}{anew}")
         return manifest
 
-    def open(self, shapes: dict[str, tuple[int, ...]] | None) -> tuple[Path | None, list[str]]:
+    def open(self, shapes: Shapes | None) -> tuple[Path | None, list[str]]:
         """Write the manifest; return the checkpoint to resume from (None: step 0), and notes on what was done.
 
         Call it after `check_start`, just before training, on one process. Nothing is deleted: damaged checkpoints

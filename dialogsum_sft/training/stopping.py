@@ -66,9 +66,7 @@ class StopCallback(TrainerCallback, ExportableState):
     def state(self) -> dict[str, Any]:
         return {"args": {}, "attributes": {"num_tokens": self.trainer._total_train_tokens}}
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         saved = state.stateful_callbacks.get(type(self).__name__)
         if isinstance(saved, dict):
             self.trainer._total_train_tokens = saved["attributes"].get("num_tokens", 0)
@@ -95,13 +93,11 @@ class StopCallback(TrainerCallback, ExportableState):
                 f"checkpoints of {mib(size)}, then the final weights): make room, or lower --save_total_limit"
             )
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.trainer.step_batches.clear()
 
     def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         loss = self.trainer._tr_loss  # the sum since it was last logged, finite before this step
         finite = loss.isfinite() & self._gradient_is_finite(loss.device)
@@ -139,21 +135,17 @@ class StopCallback(TrainerCallback, ExportableState):
                 names.append(str(row["id"]))
         return names
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.stopping:
             control.should_save = control.should_training_stop = True
             control.should_evaluate = False
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.stopping:
             control.should_evaluate = control.should_save = False
 
     def on_prediction_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """End a long evaluation too, within the time that a SIGTERM leaves: save the step before it and stop."""
         number = int(all_reduce_max(torch.tensor(self.request.signal or 0, device=args.device)).item())

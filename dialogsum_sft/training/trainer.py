@@ -1,5 +1,6 @@
 """The trainers: SFTTrainer with complete checkpoints and a global batch, and its variant without Triton."""
 
+import argparse
 import contextlib
 import os
 import shlex
@@ -271,13 +272,9 @@ def _command() -> str:
         launcher = psutil.Process().parent().cmdline()  # python .../bin/accelerate launch ... recipes/sft.py ...
         if sys.argv[0] in launcher and Path(launcher[1]).name in ("accelerate", "torchrun"):
             words = [Path(launcher[1]).name, *launcher[2:]]
-    option = "--resume_from_checkpoint"
-    kept = [
-        word
-        for i, word in enumerate(words)
-        if not (word.startswith(f"{option}=") or word == option or (i and words[i - 1] == option))
-    ]
-    return shlex.join(kept)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--resume_from_checkpoint")
+    return shlex.join(parser.parse_known_args(words)[1])
 
 
 def mib(size: int) -> str:
