@@ -6,19 +6,16 @@
 Training, each run in its own process: recipes/sft.py, and `trl sft` with bf16 and the config's model, rows, LoRA shape
 and batch size, learning rate and schedule, else its defaults (float32 weights under autocast, LoRA dropout, activation
 checkpointing). Tokens do not include padding. The first step, which allocates and warms up, is not measured. Start-up
-is from the command to the first step. With a GPU, sft.py is also run with the options of --variants.
+is from the command to the first step.
 
-Generation with the base model, greedy: `generate` of this package; `pipeline("text-generation", batch_size=16)` in the
-same dtype over the same prompts; and the tutorial's loop: float32, a row at a time, a row for each reference, like
-the hub's DialogSum. Dialogues are counted, not rows.
+Generation with the base model, greedy: this package; `pipeline("text-generation", batch_size=16)` in the same dtype
+over the same prompts; and the tutorial's loop: float32, a row at a time, a row for each reference, like the hub's
+DialogSum. Dialogues are counted, not rows.
 
-The systems run in turn (A B A B), --rounds times; the table has the medians. The floor under a training step is the
-time of its matrix multiplications alone (`training/matmul_floor.py`). Memory is the peak of the process (resident), or
-of the GPU.
+The systems run in turn (A B A B); the tables have the medians. Memory is the peak of the process, or of the GPU.
 """
 
 import contextlib
-import importlib.util
 import json
 import runpy
 import statistics
@@ -28,8 +25,8 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +44,12 @@ from dialogsum_sft.training.matmul_floor import matmul_floor
 
 import psutil
 import torch
+import trl
 from peft import get_peft_model
 from rich.console import Console
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, pipeline
+from transformers.hf_argparser import HfArg
 from trl import ModelConfig, ScriptArguments, SFTConfig, get_peft_config
 
 ROOT = Path(__file__).parent.parent
@@ -60,29 +59,25 @@ Figures = dict[str, float]
 
 @dataclass
 class BenchmarkArguments:
-    recipe_config: str = field(
-        default="recipes/configs/quickstart.yaml", metadata={"help": "Config of recipes/sft.py to measure."}
+    recipe_config: str = HfArg(default="recipes/configs/quickstart.yaml", help="Config of recipes/sft.py to measure.")
+    rounds: int = HfArg(default=2, help="How often each system is run, in turn.")
+    max_steps: int = HfArg(default=8, help="Training steps of a run.")
+    dialogues: int = HfArg(default=24, help="Dialogues to summarise, the first of the test split.")
+    tutorial_dialogues: int = HfArg(
+        default=4, help="Of these, so many evenly spread ones for the tutorial's slow loop."
     )
-    rounds: int = field(default=2, metadata={"help": "How often each system is run, in turn."})
-    max_steps: int = field(default=8, metadata={"help": "Training steps of a run."})
-    dialogues: int = field(default=24, metadata={"help": "Dialogues to summarise, the first of the test split."})
-    tutorial_dialogues: int = field(
-        default=4, metadata={"help": "Of these, so many evenly spread ones for the tutorial's slow loop."}
+    max_new_tokens: int = HfArg(default=80, help="Longest summary, in tokens.")
+    max_batch_tokens: int = HfArg(default=16384, help="Size of this package's generation batch.")
+    quick: bool = HfArg(
+        default=False, help="One round, 2 steps, 8 dialogues, 1 for the tutorial's loop, no eval loss."
     )
-    max_new_tokens: int = field(default=80, metadata={"help": "Longest summary, in tokens."})
-    max_batch_tokens: int = field(default=16384, metadata={"help": "Size of this package's generation batch."})
-    quick: bool = field(
-        default=False, metadata={"help": "One round, 2 steps, 8 dialogues, 1 for the tutorial's loop, no eval loss."}
-    )
-    profile: bool = field(default=False, metadata={"help": "Print where the time of a training step goes."})
-    variants: str | None = field(
+    profile: bool = HfArg(default=False, help="Print where the time of a training step goes.")
+    variants: str | None = HfArg(
         default=None,
-        metadata={
-            "help": 'More ways to train, as JSON of name: options, such as {"packed": "--packing true"}. '
-            "Default: packed and packed with Liger kernels with a GPU, else none."
-        },
+        help='More ways to train, as JSON of name: options, such as {"packed": "--packing true"}. '
+        "Default: packed and packed with Liger kernels with a GPU, else none.",
     )
-    output: str | None = field(default=None, metadata={"help": "JSON file for the figures."})
+    output: str | None = HfArg(default=None, help="JSON file for the figures.")
 
 
 @dataclass
@@ -112,13 +107,8 @@ class Job:
 
 def main() -> None:
     (args,) = parse((BenchmarkArguments,))
-    settings = Settings(
-        *parse(
-            (ScriptArguments, SFTConfig, ModelConfig, DataArguments, TrainArguments),
-            ["--config", args.recipe_config],
-            defaults=training_defaults,
-        )
-    )
+    types = (ScriptArguments, SFTConfig, ModelConfig, DataArguments, TrainArguments)
+    settings = Settings(*parse(types, ["--config", args.recipe_config], defaults=training_defaults))
     if args.max_steps < 2:
         raise InputError(f"--max_steps {args.max_steps}: the first step is not measured, so give 2 or more")
     if args.quick:
@@ -155,9 +145,8 @@ def train_in_turn(
         variants = json.loads(args.variants) if args.variants else packed if torch.cuda.is_available() else {}
     except json.JSONDecodeError as error:
         raise InputError(f"--variants is not JSON: {error}") from error
-    validation = load_examples(
-        settings.script, settings.data, settings.script.dataset_test_split, settings.data.max_eval_samples
-    )
+    split, limit = settings.script.dataset_test_split, settings.data.max_eval_samples
+    validation = load_examples(settings.script, settings.data, split, limit)
     training: dict[str, list[Figures]] = defaultdict(list)
     failed: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as name:
@@ -230,7 +219,11 @@ def summarise_in_turn(
             console.print(f"round {turn + 1}: summarising with {system} ...")
             dtype = "float32" if summarise is with_tutorial_loop else settings.model.dtype
             model = load_model(ModelConfig(**vars(settings.model) | {"dtype": dtype})).to(device).eval()
-            generation[system].append(timed(summarise, model, job))
+            with peak_memory() as peak:
+                started = time.perf_counter()
+                dialogues = summarise(model, job)
+                seconds = time.perf_counter() - started
+            generation[system].append({"dialogues_per_second": dialogues / seconds, "seconds": seconds} | peak)
             del model
     return generation
 
@@ -238,16 +231,13 @@ def summarise_in_turn(
 def trl_sft(settings: Settings, rows: Path) -> list[str]:
     """The command of TRL's script: bf16 and what the two systems must share, else its defaults."""
     training_args, model_args = settings.training, settings.model
-    spec = importlib.util.find_spec("trl.scripts.sft")
-    assert spec is not None
     name = str(model_args.model_name_or_path)
-    shared = "per_device_train_batch_size gradient_accumulation_steps per_device_eval_batch_size learning_rate seed"
-    command = [str(spec.origin), "--bf16=true", f"--dataset_name={rows}"]
+    shared = ("gradient_accumulation_steps", "per_device_eval_batch_size", "learning_rate", "warmup_steps", "seed")
+    command = [str(Path(trl.__file__).parent / "scripts" / "sft.py"), "--bf16=true", f"--dataset_name={rows}"]
     command += [f"--model_name_or_path={embedded_model() if name == EMBEDDED else name}"]
     command += [] if torch.accelerator.is_available() else ["--use_cpu=true"]
-    command += [f"--{option}={getattr(training_args, option)}" for option in shared.split()]
     command += [f"--lr_scheduler_type={training_args.lr_scheduler_type.value}"]
-    command += [f"--warmup_steps={training_args.warmup_steps}"]
+    command += [f"--{option}={getattr(training_args, option)}" for option in ("per_device_train_batch_size", *shared)]
     command += [f"--{option}={getattr(model_args, option)}" for option in ("use_peft", "lora_r", "lora_alpha")]
     targets = model_args.lora_target_modules
     return command + ["--lora_target_modules", *([targets] if isinstance(targets, str) else targets or [])]
@@ -262,16 +252,14 @@ def train_once(command: list[str], folder: Path, profile: Path | None = None) ->
     if done.returncode != 0 or not result.is_file():
         lines = done.stderr.strip().splitlines() or ["no message"]
         raise InputError(f"{Path(command[0]).name} failed: {lines[-1]}")
-    figures: Figures = json.loads(result.read_text(encoding="utf-8"))
-    return figures
+    return json.loads(result.read_text(encoding="utf-8"))
 
 
 def watch() -> None:
     """Run a training script in this process, and write its start-up time, speed and peak memory."""
     result, profile, started, *sys.argv = sys.argv[2:]
-    seen: dict[str, Any] = {}
-    done: list[tuple[float, float]] = []  # when a step was over, and the tokens until then
-    steps = 0
+    begun: list[float] = []  # when each step began
+    done: list[tuple[float, float]] = []  # when it was over, and the tokens until then
     log, training_step = Trainer.log, Trainer.training_step
 
     def watched_log(self: Trainer, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -280,10 +268,8 @@ def watch() -> None:
         log(self, logs, *args, **kwargs)
 
     def watched_step(self: Trainer, *args: Any, **kwargs: Any) -> Any:
-        nonlocal steps
-        steps += 1
-        seen.setdefault("start_up_seconds", time.time() - float(started))
-        if not profile or steps != 2:
+        begun.append(time.time())
+        if not profile or len(begun) != 2:
             return training_step(self, *args, **kwargs)
         with torch.profiler.profile() as profiler:
             loss = training_step(self, *args, **kwargs)
@@ -298,8 +284,7 @@ def watch() -> None:
     (start, before), (end, after) = done[0], done[-1]  # the first step allocates, compiles and warms up
     tokens, seconds = after - before, end - start
     figures = {"tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds}
-    figures |= {"start_up_seconds": seen["start_up_seconds"]} | peak
-    files.write_json(Path(result), figures)
+    files.write_json(Path(result), figures | {"start_up_seconds": begun[0] - float(started)} | peak)
 
 
 @contextlib.contextmanager
@@ -326,16 +311,8 @@ def peak_memory() -> Iterator[dict[str, float]]:
     reader.join()
 
 
-def timed(work: Callable[..., int], *arguments: Any) -> Figures:
-    """`work` returns how many dialogues it summarised."""
-    with peak_memory() as peak:
-        started = time.perf_counter()
-        dialogues = work(*arguments)
-        seconds = time.perf_counter() - started
-    return {"dialogues_per_second": dialogues / seconds, "seconds": seconds} | peak
-
-
 def with_ours(model: PreTrainedModel, job: Job) -> int:
+    """Like the other systems, return how many dialogues were summarised."""
     tokenizer, args = job.tokenizer, job.args
     ids = prompts.render_batch(tokenizer, job.chats, add_generation_prompt=True)
     stop_ids = prompts.stop_token_ids(tokenizer, model.generation_config)
@@ -414,16 +391,10 @@ def show_results(
     failed: dict[str, str],
 ) -> dict[str, Any]:
     """Print the medians and the ratios; return them with the figures of every round."""
-    table, ratios = speed_table(
-        f"training, {args.recipe_config}, {args.max_steps} steps x {args.rounds}",
-        training,
-        {
-            "tokens/s": ("tokens_per_second", ".0f"),
-            "start-up s": ("start_up_seconds", ".1f"),
-            "peak GiB": ("memory_gib", ".2f"),
-            "eval loss": ("eval_loss", ".3f"),
-        },
-    )
+    columns = {"tokens/s": ("tokens_per_second", ".0f"), "start-up s": ("start_up_seconds", ".1f")}
+    columns |= {"peak GiB": ("memory_gib", ".2f"), "eval loss": ("eval_loss", ".3f")}
+    title = f"training, {args.recipe_config}, {args.max_steps} steps x {args.rounds}"
+    table, ratios = speed_table(title, training, columns)
     if floor is not None:
         ratios["floor"] = median(training["ours"], "tokens_per_second") / floor
         table.add_row("its matrix products alone", f"{floor:.0f}", "", "", "", f"{ratios['floor']:.2f} x")
@@ -431,11 +402,9 @@ def show_results(
         table.add_row(system, "failed", "", "", "", "")
         console.print(f"{system}: {reason}")
     console.print(table)
-    table, of_generation = speed_table(
-        f"generation, {args.dialogues} dialogues, {args.max_new_tokens} tokens at most",
-        generation,
-        {"dialogues/s": ("dialogues_per_second", ".2f"), "peak GiB": ("memory_gib", ".2f")},
-    )
+    title = f"generation, {args.dialogues} dialogues, {args.max_new_tokens} tokens at most"
+    columns = {"dialogues/s": ("dialogues_per_second", ".2f"), "peak GiB": ("memory_gib", ".2f")}
+    table, of_generation = speed_table(title, generation, columns)
     console.print(table)
     record = {"training": training, "generation": generation, "floor_tokens_per_second": floor}
     return record | {"ratios": ratios | of_generation, "failed": failed}

@@ -17,7 +17,7 @@ from typing import Any
 import dialogsum_sft
 from dialogsum_sft import InputError, files
 from dialogsum_sft.data.dialogue import split_turns
-from dialogsum_sft.evaluation.diagnostics import Diagnosis
+from dialogsum_sft.evaluation.diagnostics import Diagnosis, unfinished_share
 from dialogsum_sft.evaluation.rouge import HEADLINE
 from dialogsum_sft.evaluation.runs import Run, check_comparable, compare_runs
 from dialogsum_sft.evaluation.significance import Comparison
@@ -157,7 +157,7 @@ def finding_rows(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     for name, (label, field) in FINDINGS.items():
         counts: list[int | None] = []
         for run in runs:
-            known = name != "unfinished" or run.record["unfinished"] is not None
+            known = name != "unfinished" or unfinished_share(run.rows) is not None
             counts.append(sum(bool(getattr(diagnosis, field)) for diagnosis in run.diagnoses) if known else None)
         # metrics.json has the mean share of repeated trigrams, not the share of summaries that repeat one.
         share = None if name == "repeats" else references.get(field)
