@@ -32,6 +32,7 @@ from typing import Any
 
 from dialogsum_sft import InputError, files, provenance
 from dialogsum_sft.arguments import DataArguments, TrainArguments
+from dialogsum_sft.checks import json_option
 from dialogsum_sft.cli import parse, run
 from dialogsum_sft.data import prompts
 from dialogsum_sft.data.examples import Examples, load_examples
@@ -55,6 +56,8 @@ from trl import ModelConfig, ScriptArguments, SFTConfig, get_peft_config
 ROOT = Path(__file__).parent.parent
 TRL_SFT = "trl sft"
 Figures = dict[str, float]
+Results = dict[str, list[Figures]]  # of each system, in each round
+console = Console(width=120)
 
 
 @dataclass
@@ -113,7 +116,6 @@ def main() -> None:
         raise InputError(f"--max_steps {args.max_steps}: the first step is not measured, so give 2 or more")
     if args.quick:
         args.rounds, args.max_steps, args.dialogues, args.tutorial_dialogues = 1, 2, 8, 1
-    console = Console(width=120)
 
     # 1. Load the rows
     script_args, data_args = settings.script, settings.data
@@ -122,38 +124,33 @@ def main() -> None:
     test = load_examples(script_args, data_args, split, args.dialogues)
 
     # 2. Train with each system on the same rows, and compute the floor under a step
-    training, failed = train_in_turn(console, args, settings, train)
-    floor = floor_tokens_per_second(console, args, settings, train)
+    training, failed = train_in_turn(args, settings, train)
+    floor = floor_tokens_per_second(args, settings, train)
 
     # 3. Summarise with each system
-    generation = summarise_in_turn(console, args, settings, test)
+    generation = summarise_in_turn(args, settings, test)
 
     # 4. Print and save the figures
-    record = show_results(console, args, training, generation, floor, failed)
+    record = show_results(args, training, generation, floor, failed)
     if args.output:
         record |= {"arguments": vars(args), "hardware": provenance.hardware(), "versions": provenance.versions()}
         files.write_json(Path(args.output), record | {"git_revision": provenance.git_revision()})
         console.print(f"saved {args.output}")
 
 
-def train_in_turn(
-    console: Console, args: BenchmarkArguments, settings: Settings, train: Examples
-) -> tuple[dict[str, list[Figures]], dict[str, str]]:
+def train_in_turn(args: BenchmarkArguments, settings: Settings, train: Examples) -> tuple[Results, dict[str, str]]:
     """The figures of each system and round, and the error of each that failed: ours, theirs, ours, theirs, ..."""
-    packed = {"packed": "--packing true", "packed, Liger": "--packing true --use_liger_kernel true"}
-    try:
-        variants = json.loads(args.variants) if args.variants else packed if torch.cuda.is_available() else {}
-    except json.JSONDecodeError as error:
-        raise InputError(f"--variants is not JSON: {error}") from error
+    variants = json_option("variants", args.variants)
+    if args.variants is None and torch.cuda.is_available():
+        variants = {"packed": "--packing true", "packed, Liger": "--packing true --use_liger_kernel true"}
     split, limit = settings.script.dataset_test_split, settings.data.max_eval_samples
     validation = load_examples(settings.script, settings.data, split, limit)
-    training: dict[str, list[Figures]] = defaultdict(list)
+    training: Results = defaultdict(list)
     failed: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pairs = ((row["dialogue"], summary) for row in train.rows for summary in row["references"])
-        chats = (settings.prompt.messages(*pair) for pair in pairs)
-        files.write_jsonl(folder / "rows" / "train.jsonl", chats)
+        files.write_jsonl(folder / "rows" / "train.jsonl", (settings.prompt.messages(*pair) for pair in pairs))
         steps = [f"--max_steps={args.max_steps}", "--logging_steps=1", "--eval_strategy=no", "--save_strategy=no"]
         ours = [str(ROOT / "recipes" / "sft.py"), "--config", args.recipe_config, *steps, "--report_to=none"]
         commands = {"ours": ours}
@@ -182,9 +179,7 @@ def train_in_turn(
     return training, failed
 
 
-def floor_tokens_per_second(
-    console: Console, args: BenchmarkArguments, settings: Settings, train: Examples
-) -> float | None:
+def floor_tokens_per_second(args: BenchmarkArguments, settings: Settings, train: Examples) -> float | None:
     """Speed of a step's matrix multiplications alone, on rows of middle length; None for a quantised or full model."""
     model_args, size = settings.model, settings.training.per_device_train_batch_size
     if model_args.load_in_4bit or model_args.load_in_8bit or not model_args.use_peft:
@@ -196,8 +191,7 @@ def floor_tokens_per_second(
     stop_ids = prompts.stop_token_ids(tokenizer, model.generation_config)
     encoded = prompts.encode_batch(tokenizer, pairs, stop_ids, settings.prompt)
     encoded.sort(key=lambda row: len(row["input_ids"]))
-    middle = max(0, len(encoded) // 2 - size // 2)
-    batch = encoded[middle : middle + size]
+    batch = encoded[max(0, len(encoded) // 2 - size // 2) :][:size]
     adapted = get_peft_model(model, get_peft_config(model_args), autocast_adapter_dtype=False)
     lengths = [len(row["input_ids"]) for row in batch]
     supervised = sum(len(row["input_ids"]) - row["prompt_tokens"] for row in batch)
@@ -205,15 +199,13 @@ def floor_tokens_per_second(
     return sum(lengths) / seconds
 
 
-def summarise_in_turn(
-    console: Console, args: BenchmarkArguments, settings: Settings, test: Examples
-) -> dict[str, list[Figures]]:
+def summarise_in_turn(args: BenchmarkArguments, settings: Settings, test: Examples) -> Results:
     """The figures of each system and round."""
     chats = [settings.prompt.messages(row["dialogue"])["prompt"] for row in test.rows]
     job = Job(load_tokenizer(settings.model), chats, [len(row["references"]) for row in test.rows], args)
     device = str(torch.accelerator.current_accelerator() or "cpu")
     systems = {"ours": with_ours, "pipeline": with_pipeline, "tutorial loop": with_tutorial_loop}
-    generation: dict[str, list[Figures]] = defaultdict(list)
+    generation: Results = defaultdict(list)
     for turn in range(args.rounds):
         for system, summarise in systems.items():
             console.print(f"round {turn + 1}: summarising with {system} ...")
@@ -360,13 +352,8 @@ def eval_loss(settings: Settings, examples: Examples, adapter: str) -> float:
     return total / count
 
 
-def speed_table(
-    title: str, results: dict[str, list[Figures]], columns: dict[str, tuple[str, str]]
-) -> tuple[Table, dict[str, float]]:
-    """A row of medians for each system, and how many times faster ours is, by the first of the `columns`.
-
-    `columns` are titles with the name and the format of a figure.
-    """
+def speed_table(title: str, results: Results, columns: dict[str, tuple[str, str]]) -> tuple[Table, dict[str, float]]:
+    """A row of medians for each system, and the ratios of ours by the first of `columns` {title: (figure, format)}."""
     table, ratios = Table(title, ["", *columns, "ours is"]), {}
     speed = next(iter(columns.values()))[0]
     for system, figures in results.items():
@@ -383,12 +370,7 @@ def median(figures: list[Figures], name: str) -> float:
 
 
 def show_results(
-    console: Console,
-    args: BenchmarkArguments,
-    training: dict[str, list[Figures]],
-    generation: dict[str, list[Figures]],
-    floor: float | None,
-    failed: dict[str, str],
+    args: BenchmarkArguments, training: Results, generation: Results, floor: float | None, failed: dict[str, str]
 ) -> dict[str, Any]:
     """Print the medians and the ratios; return them with the figures of every round."""
     columns = {"tokens/s": ("tokens_per_second", ".0f"), "start-up s": ("start_up_seconds", ".1f")}

@@ -10,7 +10,6 @@ from conftest import recipe_module, tiny_model
 
 import pytest
 import torch
-from rich.console import Console
 from transformers import PreTrainedTokenizerFast
 
 
@@ -50,7 +49,6 @@ def test_ratios_are_of_medians(benchmark: ModuleType) -> None:
         return [{"dialogues_per_second": speed, "memory_gib": 1.0} for speed in speeds]
 
     record: dict[str, Any] = benchmark.show_results(
-        Console(quiet=True),
         benchmark.BenchmarkArguments(),
         {"ours": trained(60, 100, 90), "trl sft": trained(10, 31, 30)},
         {"ours": summarised(4.0), "tutorial loop": summarised(0.2, 0.3)},
