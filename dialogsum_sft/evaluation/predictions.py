@@ -1,5 +1,6 @@
 """Read predictions from files, and match them with a dataset."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -68,25 +69,17 @@ def match_examples(examples: Sequence[Row], predictions: Sequence[Row], path: Pa
                 "each dialogue in the dataset's order (rows that share a dialogue are one), or ids"
             )
         return [_joined(example, row) for example, row in zip(examples, predictions, strict=True)]
-    by_id: dict[str, Row] = {}
-    repeated = []
-    for row in predictions:
-        identity = str(row["id"])
-        if identity in by_id:
-            repeated.append(identity)
-        by_id[identity] = row
-    known = {example["id"] for example in examples}
+    ids, known = [str(row["id"]) for row in predictions], dict.fromkeys(example["id"] for example in examples)
+    by_id = dict(zip(ids, predictions, strict=True))
+    faults = {
+        "ids are repeated": list((Counter(ids) - Counter(by_id.keys())).elements()),
+        f"ids are not in {dataset}": [identity for identity in by_id if identity not in known],
+        f"dialogues of {dataset} have no prediction": [identity for identity in known if identity not in by_id],
+    }
     problems = [
-        f"{len(ids)} {what}: {', '.join(map(one_line, ids[:3]))}{', ...' if len(ids) > 3 else ''}"
-        for ids, what in (
-            (repeated, "ids are repeated"),
-            ([identity for identity in by_id if identity not in known], f"ids are not in {dataset}"),
-            (
-                [example["id"] for example in examples if example["id"] not in by_id],
-                f"dialogues of {dataset} have no prediction",
-            ),
-        )
-        if ids
+        f"{len(several)} {what}: {', '.join(map(one_line, several[:3]))}{', ...' if len(several) > 3 else ''}"
+        for what, several in faults.items()
+        if several
     ]
     if problems:
         raise InputError(f"{path} and {dataset} do not match: {'; '.join(problems)}")

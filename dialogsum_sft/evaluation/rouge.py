@@ -97,8 +97,7 @@ def _skip_bigrams(tokens: list[str]) -> list[tuple[str, str]]:
 
 
 def _f1(shared: int, reference: int, prediction: int) -> float:
-    value: float = fmeasure(shared / max(prediction, 1), shared / max(reference, 1))
-    return value
+    return fmeasure(shared / max(prediction, 1), shared / max(reference, 1))
 
 
 def aggregate_scores(scores: Mapping[str, list[list[float]]], *, seed: int = 42) -> dict[str, dict[str, Any]]:

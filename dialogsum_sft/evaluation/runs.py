@@ -3,14 +3,16 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dialogsum_sft import InputError, files
-from dialogsum_sft.evaluation import scoring
+from dialogsum_sft.evaluation import diagnostics
+from dialogsum_sft.evaluation.baselines import baseline_scores, human_scores, share_of_human
 from dialogsum_sft.evaluation.diagnostics import Diagnosis, diagnose
 from dialogsum_sft.evaluation.predictions import Row, own_references, read_predictions
-from dialogsum_sft.evaluation.rouge import HEADLINE, ROUGE_TYPES, mean, rouge_scores
+from dialogsum_sft.evaluation.rouge import HEADLINE, ROUGE_TYPES, aggregate_scores, fingerprint, mean, rouge_scores
 from dialogsum_sft.evaluation.significance import Comparison, compare, holm
 from dialogsum_sft.evaluation.tokenizers import TOKENIZERS
 
@@ -53,18 +55,64 @@ def score_run(
 ) -> Run:
     """Score rows {id, dialogue, references, prediction, ...}; nothing is written.
 
-    The further parts of metrics.json (`model`, `data`, `prompt`, `engine`, `versions`, ...) follow the scores in the
-    order given. Raises ValueError for an unknown tokenizer or a row without references.
+    The scores stand in metrics.json as the README says. They depend on the rows, the tokenizer and the seed only.
+    `human` and `share_of_human` are None where no dialogue has two references; `unfinished` is the share of the
+    summaries that were cut off, 0 to 1, and None where no row has a `finish_reason`. The further parts (`model`,
+    `data`, `prompt`, `engine`, `versions`, ...) follow in the order given.
+
+    Raises ValueError for an unknown tokenizer or a row without references.
     """
     predictions, references = [row["prediction"] for row in rows], [row["references"] for row in rows]
     by_reference = rouge_scores(predictions, references, tokenizer)
     diagnoses = [diagnose(row) for row in rows]
     if bert_scorer is not None:
         by_reference["bertscore"] = bert_scorer.scores(predictions, references)
-    scores = scoring.score(rows, by_reference, diagnoses, tokenizer=tokenizer, seed=seed)
+    human, baselines, of_references = _dataset_scores(
+        tuple(row["dialogue"] for row in rows), tuple(map(tuple, references)), tokenizer
+    )
+    tokens = [row["completion_tokens"] for row in rows if row.get("completion_tokens") is not None]
+    rates = diagnostics.rates(rows, diagnoses, tokenizer, rouge1=by_reference["rouge1"])
+    scores = aggregate_scores(by_reference, seed=seed)
     if bert_scorer is not None:
         scores["bertscore"] |= {"model": bert_scorer.name, "layer": bert_scorer.layer}
-    return Run(name, folder, rows, {"format": METRICS_FORMAT, **scores, **record}, _means(by_reference), diagnoses)
+    metrics = {
+        "format": METRICS_FORMAT,
+        **scores,
+        "human": human,
+        "share_of_human": share_of_human(by_reference, human),
+        "baselines": baselines,
+        "diagnostics": rates,
+        "diagnostics_of_references": of_references,
+        "slices": diagnostics.slices(rows, by_reference),
+        "examples": len(rows),
+        "references": sum(map(len, references)),
+        "lengths": {
+            "prediction_words": mean([len(text.split()) for text in predictions]),
+            "reference_words": mean([len(text.split()) for refs in references for text in refs]),
+            "completion_tokens": mean(tokens) if tokens else None,
+        },
+        "unfinished": rates["unfinished"],
+        "fingerprint": fingerprint(references, tokenizer),
+        **record,
+    }
+    return Run(name, folder, rows, metrics, _means(by_reference), diagnoses)
+
+
+@lru_cache(maxsize=2)  # all systems of an evaluation are scored on the same dialogues
+def _dataset_scores(
+    dialogues: tuple[str, ...], references: tuple[tuple[str, ...], ...], tokenizer: str
+) -> tuple[Any, ...]:
+    """Human scores, baselines, and the diagnostics of each reference beside the others of its dialogue."""
+    annotators = [
+        {"dialogue": dialogue, "references": (refs[:i] + refs[i + 1 :]) or refs, "prediction": ref}
+        for dialogue, refs in zip(dialogues, references, strict=True)
+        for i, ref in enumerate(refs)
+    ]
+    return (
+        human_scores(references, tokenizer),
+        baseline_scores(dialogues, references, tokenizer),
+        diagnostics.rates(annotators, [diagnose(row) for row in annotators], tokenizer),
+    )
 
 
 def read_run(folder: Path, name: str | None = None) -> Run:

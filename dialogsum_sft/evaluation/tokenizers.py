@@ -48,13 +48,7 @@ class CachedTokenizer:
         self.tokenize = cache(tokenizer.tokenize)
 
 
-@cache
-def _stem(word: str) -> str:
-    stemmed: str = _STEMMER.stem(word)
-    return stemmed
-
-
-_STEMMER = DefaultTokenizer(use_stemmer=True)._stemmer
+_stem = cache(DefaultTokenizer(use_stemmer=True)._stemmer.stem)
 
 
 def open_tokenizer(name: str) -> DefaultTokenizer:

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from conftest import sample_dialogues
-from dialogsum_sft.evaluation import scoring
+from dialogsum_sft.evaluation import runs
 from dialogsum_sft.evaluation.runs import score_run
 
 import numpy as np
@@ -23,7 +23,7 @@ def test_scores_depend_on_the_seed_and_leave_the_global_random_state():
     rows = lead_rows()
     before = np.random.get_state()[1].copy()
     first = score(rows, seed=1)
-    scoring._dataset_scores.cache_clear()
+    runs._dataset_scores.cache_clear()
     assert json.dumps(score(rows, seed=1)) == json.dumps(first)
     assert score(rows, seed=2)["rouge1"]["ci95"] != first["rouge1"]["ci95"]
     np.testing.assert_array_equal(np.random.get_state()[1], before)
@@ -31,7 +31,7 @@ def test_scores_depend_on_the_seed_and_leave_the_global_random_state():
 
 def test_500_dialogues_with_three_references_cost_under_20_seconds():
     rows = lead_rows() * 3
-    scoring._dataset_scores.cache_clear()
+    runs._dataset_scores.cache_clear()
     started = time.process_time()
     score(rows)
     assert time.process_time() - started < 20 * len(rows) / 500
