@@ -54,12 +54,9 @@ def main() -> None:
     state = PartialState()
     check_training(script_args, training_args, model_args, train_args, processes, connected=state.num_processes)
     training_args.gradient_accumulation_steps = accumulation_steps(training_args, train_args, processes)
-    all_args = (training_args.to_dict(), *map(vars, (script_args, model_args, data_args, train_args)))
-    arguments: dict[str, Any] = {name: value for args in all_args for name, value in args.items()}
     output_dir, max_length = Path(training_args.output_dir), training_args.max_length
     console = Console(quiet=not state.is_main_process, soft_wrap=True)
-    push_to_hub, training_args.push_to_hub = training_args.push_to_hub, False  # TRL would upload training_args.bin too
-    if push_to_hub and state.is_main_process:
+    if training_args.push_to_hub and state.is_main_process:
         name = training_args.hub_model_id or output_dir.resolve().name
         training_args.hub_model_id = hub.create_repo(name, training_args.hub_private_repo)
 
@@ -72,20 +69,20 @@ def main() -> None:
     data = load_training_data(
         script_args, data_args, train_args, tokenizer, stop_ids, max_length=max_length, evaluates=evaluates
     )
-    checkpointing = set_activation_checkpointing(training_args, model_args, data.train.rows)
-    arguments |= {"activation_checkpointing": checkpointing, "gradient_checkpointing": checkpointing}
+    set_activation_checkpointing(training_args, model_args, data.train.rows)
     console.print(describe(training_args, model_args), highlight=False)
     show_row(data.train.rows, tokenizer, console)
     if not script_args.dataset_streaming:  # a stream is counted while it is trained on
         console.print(*data.notes, counts_table(data.counts()), sep="\n")
 
     # 3. Model, unless this run has finished; a folder that holds another run is refused
+    arguments = training_args.to_dict() | vars(script_args) | vars(model_args) | vars(data_args) | vars(train_args)
+    push_to_hub, training_args.push_to_hub = training_args.push_to_hub, False  # TRL would upload training_args.bin too
     prompt = settings.record(tokenizer)
     facts = {"base_model": public_name(str(model_args.model_name_or_path)), "processes": processes}
     facts |= data.fingerprints() | {"template_sha256": prompt["template_sha256"]}
     folder = manifest.RunFolder(arguments, manifest.describe_run(arguments, **facts))
-    finished = run_on_main(folder.check_start)
-    if finished:
+    if finished := run_on_main(folder.check_start):
         console.print(finished)
         return
     model = load_model(model_args, trust_remote_code=trust)
@@ -143,13 +140,11 @@ def add_callbacks(
     trainer.add_callback(TrainingLog(trainer.args.output_dir))
     if data.validation is not None and train_args.eval_generate_samples:
         rows = list(itertools.islice(data.validation.examples.rows, train_args.eval_generate_samples))
-        options: dict[str, Any] = {
-            "stop_ids": stop_ids,
-            "max_length": max_length,
-            "show": functools.partial(show_samples, console),
-        }
-        tokenizer = trainer.processing_class
-        trainer.add_callback(GenerationEvaluation(trainer, rows, tokenizer, settings, train_args, **options))
+        show = functools.partial(show_samples, console)
+        evaluation = GenerationEvaluation(
+            trainer, rows, settings, train_args, stop_ids=stop_ids, max_length=max_length, show=show
+        )
+        trainer.add_callback(evaluation)
     if train_args.early_stopping_patience is not None:  # after the callback that adds the metrics
         trainer.add_callback(EarlyStopping(train_args.early_stopping_patience))
     stop = StopCallback(trainer, data.train.rows)

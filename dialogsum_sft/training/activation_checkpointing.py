@@ -53,9 +53,7 @@ def needs_checkpointing(
     on Apple's GPU, with FSDP and ZeRO-3, with a quantised base on a CPU, for a stream without max_length, and for a
     model that cannot be built on the meta device.
     """
-    kind = kind or current_device(use_cpu=training_args.use_cpu).kind
-    if kind == "xpu":
-        kind = "cuda"
+    kind = kind or current_device(use_cpu=training_args.use_cpu).kind.replace("xpu", "cuda")
     quantised = model_args.load_in_4bit or model_args.load_in_8bit
     step = _largest_step(training_args, rows)
     if kind not in SHARE or sharded_by(training_args) or (quantised and kind == "cpu") or step is None:

@@ -23,14 +23,7 @@ from dialogsum_sft.generation.transformers_engine import TransformersEngine
 
 import numpy as np
 import torch
-from transformers import (
-    EarlyStoppingCallback,
-    PreTrainedTokenizerBase,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 from trl import SFTTrainer
 
@@ -107,7 +100,6 @@ class GenerationEvaluation(TrainerCallback):
         self,
         trainer: SFTTrainer,
         rows: Sequence[dict[str, Any]],
-        tokenizer: PreTrainedTokenizerBase,
         settings: PromptSettings,
         train_args: TrainArguments,
         *,
@@ -115,7 +107,7 @@ class GenerationEvaluation(TrainerCallback):
         max_length: int | None,
         show: Callable[[int, list[dict[str, Any]]], None] = lambda step, samples: None,
     ) -> None:
-        self.trainer, self.show = trainer, show
+        self.trainer, self.show, tokenizer = trainer, show, trainer.processing_class
         self.rows = list(rows)
         self.references = [row["references"] for row in self.rows]
         self.rouge_tokenizer = train_args.eval_rouge_tokenizer

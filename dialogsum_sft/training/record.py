@@ -83,15 +83,10 @@ def evaluation_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     names = _DATA
     if given.get("adapter_path"):
         names += _BASE if given.get("engine") == "vllm" else _BASE + _QUANTISATION
-    arguments = record["arguments"] | _local_paths(folder)
+    arguments = record["arguments"] | (manifest.read_manifest(folder.parent) or {}).get("paths", {})
     defaults = {option: arguments[option] for option in names if arguments.get(option) is not None}
     defaults |= {option: arguments[own] for option, own in _RENAMED.items() if arguments.get(own) is not None}
     return defaults | {"output_dir": str(folder.parent)}
-
-
-def _local_paths(folder: Path) -> dict[str, str]:
-    run = manifest.read_manifest(folder.parent)
-    return {} if run is None else run.get("paths", {})
 
 
 def check_prompt(
@@ -99,10 +94,9 @@ def check_prompt(
 ) -> None:
     """Raise InputError where `settings` give other prompts than the weights in `folder` were trained behind."""
     trained = PromptSettings.from_record(record)
-    # Early records leave rename_speakers out of the hash.
-    known = "rename_speakers" in record["prompt"]
     same_hash = settings.sha256(tokenizer) == record["prompt"]["template_sha256"]
-    if settings == trained and (same_hash or (trained.rename_speakers and not known)):
+    hash_is_partial = trained.rename_speakers and "rename_speakers" not in record["prompt"]  # in early records
+    if settings == trained and (same_hash or hash_is_partial):
         return
     differences = [
         f"{name} is {getattr(settings, name)!r}, not {getattr(trained, name)!r}"

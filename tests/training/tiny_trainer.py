@@ -65,7 +65,6 @@ def evaluation(trainer: SFTTrainer, settings: PromptSettings | None = None, **op
     return GenerationEvaluation(
         trainer,
         ROWS,
-        tokenizer,
         settings or PromptSettings(),
         TrainArguments(eval_generate_samples=len(ROWS), eval_max_new_tokens=6),
         stop_ids=frozenset([tokenizer.eos_token_id]),
