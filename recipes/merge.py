@@ -15,19 +15,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dialogsum_sft import InputError, files, provenance
+from dialogsum_sft import InputError, files, modeling, provenance
 from dialogsum_sft.arguments import DataArguments, MergeArguments
 from dialogsum_sft.cli import parse, run
 from dialogsum_sft.data import prompts
 from dialogsum_sft.data.examples import load_examples
-from dialogsum_sft.modeling import (
-    check_adapter,
-    load_adapter,
-    load_generation_config,
-    load_model,
-    load_tokenizer,
-    public_name,
-)
 from dialogsum_sft.publish import hub, model_card
 from dialogsum_sft.training import checkpoints
 
@@ -46,23 +38,24 @@ def main() -> None:
     console = Console(soft_wrap=True)
     if args.adapter_path is None:
         raise InputError("no adapter: give --adapter_path (what recipes/sft.py left in adapter/)")
-    adapter_path, base_model = Path(args.adapter_path), public_name(str(args.model_name_or_path))
+    adapter_path, base_model = Path(args.adapter_path), modeling.public_name(str(args.model_name_or_path))
     output_dir = Path(args.output_dir) if args.output_dir else adapter_path.parent / "merged"
     name = output_dir.resolve().name
     check_output(output_dir)
-    check_adapter(args.adapter_path, str(args.model_name_or_path))
+    modeling.check_adapter(args.adapter_path, str(args.model_name_or_path))
     repo = hub.create_repo(args.hub_model_id or name, args.hub_private_repo) if args.push_to_hub else None
 
     # 1. Load the base in float32 and the adapter on it, and compute their logits on real rows
     model_args = ModelConfig(
         model_name_or_path=args.model_name_or_path, model_revision=args.model_revision, dtype="float32"
     )
-    tokenizer = load_tokenizer(model_args, adapter_path=args.adapter_path, trust_remote_code=args.trust_remote_code)
-    stop_ids = prompts.stop_token_ids(tokenizer, load_generation_config(model_args))
+    trust = args.trust_remote_code
+    tokenizer = modeling.load_tokenizer(model_args, adapter_path=args.adapter_path, trust_remote_code=trust)
+    stop_ids = prompts.stop_token_ids(tokenizer, modeling.load_generation_config(model_args))
     run_json = adapter_path / "run.json"
     record = json.loads(run_json.read_text(encoding="utf-8")) if run_json.is_file() else {}
     rows = encode_rows(record, tokenizer, stop_ids, args.num_prompts)
-    model = load_adapted(model_args, adapter_path, args.trust_remote_code)
+    model = load_adapted(model_args, adapter_path, trust)
     of_adapter = logits(model, rows)
 
     # 2. Merge, and compare the logits
@@ -83,9 +76,7 @@ def main() -> None:
     write_model(merged, tokenizer, stop_ids, partial, args)
     rounded = logits(merged.float(), rows)
     del merged  # the next line needs its memory
-    written = AutoModelForCausalLM.from_pretrained(
-        partial, dtype=torch.float32, trust_remote_code=args.trust_remote_code
-    )
+    written = AutoModelForCausalLM.from_pretrained(partial, dtype=torch.float32, trust_remote_code=trust)
     of_written = logits(written, rows)
     saved_difference = difference(of_adapter, of_written)
     if not (reload_difference := difference(rounded, of_written)) <= allowed:
@@ -145,14 +136,14 @@ def encode_rows(
 
 def load_adapted(model_args: ModelConfig, adapter_path: Path, trust_remote_code: bool) -> PeftModel:
     """The base with the adapter, every weight of which is verified to be on the base as it is in the file."""
-    base = load_model(model_args, trust_remote_code=trust_remote_code)
+    base = modeling.load_model(model_args, trust_remote_code=trust_remote_code)
     if getattr(base.config, "quantization_config", None) is not None:
         raise InputError(
             f"{model_args.model_name_or_path} is quantised itself, and merging would round the adapter away: name the "
             "unquantised model that it was made from"
         )
     checkpoints.verify_adapter(adapter_path)
-    model = load_adapter(base, str(adapter_path))
+    model = modeling.load_adapter(base, str(adapter_path))
     shapes = checkpoints.weight_shapes(model) or {}
     checkpoints.verify_adapter(adapter_path, shapes)
     with safe_open(adapter_path / "adapter_model.safetensors", framework="pt") as tensors:

@@ -16,15 +16,7 @@ from dialogsum_sft.files import free_space, size_of
 from dialogsum_sft.kernels.fused_lora import fuse_lora
 from dialogsum_sft.kernels.supervised_logits import supervised_forward
 from dialogsum_sft.modeling import train_in_float32
-from dialogsum_sft.training.checkpoints import (
-    MARKER,
-    expected_size,
-    find_checkpoints,
-    mark_complete,
-    step_of,
-    verify_adapter,
-    weight_shapes,
-)
+from dialogsum_sft.training import checkpoints
 from dialogsum_sft.training.sampler import GlobalBatchSampler
 
 import psutil
@@ -56,7 +48,7 @@ class ResumableSFTTrainer(SFTTrainer):
         super().__init__(args=args, train_dataset=train_dataset, **kwargs)
         self.save_total_limit = self.args.save_total_limit
         self.args.save_total_limit = None  # transformers would delete the older one before the new one is marked
-        self.weight_shapes = weight_shapes(self.model)
+        self.weight_shapes = checkpoints.weight_shapes(self.model)
         # Input ids of the micro-batches of the running step; `StopCallback` empties it before each step.
         self.step_batches: deque[torch.Tensor] = deque(maxlen=self.args.gradient_accumulation_steps)
         self._last_saved: Path | None = None
@@ -112,7 +104,7 @@ class ResumableSFTTrainer(SFTTrainer):
         if self.eval_dataset is None:
             return metrics
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
-        step = step_of(Path(best)) if best else self.state.global_step
+        step = checkpoints.step_of(Path(best)) if best else self.state.global_step
         events = [event for event in self.state.log_history if event["step"] == step]
         measured = {name: event[name] for event in events for name in event if name.startswith("eval_")}
         return metrics | {"step": step} | (measured or self.evaluate())
@@ -172,7 +164,7 @@ class ResumableSFTTrainer(SFTTrainer):
             raise self._not_saved(folder, error or RuntimeError("another process could not write its part"))
 
     def _check_space(self, folder: Path) -> None:
-        needed = size_of(self._last_saved) if self._last_saved else expected_size(self.model)
+        needed = size_of(self._last_saved) if self._last_saved else checkpoints.expected_size(self.model)
         free = free_space(folder.parent)
         if free < needed:
             raise OSError(f"it takes about {mib(needed)} and {mib(free)} are free")
@@ -182,7 +174,7 @@ class ResumableSFTTrainer(SFTTrainer):
         (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads and that can hold a token
         self._verify(folder)
         try:
-            mark_complete(folder, self.args.world_size)
+            checkpoints.mark_complete(folder, self.args.world_size)
         except OSError as error:
             raise self._not_saved(folder, error) from error
         rotate_checkpoints(
@@ -193,7 +185,7 @@ class ResumableSFTTrainer(SFTTrainer):
 
     def _verify(self, folder: Path) -> None:
         try:
-            verify_adapter(folder, self.weight_shapes)
+            checkpoints.verify_adapter(folder, self.weight_shapes)
         except InputError as error:
             raise self._not_saved(folder, error) from error
 
@@ -260,7 +252,8 @@ class SupervisedLogitsSFTTrainer(ResumableSFTTrainer):
 
 def resume_hint(output_dir: Path) -> str:
     """The command that starts this run again, and the checkpoint that it resumes from."""
-    whole = next((path for path in find_checkpoints(output_dir) if (path / MARKER).is_file()), None)
+    saved = checkpoints.find_checkpoints(output_dir)
+    whole = next((path for path in saved if (path / checkpoints.MARKER).is_file()), None)
     where = f"resumes from {whole}" if whole else "begins at step 0, as no checkpoint was written"
     return f"The same command {where}: {_command()}"
 
