@@ -1,4 +1,4 @@
-"""Small tokenizers and models made here, from the bundled sample, so that no test needs the network; the recipes."""
+"""Tokenizers and models built without a network from the bundled sample; the one loader of recipes."""
 
 import importlib.util
 import json
@@ -28,11 +28,11 @@ CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
-# What is a token, not text, in the chat templates that TRL ships.
+# Control tokens in the chat templates that TRL ships.
 TOKEN_LITERAL = re.compile(
     r"<\|[^<>|]+\|>|<\|\w+>|<\w+\|>|<｜[^<>｜]+｜>|<(?:start|end)_of_\w+>|</?think>|</?s>|<(?:image|sop)>|\[/?(?:INST|gMASK)\]"
 )
-# What such a template writes after an answer: the first of these that it has.
+# The token that ends an answer is the first of these that a template has.
 END_OF_ANSWER = (
     *("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<turn|>", "<|END_OF_TURN_TOKEN|>", "<｜end▁of▁sentence｜>"),
     *("<|eot|>", "<|return|>", "<|end|>", "<end_of_utterance>", "</s>"),
@@ -81,7 +81,7 @@ def chatml_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def tokenizer_for_template(path: Path) -> PreTrainedTokenizerFast:
-    """The same vocabulary with a chat template of a real model, whose control tokens are single tokens here too."""
+    """The same vocabulary with a real model's chat template, whose control tokens are single tokens."""
     template = path.read_text(encoding="utf-8")
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(trained_bpe()),
@@ -114,7 +114,7 @@ def tiny_model(tokenizer: PreTrainedTokenizerFast, dtype: torch.dtype = torch.fl
 
 @pytest.fixture(scope="session")
 def tiny_folder(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An ordinary model folder, as one downloads it: `tiny_model` and its tokenizer."""
+    """A model folder as the hub has them: `tiny_model` and its tokenizer."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     tiny_model(chatml_tokenizer).save_pretrained(folder)
     chatml_tokenizer.save_pretrained(folder)
@@ -138,7 +138,7 @@ def recipe_module(name: str) -> ModuleType:
 
 
 def recipe_caller(monkeypatch: pytest.MonkeyPatch) -> Recipe:
-    """Run a recipe's main in this process, with its arguments; a start of its own would cost seconds each."""
+    """Run a recipe's main with these arguments in this process; a process of its own would take seconds to start."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
     def call(name: str, *args: str) -> None:

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint in this process, which answers or fails as a test plans it."""
+"""An OpenAI-compatible endpoint in this process, whose answers and faults a test defines."""
 
 import contextlib
 import json
@@ -20,14 +20,14 @@ def answer(text: str, finish_reason: str = "stop") -> dict[str, Any]:
 
 
 class Server(ThreadingHTTPServer):
-    """Answers a dialogue with its text in capitals, or as `script` says of (its content, the number of the try)."""
+    """Answers a dialogue with its text in capitals, unless `script(content, number_of_the_try)` returns an answer."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.script: Callable[[str, int], Any] = lambda content, number: None
-        self.asked: list[str] = []
+        self.contents: list[str] = []
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.at_once = self.most_at_once = 0
@@ -48,10 +48,10 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         content = body["messages"][-1]["content"]
         with server.lock:
-            server.asked.append(content)
+            server.contents.append(content)
             server.bodies.append(body)
             server.headers.append(dict(self.headers))
-            number = server.asked.count(content)
+            number = server.contents.count(content)
             server.at_once += 1
             server.most_at_once = max(server.most_at_once, server.at_once)
         planned = server.script(content, number) or (200, answer(content.upper()), {})

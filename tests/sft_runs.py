@@ -1,4 +1,4 @@
-"""Runs of recipes/sft.py that are stopped and resumed, and what they leave."""
+"""Arguments of runs of recipes/sft.py that are stopped and resumed, and readers of their files."""
 
 import json
 import os

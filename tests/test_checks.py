@@ -45,7 +45,7 @@ def launched(monkeypatch: pytest.MonkeyPatch):
 
 
 def fault(model: dict[str, Any] | None = None, processes: int = 1, **training: Any) -> str:
-    # SFTConfig wants the package deepspeed to be there; the plugin that it makes can be made without.
+    # SFTConfig requires the package deepspeed; the plugin that it builds does not.
     under_deepspeed = os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)
     args = SFTConfig(output_dir="out", use_cpu=True, **({"bf16": False} | training))
     if under_deepspeed is not None:

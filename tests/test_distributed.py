@@ -1,4 +1,4 @@
-"""distributed.py with one process; two are tested in test_resume.py."""
+"""distributed.py with one process; two processes are tested in test_signals.py."""
 
 from dialogsum_sft import InputError, distributed
 

@@ -1,4 +1,4 @@
-"""Defaults of a training on each kind of device, with the answers of torch replaced for those that are not here."""
+"""Training defaults of each kind of device; torch is patched to report devices that this machine lacks."""
 
 from types import SimpleNamespace
 

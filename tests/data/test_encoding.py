@@ -1,4 +1,4 @@
-"""What does not fit loses whole turns, and every row is accounted for; batches give what single rows give."""
+"""Rows over max_length lose whole turns, every row is counted, and batches equal single rows."""
 
 import json
 import time
@@ -164,7 +164,7 @@ def test_preparation_is_at_least_twice_as_fast_as_trls(
     args = SFTConfig(output_dir=str(tmp_path), bf16=False, use_cpu=True, max_length=1024, report_to="none")
     model = tiny_model(chatml_tokenizer)
     ours, theirs = [], []
-    for _ in range(2):  # by turns, the better of two: a busy machine disturbs both alike
+    for _ in range(2):  # alternating, the better of two, so that load on the machine affects both
         start = time.process_time()
         rows, _ = prepared(chatml_tokenizer, tmp_path, sample.to_list(), 1024)
         ours.append(time.process_time() - start)

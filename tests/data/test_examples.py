@@ -20,7 +20,7 @@ DIALOGUE = "#Person1#: Is it raining?\n#Person2#: Not yet."
 
 @pytest.fixture(autouse=True)
 def _own_cache(monkeypatch, tmp_path_factory):
-    """What `datasets` makes of our files goes into a temporary folder, not into the user's cache."""
+    """`datasets` caches into a temporary folder, not into the user's cache."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
 
 

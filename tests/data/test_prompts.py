@@ -1,4 +1,4 @@
-"""Prompts over the chat templates that TRL ships, which are those of the models that people fine-tune."""
+"""Prompts and training rows for each chat template that TRL ships."""
 
 import json
 from collections import Counter
@@ -30,8 +30,8 @@ SYSTEM_PROMPT = "You write minutes in British English."
 
 FOLDER = Path(trl.__file__).parent / "chat_templates"
 
-# Templates whose rows cannot be trained on as they are used: a reasoning block opens every answer in use, whatever
-# `enable_thinking` says, and none does in training; or the text of a message must come as a list of parts.
+# Templates that are refused: a reasoning block starts every answer at inference, even with `enable_thinking=False`,
+# but none in training; or the content of a message must be a list of parts.
 REFUSED = {
     "deepseek_r1_distill.jinja": "<think> in the prompt alone",
     "deepseek_r1_distill_training.jinja": "<think> in the prompt alone",
@@ -124,7 +124,7 @@ def test_templates_that_differ_between_training_and_inference_are_refused(
 def test_control_tokens_in_the_texts_are_encoded_as_text(name: str) -> None:
     tokenizer = tokenizer_for_template(FOLDER / name)
     specials = {token.content for token in tokenizer.added_tokens_decoder.values()}
-    # Some templates cut a thinking block out of an answer, sanitised or not; the next test has those.
+    # Some templates cut a thinking block out of an answer, sanitised or not; see the next test.
     harmless = specials - {"<think>", "</think>", "<|channel>", "<channel|>"}
     counts = []
     for word in (None, "word"):
@@ -209,7 +209,7 @@ def test_a_stop_token_is_added_where_the_template_writes_none() -> None:
 
 
 def test_any_stop_token_of_the_generation_config_ends_a_row() -> None:
-    tokenizer = tokenizer_for_template(FOLDER / "glm4moe_training.jinja")  # ends an answer as GLM does, with <|user|>
+    tokenizer = tokenizer_for_template(FOLDER / "glm4moe_training.jinja")  # GLM ends an answer with <|user|>
     stops = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|user|>", "<|observation|>"])
     row = encode(tokenizer, DIALOGUE, SUMMARY, stop_token_ids(tokenizer, GenerationConfig(eos_token_id=stops)))
     assert row["labels"][row["prompt_tokens"] :] == [*text_ids(tokenizer, f"\n{SUMMARY}"), stops[1]]
@@ -293,7 +293,7 @@ def test_a_tokenizer_without_an_eos_token_needs_one_in_the_generation_config(
 
 
 def test_a_summary_that_the_template_would_cut_is_refused() -> None:
-    """Gemma 4 takes what stands behind <|channel> in an answer for thinking, and leaves it out."""
+    """Gemma 4's template treats text after <|channel> in an answer as thinking and leaves it out."""
     tokenizer = tokenizer_for_template(FOLDER / "gemma4.jinja")
     stops = stop_token_ids(tokenizer, None)
     with pytest.raises(InputError, match="drops part of a text with control tokens"):

@@ -84,7 +84,7 @@ def test_rows_keep_their_line_numbers_after_bad_ones(tmp_path: Path) -> None:
 
 
 def test_rows_are_read_lazily(tmp_path: Path) -> None:
-    """The first row of a long file comes without the rest being read."""
+    """The first row of a long file is read without the others."""
     path = tmp_path / "a.jsonl"
     path.write_bytes(content("jsonl") + b"\xff" * 10_000_000)
     assert next(iter(read_file(path))) == (1, ROWS[0])

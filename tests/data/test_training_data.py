@@ -1,4 +1,4 @@
-"""What a training and an inspection load: which splits, which rows, which notes."""
+"""The splits, rows and notes that sft.py and inspect_data.py load."""
 
 import json
 import re

@@ -36,7 +36,7 @@ def test_share_of_human_is_over_dialogues_with_two_references():
     references = [["a b", "a c"], ["x"]]
     share = share_of_human(rouge_scores(["a b", "y"], references), human_scores(references))
     assert share["rouge1"] == pytest.approx((100 + 50) / 2 / 50)
-    assert "rouge2" not in share  # nobody reaches anything: no ceiling to take a share of
+    assert "rouge2" not in share  # the human score is 0
 
 
 def test_baselines_keep_speaker_labels():

@@ -86,7 +86,7 @@ def test_format_is_that_of_the_references_else_of_the_dialogue():
     untagged = row("#Person2# and Person 1", references=["Anna has keys."])
     assert rewritten(untagged) == "#Person2# and #Person1#"
     spelt = row("#Person1# and Person 2", references=["Person A sings."])
-    assert rewritten(spelt) == "Person A and Person 2"  # nobody wrote the second one so
+    assert rewritten(spelt) == "Person A and Person 2"  # no reference has a letter for the second
 
 
 def test_tags_of_other_datasets():

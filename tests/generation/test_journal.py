@@ -1,4 +1,4 @@
-"""An evaluation that was interrupted loses nothing that was done, and takes nothing that belongs to another."""
+"""An interrupted evaluation keeps its completions; those of another evaluation are set aside."""
 
 import json
 from pathlib import Path

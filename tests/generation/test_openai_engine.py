@@ -1,4 +1,4 @@
-"""What an endpoint may do wrong, by a server in this process that does it."""
+"""Requests to an OpenAI-compatible endpoint and its faults, with a server in this process."""
 
 import threading
 import time
@@ -21,7 +21,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         yield server
 
 
-def ask(server: Server, done: dict[int, Completion] | None = None, **kwargs: Any) -> dict[int, Completion]:
+def complete(server: Server, done: dict[int, Completion] | None = None, **kwargs: Any) -> dict[int, Completion]:
     done = {} if done is None else done
     options = {"first_wait": 0.001, "timeout": 5.0} | kwargs
     for batch in generate_batches(server.url, "m", CHATS, request_fields(8, {}), **options):
@@ -33,34 +33,34 @@ ALL = {n: Completion(f"DIALOGUE {n}", 7, 3, "stop") for n in range(5)}
 
 
 def test_each_dialogue_is_one_greedy_request_with_the_key(server: Server) -> None:
-    assert ask(server) == ALL
-    assert sorted(server.asked) == [f"dialogue {n}" for n in range(5)]
-    body = server.bodies[server.asked.index("dialogue 3")]
+    assert complete(server) == ALL
+    assert sorted(server.contents) == [f"dialogue {n}" for n in range(5)]
+    body = server.bodies[server.contents.index("dialogue 3")]
     assert body == {"model": "m", "messages": CHATS[3], "max_tokens": 8, "temperature": 0.0}
     assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
 
 
 def test_without_a_key_there_is_no_authorization_header(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
-    ask(server)
+    complete(server)
     assert "Authorization" not in server.headers[0]
 
 
 def test_each_sampling_request_has_its_own_seed(server: Server) -> None:
-    ask(server, seeds=[10, 11, 12, 13, 14])
+    complete(server, seeds=[10, 11, 12, 13, 14])
     seeds = {body["messages"][0]["content"]: body["seed"] for body in server.bodies}
     assert seeds == {f"dialogue {n}": 10 + n for n in range(5)}
 
 
 def test_concurrent_requests_are_limited_to_the_concurrency(server: Server) -> None:
-    together = threading.Barrier(3)  # breaks unless three are under way
+    barrier = threading.Barrier(3)  # breaks unless three requests run at once
 
     def wait(content: str, number: int) -> None:
         if content in ("dialogue 0", "dialogue 1", "dialogue 2"):
-            together.wait(timeout=5)
+            barrier.wait(timeout=5)
 
     server.script = wait
-    assert ask(server, concurrency=3) == ALL
+    assert complete(server, concurrency=3) == ALL
     assert server.most_at_once == 3
 
 
@@ -78,20 +78,20 @@ def test_concurrent_requests_are_limited_to_the_concurrency(server: Server) -> N
 )
 def test_temporary_errors_are_retried(server: Server, fault: Any) -> None:
     server.script = lambda content, number: fault if number <= 2 else None
-    assert ask(server) == ALL
-    assert len(server.asked) == 15
+    assert complete(server) == ALL
+    assert len(server.contents) == 15
 
 
 def test_a_request_that_times_out_is_retried(server: Server) -> None:
     server.script = lambda content, number: "hang" if (content, number) == ("dialogue 2", 1) else None
-    assert ask(server, timeout=0.5) == ALL
-    assert server.asked.count("dialogue 2") == 2
+    assert complete(server, timeout=0.5) == ALL
+    assert server.contents.count("dialogue 2") == 2
 
 
 def test_retry_after_is_obeyed(server: Server) -> None:
     server.script = lambda content, number: (429, "", {"Retry-After": "0.3"}) if number == 1 else None
     started = time.monotonic()
-    assert ask(server, first_wait=0.0) == ALL
+    assert complete(server, first_wait=0.0) == ALL
     assert time.monotonic() - started >= 0.3
 
 
@@ -99,10 +99,10 @@ def test_a_permanent_error_ends_the_run_and_keeps_finished_summaries(server: Ser
     server.script = lambda content, number: (503, "busy", {}) if content == "dialogue 2" else None
     done: dict[int, Completion] = {}
     with pytest.raises(InputError, match=r"HTTP 503: busy \(3 of 3 tries\). The summaries so far are kept"):
-        ask(server, done, concurrency=1, tries=3)
+        complete(server, done, concurrency=1, tries=3)
     assert done == {0: ALL[0], 1: ALL[1]}
-    assert server.asked.count("dialogue 2") == 3
-    assert "dialogue 3" not in server.asked
+    assert server.contents.count("dialogue 2") == 3
+    assert "dialogue 3" not in server.contents
 
 
 def test_running_requests_finish_when_another_fails(server: Server) -> None:
@@ -118,7 +118,7 @@ def test_running_requests_finish_when_another_fails(server: Server) -> None:
     server.script = script
     done: dict[int, Completion] = {}
     with pytest.raises(InputError, match="HTTP 400: too long"):
-        ask(server, done, concurrency=3)
+        complete(server, done, concurrency=3)
     assert done.items() >= {1: ALL[1], 2: ALL[2]}.items()
     assert 0 not in done
 
@@ -135,7 +135,7 @@ def test_an_error_does_not_wait_for_the_retry_of_another_request(server: Server)
 
     server.script = script
     with pytest.raises(InputError, match="HTTP 400: no"):
-        ask(server, concurrency=2)
+        complete(server, concurrency=2)
 
 
 @pytest.mark.parametrize(
@@ -152,10 +152,10 @@ def test_a_client_error_is_not_retried_and_its_message_hides_the_key(
 ) -> None:
     server.script = lambda content, number: (status, record, {"Location": "http://127.0.0.1:9/"})
     with pytest.raises(InputError) as error_info:
-        ask(server, concurrency=1)
+        complete(server, concurrency=1)
     assert message in str(error_info.value)
     assert KEY not in str(error_info.value)
-    assert len(server.asked) == 1
+    assert len(server.contents) == 1
 
 
 def test_a_missing_server_is_one_line() -> None:
@@ -170,7 +170,7 @@ def test_max_completion_tokens_replaces_a_refused_max_tokens(server: Server) -> 
         return None
 
     server.script = script
-    assert ask(server, concurrency=1) == ALL
+    assert complete(server, concurrency=1) == ALL
     assert [("max_tokens" in body, body.get("max_completion_tokens")) for body in server.bodies] == [
         (True, None),
         *([(False, 8)] * 5),
@@ -181,7 +181,7 @@ def test_an_unfinished_answer_has_finish_reason_length_and_may_lack_token_counts
     record = answer("They", finish_reason="length")
     del record["usage"]
     server.script = lambda content, number: (200, record, {})
-    assert ask(server)[0] == Completion("They", None, None, "length")
+    assert complete(server)[0] == Completion("They", None, None, "length")
 
 
 def test_options_are_renamed_for_the_protocol() -> None:

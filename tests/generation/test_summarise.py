@@ -79,7 +79,7 @@ def test_an_interrupted_run_resumes_from_its_journal(tmp_path: Path) -> None:
 
 
 def test_a_complete_journal_runs_no_engine(tmp_path: Path) -> None:
-    """So that a model is not loaded when the journal has all."""
+    """An engine that does not run does not load its model."""
     one = prompts("ab")
     summarise(ReversingEngine(), one, adapter=False, journal=Journal(tmp_path, {}, ["1"]))
     engine = ReversingEngine(fail_after=0)

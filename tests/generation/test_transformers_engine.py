@@ -1,4 +1,4 @@
-"""Batched greedy generation gives what one prompt at a time gives, in the order asked for, and leaves no trace."""
+"""Batched generation equals that of single prompts, keeps their order and restores the model."""
 
 from collections.abc import Callable
 from itertools import chain
@@ -80,11 +80,11 @@ def test_every_prompt_is_in_one_batch() -> None:
 def test_a_batch_equals_single_prompts(
     model: LlamaForCausalLM, chatml_tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]]
 ) -> None:
-    together = run(model, chatml_tokenizer, prompts, max_batch_tokens=10_000)
+    batched = run(model, chatml_tokenizer, prompts, max_batch_tokens=10_000)
     alone = [run(model, chatml_tokenizer, [prompt])[0] for prompt in prompts]
-    assert together == alone
+    assert batched == alone
     assert len({completion.text for completion in alone}) == len(prompts)
-    assert [completion.prompt_tokens for completion in together] == [len(prompt) for prompt in prompts]
+    assert [completion.prompt_tokens for completion in batched] == [len(prompt) for prompt in prompts]
 
 
 def test_padding_is_on_the_left_for_any_tokenizer(
@@ -121,7 +121,7 @@ def test_an_unfinished_summary_has_finish_reason_length(
 
 
 def sliding_model(tokenizer: PreTrainedTokenizerFast) -> MistralForCausalLM:
-    """Its layers remember the last eight tokens only."""
+    """A model with sliding-window attention over eight tokens."""
     torch.manual_seed(0)
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     return MistralForCausalLM(
@@ -133,7 +133,7 @@ def sliding_model(tokenizer: PreTrainedTokenizerFast) -> MistralForCausalLM:
 def test_finished_rows_leave_the_batch_without_changing_others(
     chatml_tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]], make: Callable[..., PreTrainedModel]
 ) -> None:
-    """One token in ten ends a summary here, so that rows end one after the other."""
+    """One token in ten is a stop token, so that rows end at different steps."""
     model = make(chatml_tokenizer)
     stop_ids = frozenset(range(0, len(chatml_tokenizer), 10))
     config = generation_config(chatml_tokenizer, stop_ids, 30)
@@ -142,10 +142,10 @@ def test_finished_rows_leave_the_batch_without_changing_others(
     hook = model.register_forward_pre_hook(
         lambda _, args, kwargs: widths.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
-    together = generate(model, chatml_tokenizer, many, config, max_batch_tokens=100_000)
+    batched = generate(model, chatml_tokenizer, many, config, max_batch_tokens=100_000)
     hook.remove()
     alone = [generate(model, chatml_tokenizer, [prompt], config)[0] for prompt in many]
-    assert [together[i] for i in range(len(many))] == alone
+    assert [batched[i] for i in range(len(many))] == alone
     assert len({completion.completion_tokens for completion in alone}) > 5
     assert widths[0] == (len(many), max(map(len, many)))
     assert {length for _, length in widths[1:]} == {1}  # the cache was kept
@@ -207,7 +207,7 @@ def test_sampling_depends_on_its_seeds_and_leaves_the_random_state(
     assert (config.temperature, config.top_k, config.top_p) == (1.0, 0, 1.0)
 
     def texts(*seeds: int) -> list[str]:
-        """Of one prompt several times, in batches of two."""
+        """Completions of one prompt, in batches of two."""
         done = generate(model, chatml_tokenizer, [prompts[0]] * 4, config, seeds=seeds, max_batch_tokens=30)
         return [done[i].text for i in range(4)]
 
@@ -224,9 +224,9 @@ def test_beam_search_in_a_batch_equals_single_prompts(
     model: LlamaForCausalLM, chatml_tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]]
 ) -> None:
     config = generation_config(chatml_tokenizer, frozenset(range(0, 1000, 10)), 12, num_beams=3)
-    together = generate(model, chatml_tokenizer, prompts, config)
+    batched = generate(model, chatml_tokenizer, prompts, config)
     alone = [generate(model, chatml_tokenizer, [prompt], config)[0] for prompt in prompts]
-    assert [together[i] for i in range(len(prompts))] == alone
+    assert [batched[i] for i in range(len(prompts))] == alone
 
 
 @pytest.mark.parametrize("task_type", ["CAUSAL_LM", None])

@@ -1,4 +1,4 @@
-"""What vLLM is asked for, and what it is not asked for; test_vllm.py runs it."""
+"""Sampling options and checks of the vLLM engine; test_vllm.py runs it."""
 
 import importlib.util
 import json

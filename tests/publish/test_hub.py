@@ -1,4 +1,4 @@
-"""Pushing to the hub: the finished adapter only; the hub is a list here."""
+"""Only the finished adapter is pushed to the hub; here uploads are collected in a list."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +19,7 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def pushed(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What was pushed: the arguments of each upload_folder, and the names of the files it would take."""
+    """The arguments of each upload_folder, with the names of the files in the folder."""
     calls: list[dict[str, Any]] = []
 
     def create_repo(self: HfApi, name: str, **kwargs: Any) -> SimpleNamespace:

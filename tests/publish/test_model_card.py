@@ -1,4 +1,4 @@
-"""The model card: the hub's parser reads its scores, its code runs, and it names nothing of this machine."""
+"""The model card: the hub's parser reads its scores, its code runs, and it contains no name of this machine."""
 
 import contextlib
 import io
@@ -23,7 +23,7 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def scores(mean: float, dialogues: int = 24, dataset: str = "knkarthick/dialogsum") -> dict[str, Any]:
-    """What model_card reads of a metrics.json."""
+    """The parts of a metrics.json that model_card reads."""
     rouge = {"mean": mean, "max": mean + 5, "per_reference": [mean] * 3, "ci95": [mean - 1.25, mean + 1.25]}
     return {name: rouge for name in ("rouge1", "rouge2", "rougeL", "rougeLsum")} | {
         "examples": dialogues,
@@ -198,7 +198,7 @@ def test_the_code_in_the_card_gives_the_prediction_of_the_evaluation(
     assert run_snippet(tmp_path / "README.md").strip() == first["prediction"]
 
 
-# What may not be in any file that others get to see.
+# No published file may contain these.
 
 
 def test_no_artefact_names_this_machine_or_a_token(

@@ -1,4 +1,4 @@
-"""Each accelerate config, read by accelerate's own launcher into what its processes build from it."""
+"""Each accelerate config, read by accelerate's launcher, builds the plugins that it describes."""
 
 import os
 import re
@@ -72,7 +72,7 @@ def test_zero(stage: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["zero2", "zero3"])
 def test_zero_on_several_machines_is_launched_by_torchrun(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not by pdsh and a hostfile, of which SLURM knows nothing."""
+    """DeepSpeed's default launcher, pdsh, needs a hostfile, which SLURM does not write."""
     where = ("--main_process_ip", "10.0.0.1", "--machine_rank", "1", "--num_machines", "2", "--num_processes", "16")
     args = launch(name, *where, monkeypatch=monkeypatch)
     assert (args.nnodes, args.nproc_per_node, args.node_rank) == ("2", "8", 1)

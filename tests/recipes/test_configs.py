@@ -1,4 +1,4 @@
-"""Every config parses as recipes/sft.py parses it, and builds what the recipe builds from it."""
+"""Every config, parsed as recipes/sft.py does, gives the adapter and quantisation that it describes."""
 
 import functools
 import re

@@ -1,4 +1,4 @@
-"""Evaluations that are interrupted, shared by processes, drawn several times, or answered by a server."""
+"""Evaluations that are interrupted, run on two processes, sample several candidates or use an endpoint."""
 
 import functools
 import json
@@ -49,7 +49,7 @@ def start(*command: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def killed_after(batches: int) -> str:
-    """A program that runs recipes/eval.py and is killed while a batch is under way, others being done."""
+    """A program that runs recipes/eval.py and is killed after some batches, during the next one."""
     return f"""
 import os, runpy, signal, sys
 from dialogsum_sft.generation import transformers_engine as generation
@@ -82,17 +82,17 @@ def test_after_kill_9_only_missing_summaries_are_generated(
     kept = [json.loads(line)["id"] for line in partial.read_text().splitlines()[1:]]
     assert 2 <= len(kept) < 9
 
-    asked: list[int] = []
+    generated: list[int] = []
     original = generation.generate_batches
 
     def counted(model: Any, tokenizer: Any, prompts: list[list[int]], *args: Any, **kwargs: Any) -> Any:
-        asked.append(len(prompts))
+        generated.append(len(prompts))
         return original(model, tokenizer, prompts, *args, **kwargs)
 
     monkeypatch.setattr(generation, "generate_batches", counted)
     evaluate(*arguments(tiny_folder, tmp_path / "killed"))
     evaluate(*arguments(tiny_folder, tmp_path / "whole"))
-    assert asked == [9 - len(kept), 9]
+    assert generated == [9 - len(kept), 9]
     assert f"{len(kept)} of 9 summaries are there" in capsys.readouterr().out.replace("\n", " ")
     assert predictions(tmp_path / "killed" / "eval-base") == predictions(tmp_path / "whole" / "eval-base")
     assert not partial.exists()
@@ -152,7 +152,7 @@ def test_the_prediction_is_the_consensus_of_the_candidates(
         assert len(texts) == len(set(texts)) == 4
         means = [
             sum(scorer.score(other, text)["rouge1"].fmeasure for other in texts) for text in texts
-        ]  # each with itself too, alike for all
+        ]  # each includes its score against itself, equal for all
         assert means[texts.index(row["prediction"])] == pytest.approx(max(means))
     engine = json.loads((tmp_path / "one" / "eval-base-mbr4" / "metrics.json").read_text())["engine"]
     assert (engine["num_candidates"], engine["generation"]["temperature"]) == (4, 0.7)
@@ -231,13 +231,13 @@ def test_an_endpoint_without_a_tokenizer_resumes_after_an_error(
     with serving(monkeypatch) as server:
         flags = ["--dataset_name=sample", "--max_eval_samples=4", f"--output_dir={tmp_path}", "--concurrency=1"]
         flags += ["--engine=openai", f"--base_url={server.url}", "--served_model_name=gpt-x"]
-        server.script = lambda content, number: (400, "no", {}) if len(server.asked) > 2 else None
+        server.script = lambda content, number: (400, "no", {}) if len(server.contents) > 2 else None
         with pytest.raises(SystemExit):
             evaluate(*flags)
         assert "HTTP 400: no" in capsys.readouterr().err
         server.script = lambda content, number: None
         evaluate(*flags)
-        assert len(server.asked) == 3 + 2
+        assert len(server.contents) == 3 + 2
     rows = predictions(tmp_path / "eval-served")
     assert [row["prediction"].endswith(row["dialogue"].upper().strip()) for row in rows] == [True] * 4
     assert rows[0]["prompt_tokens"] == 7

@@ -1,9 +1,9 @@
 """Every model family that has a config, on a tiny random model of its real class with its real chat template.
 
-It goes through that config and its evaluation twin: one optimizer step, the adapter saved, loaded back, merged.
+Each takes one optimizer step by that config; the adapter is saved, loaded, evaluated and merged.
 
-The templates are those that TRL ships. It ships none of Mistral 7B v0.3, SmolLM3 and Phi-4-mini: the ones below are
-written here after what their tokenizers render, for text and without tools.
+The templates are TRL's. It ships none of Mistral 7B v0.3, SmolLM3 and Phi-4-mini; those below render text without
+tools as their tokenizers do.
 """
 
 import json
@@ -123,7 +123,7 @@ def family_tokenizer(family: Family) -> PreTrainedTokenizerFast:
 
 
 def family_folder(family: Family, folder: Path) -> Path:
-    """An ordinary model folder, whose generation config lists the token that ends an answer, as on the hub."""
+    """A model folder whose generation config lists the token that ends an answer, as on the hub."""
     tokenizer = family_tokenizer(family)
     special = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
     sizes = SMALL | {"vocab_size": len(tokenizer)} | special | family.options

@@ -1,4 +1,4 @@
-"""The options that recipes show with --help, and that messages name."""
+"""The options that --help lists and messages name."""
 
 import ast
 import dataclasses

@@ -1,4 +1,4 @@
-"""The figures of recipes/inspect_data.py against figures computed here from the files; its notes on odd data."""
+"""The figures of recipes/inspect_data.py equal those computed here from the files; its notes on odd data."""
 
 import json
 import re
@@ -43,7 +43,7 @@ def read_sample(split):
 
 
 def figures(shown, label):
-    """The numbers of a table's line, each with what stands in brackets behind it left out."""
+    """The numbers in a line of a table, without those in brackets."""
     line = next(line for line in shown.splitlines() if line.strip().startswith(label))
     return [int(n) for n in re.findall(r"(?<![\w.(#])\d+(?![\w.%#])", re.sub(r"\(.*?\)", "", line.replace(label, "")))]
 
@@ -133,7 +133,7 @@ def test_dropped_rows_are_shown_with_the_reason(inspect, tmp_path):
 
 
 def test_memory_of_the_longest_batch(inspect, chatml_tokenizer):
-    """The configured batch of 8 beside the largest that fits, and what fits which card."""
+    """The configured batch of 8, the largest that fits, and the cards that it fits."""
     shown = inspect("--per_device_train_batch_size=8", "--gpu_memory_gib=100")
     prompt, total = lengths(chatml_tokenizer, read_sample("train"))
     header = next(line for line in shown.splitlines() if "GiB of a step" in line)
@@ -192,7 +192,7 @@ def test_a_file_without_splits_is_shown_once(inspect, tmp_path):
 
 
 def test_dialogues_in_both_splits(inspect, tmp_path):
-    """Without evaluation while training they are told of; with it they are left out of training."""
+    """They are reported without evaluation while training, and left out of training with it."""
     other = GOOD | {"id": "b", "dialogue": "#Person1#: No."}
     write_rows(tmp_path / "train.jsonl", GOOD, other)
     write_rows(tmp_path / "validation.jsonl", other)

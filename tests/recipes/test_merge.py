@@ -1,4 +1,4 @@
-"""Merging: the logits stay what they were, on disk too; what cannot be merged is refused and leaves nothing."""
+"""Merging keeps the logits, in memory and on disk; what cannot be merged is refused and leaves no files."""
 
 import json
 import shutil
@@ -38,13 +38,13 @@ def adapter(tiny_folder: Path, chatml_tokenizer: PreTrainedTokenizerFast, tmp_pa
 
 
 def make_adapter(folder: Path, tokenizer: PreTrainedTokenizerFast, **options: Any) -> Path:
-    """An adapter that changes its base a lot: random A and B."""
+    """An adapter with random A and B, which changes its base a lot."""
     model = tiny_model(tokenizer)
     model.name_or_path = "tiny"
     config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False, **options)
     torch.manual_seed(1)
     get_peft_model(model, config).save_pretrained(folder)
-    (folder / "README.md").unlink()  # of PEFT's own
+    (folder / "README.md").unlink()  # PEFT's
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -264,7 +264,7 @@ def test_the_merged_folder_is_pushed(
 
 @pytest.mark.slow
 def test_qlora_trains_reloads_evaluates_and_merges_the_embedded_model(recipe: Recipe, tmp_path: Path) -> None:
-    """bitsandbytes' nf4 on the CPU: evaluations in between, as a forward in evaluation mode breaks training."""
+    """nf4 on the CPU, with evaluations during training: there a forward in evaluation mode could break training."""
     quantised = ["--load_in_4bit=true", "--bnb_4bit_quant_type=nf4", "--use_bnb_nested_quant=true", "--dtype=bfloat16"]
     config = f"--config={ROOT / 'recipes' / 'configs' / 'quickstart.yaml'}"
     more = ["--max_steps=4", "--eval_strategy=steps", "--eval_steps=2", "--max_eval_samples=1", "--max_length=256"]

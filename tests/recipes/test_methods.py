@@ -1,4 +1,4 @@
-"""Each method of fine-tuning through recipes/sft.py: what is trained and what is saved."""
+"""What each method of fine-tuning by recipes/sft.py trains and saves."""
 
 import json
 from collections.abc import Callable
@@ -116,7 +116,7 @@ def test_neftune_and_dft(train: Train, options: dict[str, Any]) -> None:
 
 
 def test_packing(train: Train) -> None:
-    """All rows of 13 in packed rows, each once: as many supervised tokens as there were."""
+    """Each of 13 rows is packed once: the number of tokens is the same."""
     options = {"max_train_samples": 13, "max_steps": -1, "num_train_epochs": 1, "dtype": "float32"}
     apart = train(**options, per_device_train_batch_size=13)
     packed = train(**options, per_device_train_batch_size=1, packing="true", max_length=8192)

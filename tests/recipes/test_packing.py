@@ -1,4 +1,4 @@
-"""Packed and padding-free rows train as single rows do: no token is lost, and no row attends to another."""
+"""Packed and padding-free rows have the loss of single rows: no token is lost, and no row attends to another."""
 
 import copy
 from pathlib import Path
@@ -61,7 +61,7 @@ def trainer(
 
 
 def loss_and_gradients(of: SFTTrainer) -> tuple[float, dict[str, torch.Tensor]]:
-    """Of all rows in one batch. B is not zero, as the gradients of A would be zero with it."""
+    """Loss and gradients of all rows in one batch. B is not zero, because the gradients of A would be."""
     torch.manual_seed(1)
     for name, parameter in of.model.named_parameters():
         if "lora_B" in name:
@@ -86,11 +86,11 @@ def test_packed_and_padding_free_rows_have_the_same_loss_and_gradients(
     how: dict[str, Any],
 ) -> None:
     apart = trainer(cls, chatml_tokenizer, tmp_path, attention)
-    together = trainer(cls, chatml_tokenizer, tmp_path, attention, **how)
-    assert together.data_collator(list(together.train_dataset))["input_ids"].shape[0] == 1
-    assert supervised(together) == supervised(apart)
+    flat = trainer(cls, chatml_tokenizer, tmp_path, attention, **how)
+    assert flat.data_collator(list(flat.train_dataset))["input_ids"].shape[0] == 1
+    assert supervised(flat) == supervised(apart)
     expected, gradients = loss_and_gradients(apart)
-    loss, others = loss_and_gradients(together)
+    loss, others = loss_and_gradients(flat)
     assert loss == pytest.approx(expected, abs=1e-5)
     assert others.keys() == gradients.keys()
     for name, gradient in gradients.items():
@@ -100,7 +100,7 @@ def test_packed_and_padding_free_rows_have_the_same_loss_and_gradients(
 def test_attention_across_rows_changes_the_loss(
     chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The test above can fail: transformers builds the mask of each row from its positions."""
+    """The test above can fail: transformers derives the mask of each row from its positions."""
     make = modeling_llama.create_causal_mask
     expected, _ = loss_and_gradients(trainer(SupervisedLogitsSFTTrainer, chatml_tokenizer, tmp_path, "sdpa"))
     monkeypatch.setattr(modeling_llama, "create_causal_mask", lambda **kwargs: make(**kwargs | {"position_ids": None}))

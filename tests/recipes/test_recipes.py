@@ -1,4 +1,4 @@
-"""The recipes as one runs them: what they leave, and what they say of bad input."""
+"""Training and evaluation by the recipes: the files they write and the errors of bad input."""
 
 import csv
 import json
@@ -171,7 +171,7 @@ def test_report_to_tensorboard_writes_events(
     assert any("tfevents" in name for name in files(tmp_path / "logs"))
 
 
-# Datasets of other shapes, by their configs alone: only the folder and the model are put in their place.
+# Datasets of other formats, read by their configs; only the folder and the model are replaced.
 
 CHAT = ["Hi, I need help.", "With what?", "My order is late.", "It comes on Friday."]
 
@@ -288,10 +288,10 @@ def test_long_dialogues_are_shortened_in_training_and_evaluation(
     predictions = [json.loads(line) for line in (tmp_path / "eval-base/predictions.jsonl").open()]
     assert all(row["prompt_tokens"] <= 292 for row in predictions)
     assert sum("dropped_turns" in row for row in predictions) == 2
-    assert all("[...]" not in row["dialogue"] for row in predictions)  # the record keeps the whole
+    assert all("[...]" not in row["dialogue"] for row in predictions)  # the record has the whole dialogue
 
 
-# Bad input: one line on standard error, exit status 2, and nothing left behind.
+# Bad input: one line on standard error, exit status 2, no files.
 
 
 def write_rows(path: Path, *rows: dict[str, Any]) -> str:
@@ -387,7 +387,7 @@ def test_bad_evaluation_input(
     assert not (tmp_path / "out").exists()
 
 
-# In processes of their own.
+# Recipes in processes of their own.
 
 
 def start(*command: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -454,7 +454,7 @@ def test_the_authors_dialogsum_files_need_no_config(recipe: Recipe, tmp_path: Pa
 
 @pytest.mark.slow
 def test_the_embedded_model_learns(recipe: Recipe, tmp_path: Path) -> None:
-    """A few steps of the quickstart's own config: the loss falls, and summaries come to an end."""
+    """A few steps of the quickstart raise ROUGE-1, and more summaries end with a stop token."""
     config = str(ROOT / "recipes" / "configs" / "quickstart.yaml")
     recipe(
         "sft",

@@ -31,7 +31,7 @@ def test_a_crashed_run_resumes_to_the_same_weights(
 ) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert sft(tiny_folder, whole, **options) == 0
-    for step in (2, 4, 6):  # in the first epoch, just behind its end, and in the last step
+    for step in (2, 4, 6):  # in the first epoch, just after its end, and in the last step
         at_step(step, crash)
         with pytest.raises(Crash):
             sft(tiny_folder, cut, **options)

@@ -59,8 +59,8 @@ def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
 
 
 STUBS = {
-    # Runs the command as each node would, the first one until its launcher listens: on one machine the second could
-    # take the port from it. Remembers the launchers for scancel.
+    # Runs the command once for each node. On one machine the second node could take the port of the first, so it
+    # starts when the first one listens. Writes down the launchers for scancel.
     "srun": """
         import os, socket, subprocess, sys, time
         command = sys.argv[2:]
@@ -90,7 +90,7 @@ STUBS = {
         for pid in open("launchers"):
             os.kill(int(pid), signal.SIGTERM)
     """,
-    # What the launcher was told, and then an end as the test wants it.
+    # Writes down the launcher's arguments and ends as ENDS_WITH says.
     "accelerate": """
         import os, signal, sys
         name = f"node{os.environ['SLURM_NODEID']}"

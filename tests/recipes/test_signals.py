@@ -107,7 +107,7 @@ def test_two_processes_stop_at_the_same_step(tiny_folder: Path, tmp_path: Path) 
     assert said.count("stopped by SIGTERM after step ") == 1
     assert "resumes from " in said
     assert ": accelerate launch --main_process_port 0 --config_file accelerate_configs/cpu.yaml recipes/sft.py" in said
-    assert said.count("exitcode  : 75") == 2  # the launcher's own status is 1 whatever its processes' are
+    assert said.count("exitcode  : 75") == 2  # the launcher exits with 1 for any status of its processes
     (checkpoint,) = find_checkpoints(tmp_path / "out")
     assert damage(checkpoint) is None
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= {path.name for path in checkpoint.iterdir()}

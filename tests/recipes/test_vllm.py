@@ -32,7 +32,7 @@ def tokenizer() -> Any:
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random, and large enough to change what is said."""
+    """A random adapter, large enough to change the completions."""
     folder = tmp_path_factory.mktemp("adapter")
     set_seed(0)
     config = LoraConfig(r=24, lora_alpha=12, target_modules="all-linear", init_lora_weights=False)

@@ -15,7 +15,7 @@ def make_collator(pad_token_id: int = PAD) -> CompletionOnlyCollator:
 
 
 def row(**changes: Any) -> dict[str, Any]:
-    """A prompt of three tokens (with a stop token, as behind a user's turn), a summary of two, a stop token."""
+    """A prompt of three tokens (with the stop token of a user's turn), a summary of two, a stop token."""
     right = {"id": "train_7", "input_ids": [1, 2, 9, 3, 4, 9], "labels": [-100, -100, -100, 3, 4, 9]}
     return {**right, "prompt_tokens": 3, **changes}
 

@@ -1,4 +1,4 @@
-"""The run of an output folder: what makes it another run, what starts there, and what is set aside."""
+"""The manifest of an output folder: which runs may start there, and what is set aside."""
 
 import json
 from pathlib import Path
@@ -74,7 +74,7 @@ def checkpoint_of(folder: Path, run: dict[str, Any] | None, **more: Any) -> Path
 
 
 def adapter_of(folder: Path, run: dict[str, Any] | None, **more: Any) -> Path:
-    """What a finished run without checkpoints leaves."""
+    """The files of a finished run without checkpoints."""
     (folder / "adapter").mkdir(parents=True)
     if run is not None:
         write_manifest(folder, run, **more)
@@ -171,7 +171,7 @@ def test_beginning_anew_sets_the_adapter_aside(tmp_path: Path, option: str | Non
 
 
 def test_overwriting_resumes_the_same_run_if_unfinished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A job that is queued again with the same command must not begin anew each time."""
+    """A requeued job has the same command and must resume."""
     monkeypatch.setattr(manifest, "newest_complete", lambda folder, shapes: (folder / "checkpoint-2", []))
     checkpoint_of(tmp_path, RUN)
     assert run_folder(tmp_path, overwrite_output_dir=True).open(None)[0] == tmp_path / "checkpoint-2"

@@ -1,4 +1,4 @@
-"""The matrix multiplications that are counted under a training step."""
+"""The matrix multiplications of a training step, counted."""
 
 from conftest import tiny_model
 from dialogsum_sft.training import matmul_floor

@@ -236,7 +236,7 @@ def test_parameters_of_the_embedded_model():
     assert found.adapter == 2 * 4_884_480
 
 
-# Runs the recipe, and tells what the process held before the model was loaded and at its peak, in KiB.
+# Runs the recipe and prints the process's memory before the model was loaded and at its peak, in KiB.
 MEASURED = """
 import json, resource, runpy, sys
 import psutil

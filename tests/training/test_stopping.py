@@ -1,4 +1,4 @@
-"""Signals, exit statuses and their messages; whole runs are in test_resume.py."""
+"""Signals, exit statuses and their messages; whole runs are in test_signals.py."""
 
 import os
 import signal
@@ -33,9 +33,9 @@ def test_the_first_signal_is_kept_and_announced(request_: StopRequest, capfd: py
 
 def test_a_second_ctrl_c_exits_at_once(request_: StopRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     request_._receive(signal.SIGINT, None)
-    request_._receive(signal.SIGINT, None)  # the launcher's copy of the same one
+    request_._receive(signal.SIGINT, None)  # the launcher forwards the same signal
     monkeypatch.setattr(stopping.time, "monotonic", lambda: 101.5)
-    request_._receive(signal.SIGTERM, None)  # a second SIGTERM changes nothing: it is the launcher's as a rule
+    request_._receive(signal.SIGTERM, None)  # the launcher forwards SIGTERM too, so it never exits at once
     with pytest.raises(SystemExit) as end:
         request_._receive(signal.SIGINT, None)
     assert end.value.code == 130

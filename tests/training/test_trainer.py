@@ -1,4 +1,4 @@
-"""The options that the trainer sets, and its hint to resume; whole runs are in test_resume.py."""
+"""The options that the trainer sets and its hint to resume; whole runs are in test_resume.py."""
 
 import copy
 import sys
