@@ -40,8 +40,8 @@ def supervised_forward(model: nn.Module, base: PreTrainedModel) -> Callable[...,
             row = unpad(batch["input_ids"], batch["attention_mask"], labels)
             at = row.index[:, :-1][mask]
             hook = head.register_forward_pre_hook(lambda _, args: (args[0][0, at],))
-            batch = {"input_ids": row.input_ids, "position_ids": row.position_ids, "use_cache": False}
-            batch["segments"] = row.segments
+            batch = {"input_ids": row.input_ids, "position_ids": row.position_ids, "segments": row.segments}
+            batch["use_cache"] = False
             base.config._attn_implementation = ATTENTION
         try:
             outputs = model(**batch)
@@ -54,12 +54,9 @@ def supervised_forward(model: nn.Module, base: PreTrainedModel) -> Callable[...,
         with torch.no_grad():
             entropy = -(log_probs.exp() * log_probs).sum(-1)
             is_top1 = logits.argmax(-1) == target[mask]
+        aux_loss = getattr(outputs, "aux_loss", None)
         return FusedCausalLMOutput(
-            log_probs=target_log_probs,
-            entropy=entropy,
-            is_top1=is_top1,
-            label_mask=mask,
-            aux_loss=getattr(outputs, "aux_loss", None),
+            log_probs=target_log_probs, entropy=entropy, is_top1=is_top1, label_mask=mask, aux_loss=aux_loss
         )
 
     return forward

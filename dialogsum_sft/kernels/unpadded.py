@@ -133,10 +133,6 @@ def _keys(of: Tensor, end: int, shared: int, start: int) -> Tensor:
     return torch.cat((of[:, :shared], of[:, start:end]), 1) if shared else of[:, start:end]
 
 
-def _future(size: int, dtype: torch.dtype) -> Tensor:
-    return torch.full((size, size), float("-inf"), dtype=dtype).triu_(1)
-
-
 class _Attention(torch.autograd.Function):
     """Causal attention within each segment and to the shared beginning, over plain batched matrix products.
 
@@ -159,7 +155,7 @@ class _Attention(torch.autograd.Function):
             scores = torch.bmm(queries, keys.transpose(1, 2))
             width = end - begin
             own = scores.view(groups, heads // groups, width, -1)[..., -width:]
-            own += _future(width, query.dtype)
+            own += query.new_full((width, width), float("-inf")).triu_(1)  # the future
             probabilities = torch.softmax(scores, -1)
             kept.append(probabilities)
             block = torch.bmm(probabilities, values).view(groups, heads // groups, width, size)

@@ -63,6 +63,7 @@ def write(
 def _results(tuned: dict[str, Any], base: dict[str, Any] | None) -> list[EvalResult]:
     """A result for each ROUGE. `metric_args` has its interval, `dataset_args` what comparable scores share."""
     data = tuned["data"]
+    dialogues = {"dialogues": tuned["examples"], "dialogues_in_split": data["counts"]["dialogues"]}
     return [
         EvalResult(
             task_type="summarization",
@@ -71,12 +72,7 @@ def _results(tuned: dict[str, Any], base: dict[str, Any] | None) -> list[EvalRes
             dataset_name=str(data["dataset_name"]),
             dataset_split=data["split"],
             dataset_revision=data.get("revision"),
-            dataset_args=tuned["fingerprint"]
-            | {
-                "dialogues": tuned["examples"],
-                "dialogues_in_split": data["counts"]["dialogues"],
-                "weights": _weights(tuned["model"]),
-            },
+            dataset_args=tuned["fingerprint"] | dialogues | {"weights": _weights(tuned["model"])},
             metric_type="rouge",
             metric_name=name,
             metric_value=round(tuned[key]["mean"], 2),
@@ -97,7 +93,6 @@ def _weights(model: dict[str, Any]) -> str:
 
 
 def _content(folder: Path, run: dict[str, Any], results: list[EvalResult]) -> str:
-    """The card's text from run.json and the scores; the words stand in model_card.md.jinja."""
     arguments, base, dataset = run["arguments"], str(run["base_model"]), str(run["arguments"]["dataset_name"])
     is_adapter = (folder / "adapter_config.json").is_file()
     name = str(arguments.get("hub_model_id") or f"{Path(base).name}-{Path(dataset).name}").split("/")[-1]
