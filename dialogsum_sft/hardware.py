@@ -44,20 +44,15 @@ class Undecided(Enum):
 
 def current_device(*, use_cpu: bool = False) -> Device:
     """The device that a training uses. A GPU that emulates bfloat16 (before Ampere) counts as without it."""
-    if use_cpu:
-        return Device("cpu", _cpu_has_bf16())
-    for kind in ("cuda", "xpu"):
+    for kind in () if use_cpu else ("cuda", "xpu"):
         module = torch.get_device_module(kind)
         if module.is_available():
             return Device(kind, module.is_bf16_supported(including_emulation=False))
-    if torch.backends.mps.is_available():
+    if torch.backends.mps.is_available() and not use_cpu:
         return Device("mps", torch.backends.mps.is_macos_or_newer(14, 0))
-    return Device("cpu", _cpu_has_bf16())
-
-
-def _cpu_has_bf16() -> bool:
     # oneDNN's operators are missing where torch is built without it, as on a Mac.
-    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    bf16 = torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return Device("cpu", bf16)
 
 
 def resolve_dtype(name: str | None) -> torch.dtype:

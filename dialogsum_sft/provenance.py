@@ -26,9 +26,8 @@ def versions() -> dict[str, str]:
 
 def hardware() -> dict[str, Any]:
     """The hardware that affects speed, without the name of the machine."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
-        "gpus": gpus,
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "cpu_cores": psutil.cpu_count(logical=False) or os.cpu_count(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),

@@ -49,9 +49,9 @@ def needs_checkpointing(
 ) -> bool:
     """Whether the largest step is estimated not to fit a device without checkpointing.
 
-    `kind` (cpu, cuda, ...) and `total_memory` (bytes) are by default this machine's. True where there is no estimate:
-    on Apple's GPU, with FSDP and ZeRO-3, with a quantised base on a CPU, for a stream without max_length, and for a
-    model that cannot be built on the meta device.
+    `kind` (cpu, cuda, ...) and `total_memory` (bytes for one process) are by default this machine's. True where there
+    is no estimate: on Apple's GPU, with FSDP and ZeRO-3, with a quantised base on a CPU, for a stream without
+    max_length, and for a model that cannot be built on the meta device.
     """
     kind = kind or current_device(use_cpu=training_args.use_cpu).kind.replace("xpu", "cuda")
     quantised = model_args.load_in_4bit or model_args.load_in_8bit
@@ -70,7 +70,11 @@ def needs_checkpointing(
     except Exception as error:  # remote code and new architectures fail on the meta device in many ways
         logger.info("no memory estimate: %s", error)
         return True
-    return not estimate.fits(int(SHARE[kind] * (total_memory or _total_memory(kind))))
+    if total_memory is None and kind == "cpu":
+        total_memory = psutil.virtual_memory().total // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    elif total_memory is None:
+        total_memory = torch.get_device_module().get_device_properties().total_memory
+    return not estimate.fits(int(SHARE[kind] * total_memory))
 
 
 def _largest_step(training_args: SFTConfig, rows: Dataset | IterableDataset) -> dict[str, Any] | None:
@@ -85,10 +89,3 @@ def _largest_step(training_args: SFTConfig, rows: Dataset | IterableDataset) -> 
     longest = np.argsort(-lengths, kind="stable")[:size]
     length = min(int(lengths[longest].max()), limit or int(lengths.max()))
     return {"rows": len(longest), "length": length, "supervised": float(supervised[longest].mean())}
-
-
-def _total_memory(kind: str) -> int:
-    """Bytes of memory of the device that one process has."""
-    if kind == "cpu":
-        return int(psutil.virtual_memory().total) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return int(torch.get_device_module().get_device_properties().total_memory)

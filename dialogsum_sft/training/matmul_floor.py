@@ -40,18 +40,17 @@ def matmul_floor(model: PeftModel, lengths: list[int], supervised: int) -> float
         half = max(1, length // 2)
         for shape in ((length, size, half), (length, half, size), (half, length, size)):
             products[heads, *shape] += 2 * config.num_hidden_layers
+    synchronize = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     seconds = 0.0
     for (*batch, m, k, n), count in products.items():
         left = torch.randn(*batch, m, k, dtype=model.dtype, device=model.device)
         right = torch.randn(*batch, n, k, dtype=model.dtype, device=model.device).mT
         times = []
         for _ in range(4):
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+            synchronize()
             started = time.perf_counter()
             torch.matmul(left, right)
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+            synchronize()
             times.append(time.perf_counter() - started)
         seconds += count * min(times[1:])
     return seconds

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from dialogsum_sft.arguments import TrainArguments
 
@@ -21,6 +22,7 @@ def accumulation_steps(training_args: SFTConfig, train_args: TrainArguments, pro
     return train_args.global_batch_size // (training_args.per_device_train_batch_size * processes)
 
 
+@dataclass(eq=False)
 class GlobalBatchSampler(Sampler[int]):
     """The order of rows in an epoch, in which each `batch_size` rows are one step of all processes.
 
@@ -33,22 +35,12 @@ class GlobalBatchSampler(Sampler[int]):
     `epoch` returns the epoch, from 0: accelerate's set_epoch does not reach the sampler when several processes resume.
     """
 
-    def __init__(
-        self,
-        rows: int,
-        batch_size: int,
-        seed: int,
-        *,
-        epoch: Callable[[], int],
-        lengths: Sequence[int] | None = None,
-        drop_last: bool = False,
-    ) -> None:
-        self.rows = rows
-        self.batch_size = batch_size
-        self.seed = seed
-        self.lengths = lengths
-        self.drop_last = drop_last
-        self.epoch = epoch
+    rows: int
+    batch_size: int
+    seed: int
+    epoch: Callable[[], int] = field(kw_only=True)
+    lengths: Sequence[int] | None = field(default=None, kw_only=True)
+    drop_last: bool = field(default=False, kw_only=True)
 
     def __len__(self) -> int:
         whole = self.rows // self.batch_size if self.drop_last else math.ceil(self.rows / self.batch_size)

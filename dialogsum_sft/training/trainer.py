@@ -40,11 +40,18 @@ class ResumableSFTTrainer(SFTTrainer):
 
     A checkpoint is verified and marked as complete when all processes have written their part; only then
     `save_total_limit` is applied. A checkpoint that cannot be written ends the run (`Stopped`) and leaves the older
-    ones. `train_dataset` holds rows of token ids from `training_rows`. `args` are changed: see `_set_up`.
+    ones. `train_dataset` holds rows of token ids from `training_rows`. `args` are changed.
     """
 
     def __init__(self, *, args: SFTConfig, train_dataset: Dataset | IterableDataset, **kwargs: Any) -> None:
-        self._set_up(args, train_dataset)
+        args.chat_template_path = None  # the tokenizer has it already
+        args.remove_unused_columns = False  # the collator names rows by their id
+        if not args.packing:
+            args.max_length = None  # rows fit already; TRL would cut the summary off a longer one
+        if isinstance(train_dataset, IterableDataset):
+            args.train_sampling_strategy = "random"  # a stream cannot be sorted by length
+        args.use_cache = True  # is saved in the model's config, where false would slow down generation
+        args.logging_nan_inf_filter = False  # it hides a loss that is not finite and trains on
         super().__init__(args=args, train_dataset=train_dataset, **kwargs)
         self.save_total_limit = self.args.save_total_limit
         self.args.save_total_limit = None  # transformers would delete the older one before the new one is marked
@@ -54,17 +61,6 @@ class ResumableSFTTrainer(SFTTrainer):
         self._last_saved: Path | None = None
         if self.args.fp16 and not self.is_deepspeed_enabled:  # DeepSpeed scales losses itself
             train_in_float32(self.model)
-
-    @staticmethod
-    def _set_up(args: SFTConfig, train_dataset: Dataset | IterableDataset) -> None:
-        args.chat_template_path = None  # the tokenizer has it already
-        args.remove_unused_columns = False  # the collator names rows by their id
-        if not args.packing:
-            args.max_length = None  # rows fit already; TRL would cut the summary off a longer one
-        if isinstance(train_dataset, IterableDataset):
-            args.train_sampling_strategy = "random"  # a stream cannot be sorted by length
-        args.use_cache = True  # is saved in the model's config, where false would slow down generation
-        args.logging_nan_inf_filter = False  # it hides a loss that is not finite and trains on
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         loader = super().get_train_dataloader()
@@ -109,11 +105,9 @@ class ResumableSFTTrainer(SFTTrainer):
         measured = {name: event[name] for event in events for name in event if name.startswith("eval_")}
         return metrics | {"step": step} | (measured or self.evaluate())
 
-    def training_step(
-        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
-    ) -> torch.Tensor:
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         self.step_batches.append(inputs["input_ids"])
-        return super().training_step(model, inputs, num_items_in_batch)
+        return super().training_step(model, inputs, *args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Restores the global generator after it, from which a loader draws: evaluations do not change training."""
@@ -238,16 +232,10 @@ class SupervisedLogitsSFTTrainer(ResumableSFTTrainer):
         if self.model.device.type == "cpu":
             fuse_lora(self.model)
 
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> Any:
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         unwrapped = self.accelerator.unwrap_model(model)
         base = unwrapped.get_base_model() if isinstance(unwrapped, PeftModel) else unwrapped
-        return super().compute_loss(supervised_forward(model, base), inputs, return_outputs, num_items_in_batch)
+        return super().compute_loss(supervised_forward(model, base), inputs, *args, **kwargs)
 
 
 def resume_hint(output_dir: Path) -> str:
