@@ -99,8 +99,8 @@ def main() -> None:
         "versions": provenance.versions(),
         "seconds": round(time.time() - started, 1),
     }
-    run = {"format": files.FORMAT, "base_model": base_model} | record | {"merge": merge}
-    files.write_json(partial / "run.json", run)
+    record = {"format": files.FORMAT, "base_model": base_model} | record | {"merge": merge}
+    files.write_json(partial / "run.json", record)
     if model_card.can_be_written(partial):
         model_card.write(partial, scores_of=adapter_path)
     files.replace_folder(partial, output_dir)

@@ -14,15 +14,8 @@ def confidence_interval(values: Sequence[float], *, seed: int = 42, resamples: i
     """95% percentile bootstrap interval of the mean over dialogues (Efron 1979); None for a single dialogue."""
     if len(values) < 2:
         return None
-    result = bootstrap(
-        (np.asarray(values),),
-        np.mean,
-        n_resamples=resamples,
-        method="percentile",
-        vectorized=True,
-        batch=1000,
-        rng=np.random.default_rng(seed),
-    )
+    data, rng = (np.asarray(values),), np.random.default_rng(seed)
+    result = bootstrap(data, np.mean, n_resamples=resamples, method="percentile", vectorized=True, batch=1000, rng=rng)
     return [float(result.confidence_interval.low), float(result.confidence_interval.high)]
 
 

@@ -77,17 +77,13 @@ def scores(
     title: str, systems: Mapping[str, Mapping[str, Any]], baselines: Mapping[str, float], human: float | None
 ) -> dict[str, Any]:
     """The human ceiling, the systems {name: {"mean", "ci95"}} and the baselines, best first, on one axis."""
-    rows: list[dict[str, Any]] = []
-    if human is not None:
-        rows.append({"label": "human", "value": human, "ci95": None, "style": "human"})
-    rows += [
-        {"label": name, "value": score["mean"], "ci95": score.get("ci95"), "style": f"s{i % 6}"}
-        for i, (name, score) in enumerate(systems.items())
-    ]
-    rows += [
-        {"label": name, "value": value, "ci95": None, "style": "baseline"}
-        for name, value in sorted(baselines.items(), key=lambda item: -item[1])
-    ]
+
+    def row(label: str, value: float, style: str, ci95: list[float] | None = None) -> dict[str, Any]:
+        return {"label": label, "value": value, "style": style, "ci95": ci95}
+
+    rows = [] if human is None else [row("human", human, "human")]
+    rows += [row(name, own["mean"], f"s{i % 6}", own.get("ci95")) for i, (name, own) in enumerate(systems.items())]
+    rows += [row(*item, "baseline") for item in sorted(baselines.items(), key=lambda item: -item[1])]
     x = scale([x for row in rows for x in [row["value"], *(row["ci95"] or [])]])
     return {"title": title, "rows": rows, "x": x}
 

@@ -82,6 +82,7 @@ def write_report(
     )
     human, baselines = runs[0].record["human"], runs[0].record["baselines"]
     references = [text for row in runs[0].rows for text in row["references"]]
+    lengths = [[diagnosis.words for diagnosis in run.diagnoses] for run in runs]
     html = environment.get_template("page.html.jinja").render(
         title=title,
         style=Markup((folder / "report.css").read_text(encoding="utf-8")),
@@ -111,12 +112,7 @@ def write_report(
         training=charts.training(curves),
         histograms=[
             charts.histograms("ROUGE-1 of each dialogue", "ROUGE-1", [run.scores["rouge1"] for run in runs]),
-            charts.histograms(
-                "Length of each summary",
-                "words",
-                [[diagnosis.words for diagnosis in run.diagnoses] for run in runs],
-                [len(words(text)) for text in references],
-            ),
+            charts.histograms("Length of each summary", "words", lengths, [len(words(text)) for text in references]),
         ],
         gains=[charts.gains(run.name, runs[0].scores["rouge1"], run.scores["rouge1"]) for run in runs[1:]],
         findings=finding_rows(runs),
