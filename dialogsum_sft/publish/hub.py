@@ -31,11 +31,7 @@ def upload(folder: Path, repo: str, message: str, revision: str | None = None) -
     """Push the files of `folder` as one commit and return its URL. Raises InputError when that fails."""
     try:
         commit = HfApi().upload_folder(
-            repo_id=repo,
-            folder_path=folder,
-            commit_message=message,
-            revision=revision,
-            ignore_patterns=NEVER_PUSHED,
+            repo_id=repo, folder_path=folder, commit_message=message, revision=revision, ignore_patterns=NEVER_PUSHED
         )
     except (OSError, ValueError, HTTPError) as error:
         raise InputError(

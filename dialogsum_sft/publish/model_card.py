@@ -187,6 +187,6 @@ def _hyperparameters(record: dict[str, Any]) -> list[tuple[str, ...]]:
         names = [name for name in names if "bnb" not in name]
     names.remove("num_train_epochs" if (arguments.get("max_steps") or -1) > 0 else "max_steps")
     values = [(name, arguments.get(name)) for name in names]
-    shown = {name: ", ".join(map(str, value)) if isinstance(value, list) else str(value) for name, value in values}
-    rows = [(f"`{name}`", shown[name]) for name, value in values if value is not None and value is not False]
+    texts = {name: ", ".join(map(str, value)) if isinstance(value, list) else str(value) for name, value in values}
+    rows = [(f"`{name}`", texts[name]) for name, value in values if value is not None and value is not False]
     return [*rows, ("processes", str(record["hardware"]["processes"]))]
