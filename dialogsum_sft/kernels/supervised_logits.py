@@ -37,11 +37,10 @@ def supervised_forward(model: nn.Module, base: PreTrainedModel) -> Callable[...,
             # The model calls its head on (rows, positions, hidden); it gets (supervised positions, hidden).
             hook = head.register_forward_pre_hook(lambda _, args: (args[0][:, :-1][mask],))
         else:
-            row = unpad(batch["input_ids"], batch["attention_mask"], labels)
-            at = row.index[:, :-1][mask]
+            inputs, index = unpad(batch["input_ids"], batch["attention_mask"], labels)
+            at = index[:, :-1][mask]
             hook = head.register_forward_pre_hook(lambda _, args: (args[0][0, at],))
-            batch = {"input_ids": row.input_ids, "position_ids": row.position_ids, "segments": row.segments}
-            batch["use_cache"] = False
+            batch = inputs | {"use_cache": False}
             base.config._attn_implementation = ATTENTION
         try:
             outputs = model(**batch)

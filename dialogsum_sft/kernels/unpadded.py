@@ -6,7 +6,6 @@ batch, up to rounding.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,20 +21,6 @@ MODEL_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 ATTENTION = "unpadded"
 CACHE = "cache" if Version(transformers.__version__) >= Version("5.24") else "past_key_values"  # as where vLLM is
 _BLOCK = 128  # queries at a time: later keys are skipped, and the block's scores stay in the CPU cache
-
-
-@dataclass
-class Unpadded:
-    """A batch as one row: the beginning that all rows share, then the rest of each row.
-
-    `input_ids` and `position_ids` are (1, tokens). `segments` are the lengths of the beginning and of each rest.
-    `index` maps every (row, position) of the padded batch to its place in the row; -1 for padding and the beginning.
-    """
-
-    input_ids: Tensor
-    position_ids: Tensor
-    segments: tuple[int, ...]
-    index: Tensor
 
 
 def only_causal(config: PreTrainedConfig) -> bool:
@@ -59,8 +44,13 @@ def can_unpad(model: PreTrainedModel) -> bool:
     )
 
 
-def unpad(input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Unpadded:
-    """Remove the padding of a batch that is padded on the right; each tensor is (rows, positions)."""
+def unpad(input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> tuple[dict[str, Any], Tensor]:
+    """A batch, padded on the right, as one row: the beginning that all rows share, then the rest of each row.
+
+    Returns the model's inputs and an index. `input_ids` and `position_ids` are (1, tokens); `segments` are the lengths
+    of the beginning and of each rest. The index, (rows, positions) as all that is given, has the place of each token
+    in the row; -1 for padding and the beginning.
+    """
     lengths: list[int] = attention_mask.sum(1).tolist()
     # The token before a row's first label predicts it, so it must not be shared.
     own = int((labels != -100).int().argmax(1).min()) - 1
@@ -74,8 +64,8 @@ def unpad(input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Unpadded
         positions.append(torch.arange(shared, length))
         index[row, shared:length] = torch.arange(start, start + length - shared)
         start += length - shared
-    segments = (shared, *(length - shared for length in lengths))
-    return Unpadded(torch.cat(ids)[None], torch.cat(positions)[None], segments, index)
+    inputs = {"input_ids": torch.cat(ids)[None], "position_ids": torch.cat(positions)[None]}
+    return inputs | {"segments": (shared, *(length - shared for length in lengths))}, index
 
 
 def prefill(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> DynamicCache:

@@ -40,12 +40,12 @@ def run(model: PreTrainedModel, *, without_padding: bool, lengths: list[int], be
     ids, mask, labels = batch_of(lengths, beginning)
     predicting = labels[:, 1:] != -100
     if without_padding:
-        row = unpad(ids, mask, labels)
+        inputs, index = unpad(ids, mask, labels)
         config = model.config
         config._attn_implementation = ATTENTION
-        output = model(input_ids=row.input_ids, position_ids=row.position_ids, segments=row.segments)
+        output = model(**inputs)
         config._attn_implementation = "sdpa"
-        logits = output.logits[0, row.index[:, :-1][predicting]]
+        logits = output.logits[0, index[:, :-1][predicting]]
     else:
         logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1][predicting]
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -53,18 +53,18 @@ def run(model: PreTrainedModel, *, without_padding: bool, lengths: list[int], be
 
 
 def test_unpad_keeps_the_shared_beginning_once_and_no_padding() -> None:
-    row = unpad(IDS, MASK, LABELS)
+    inputs, index = unpad(IDS, MASK, LABELS)
     # Of the second row only two tokens can be shared: its first label, 4, is predicted from its own 9.
-    assert row.segments == (2, 4, 2, 3)
-    assert row.input_ids.tolist() == [[7, 8, 9, 1, 2, 3, 9, 4, 9, 1, 5]]
-    assert row.position_ids.tolist() == [[0, 1, 2, 3, 4, 5, 2, 3, 2, 3, 4]]
-    assert row.index.tolist() == [[-1, -1, 2, 3, 4, 5], [-1, -1, 6, 7, -1, -1], [-1, -1, 8, 9, 10, -1]]
+    assert inputs["segments"] == (2, 4, 2, 3)
+    assert inputs["input_ids"].tolist() == [[7, 8, 9, 1, 2, 3, 9, 4, 9, 1, 5]]
+    assert inputs["position_ids"].tolist() == [[0, 1, 2, 3, 4, 5, 2, 3, 2, 3, 4]]
+    assert index.tolist() == [[-1, -1, 2, 3, 4, 5], [-1, -1, 6, 7, -1, -1], [-1, -1, 8, 9, 10, -1]]
 
 
 def test_a_single_row_shares_nothing() -> None:
-    row = unpad(IDS[1:2], MASK[1:2], LABELS[1:2])
-    assert row.segments == (0, 4)
-    assert row.input_ids.tolist() == [[7, 8, 9, 4]]
+    inputs, _ = unpad(IDS[1:2], MASK[1:2], LABELS[1:2])
+    assert inputs["segments"] == (0, 4)
+    assert inputs["input_ids"].tolist() == [[7, 8, 9, 4]]
 
 
 @pytest.mark.parametrize("beginning", [0, 1, 9])
