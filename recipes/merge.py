@@ -169,12 +169,8 @@ def write_model(
         parameter.data = parameter.data.to(getattr(torch, args.dtype))
     merged.config.use_cache = True
     # A chat model's own generation config may sample, or stop at fewer tokens than were learned.
-    merged.generation_config = GenerationConfig(
-        do_sample=False,
-        eos_token_id=sorted(stop_ids),
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-    )
+    tokens = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id}
+    merged.generation_config = GenerationConfig(do_sample=False, eos_token_id=sorted(stop_ids), **tokens)
     merged.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     if hasattr(merged.config, "vision_config"):  # Gemma 3's: vLLM needs these files for text too
