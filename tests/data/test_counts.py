@@ -8,8 +8,12 @@ from dialogsum_sft.data.counts import Counts, counts_table
 def test_the_table_has_a_line_for_each_count_that_is_not_zero():
     train = Counts(5, 3, Counter({"too long": 2}), dialogues=3, references=4, shortened=1)
     table = counts_table({"train": train, "test": Counts(1, 1, dialogues=1, references=1)})
-    assert [[str(column.header), *map(str, column.cells)] for column in table.columns] == [
-        ["rows", "read", "dropped: too long", "kept", "dialogues", "references", "shortened"],
-        ["train", "5", "2", "3", "3", "4", "1"],
-        ["test", "1", "", "1", "1", "1", ""],
+    assert [table.header, *table.rows] == [
+        ["rows", "train", "test"],
+        ["read", "5", "1"],
+        ["dropped: too long", "2", ""],
+        ["kept", "3", "1"],
+        ["dialogues", "3", "1"],
+        ["references", "4", "1"],
+        ["shortened", "1", ""],
     ]
