@@ -71,8 +71,15 @@ def _engine(eval_args: EvalArguments, model_args: ModelConfig, processes: int) -
         )
     if processes != int(os.environ.get("WORLD_SIZE", "1")):
         yield "WORLD_SIZE is set, but this process is alone: start it with python, or by accelerate launch"
-    kwargs = json_option("generation_kwargs", eval_args.generation_kwargs)
-    json_option("vllm_kwargs", eval_args.vllm_kwargs)
+    kwargs: dict[str, Any] = {}
+    for option in ("vllm_kwargs", "generation_kwargs"):
+        try:
+            kwargs = json_option(option, getattr(eval_args, option))
+        except InputError as error:
+            yield str(error)
+    for option in ("max_new_tokens", "max_batch_tokens"):
+        if getattr(eval_args, option) < 1:
+            yield f"--{option} {getattr(eval_args, option)}: give 1 or more"
     if eval_args.num_candidates < 1:
         yield f"--num_candidates {eval_args.num_candidates}: give 1 or more"
     if eval_args.num_candidates > 1 and not kwargs.get("do_sample", True):
@@ -156,6 +163,11 @@ def _training(training_args: SFTConfig, model_args: ModelConfig, train_args: Tra
             f"model_init_kwargs ({names}) has no effect, as the recipe loads the model: "
             "use --dtype, --attn_implementation, --model_revision; a device_map has no place in training"
         )
+    for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
+        if getattr(training_args, name) < 1:
+            yield f"--{name} {getattr(training_args, name)}: give 1 or more"
+    if model_args.use_peft and model_args.lora_r < 1:
+        yield f"--lora_r {model_args.lora_r}: give 1 or more"
     if not model_args.use_peft:
         if model_args.load_in_4bit or model_args.load_in_8bit:
             yield "a quantised base cannot be trained itself: add use_peft: true"

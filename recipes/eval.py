@@ -126,6 +126,8 @@ def check_training_record(
         check_adapter(eval_args.adapter_path, str(model_args.model_name_or_path))
     folder = Path(eval_args.adapter_path or str(model_args.model_name_or_path))
     record = read_run_record(folder)
+    if record is None and eval_args.adapter_path is not None:
+        console.print(f"[yellow]warning: no run.json in {folder}: prompt and dtype are not those of its training")
     if record is None or tokenizer is None:
         return
     if not eval_args.allow_other_prompt:

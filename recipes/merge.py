@@ -1,6 +1,8 @@
 """Merge an adapter into its base model: one ordinary model folder for transformers, vLLM, llama.cpp.
 
-    python recipes/merge.py --model_name_or_path embedded --adapter_path runs/quickstart/adapter
+    python recipes/merge.py --adapter_path runs/quickstart/adapter
+
+The base model is that of the training, unless --model_name_or_path names it.
 
 Leaves `output_dir` (by default merged/ beside the adapter): weights in safetensors, tokenizer, chat template,
 generation config, run.json and a model card. The base is loaded unquantised in float32 on the CPU (4 bytes of memory a
@@ -22,6 +24,7 @@ from dialogsum_sft.data import prompts
 from dialogsum_sft.data.examples import load_examples
 from dialogsum_sft.publish import hub, model_card
 from dialogsum_sft.training import checkpoints
+from dialogsum_sft.training.record import evaluation_defaults
 
 import torch
 from peft import PeftModel
@@ -38,6 +41,10 @@ def main() -> None:
     console = Console(soft_wrap=True)
     if args.adapter_path is None:
         raise InputError("no adapter: give --adapter_path (what recipes/sft.py left in adapter/)")
+    if args.model_name_or_path is None:  # that of the training
+        args.model_name_or_path = evaluation_defaults({"adapter_path": args.adapter_path}).get("model_name_or_path")
+    if args.model_name_or_path is None:
+        raise InputError("no base model: give --model_name_or_path")
     adapter_path, base_model = Path(args.adapter_path), modeling.public_name(str(args.model_name_or_path))
     output_dir = Path(args.output_dir) if args.output_dir else adapter_path.parent / "merged"
     name = output_dir.resolve().name

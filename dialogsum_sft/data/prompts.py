@@ -1,7 +1,7 @@
 """Prompts: dialogues become chat messages, messages become token ids.
 
 No other module holds prompt text. Training and generation render through the same functions with the same template
-arguments, so that a model generates behind the token ids that it was trained behind.
+arguments, so that the prompts of both have the same token ids.
 """
 
 import hashlib
@@ -290,7 +290,7 @@ def encode_batch(
     writes no stop token after the answer (GLM-4), the tokenizer's end of sequence is added, so that a stop is learned.
 
     Raises InputError where the rendered prompt is not the beginning of the rendered conversation, as with templates
-    that add a thinking block to the prompt alone: the model would be trained behind one prompt, used behind another.
+    that add a thinking block to the prompt alone: the model would be trained with one prompt and used with another.
     `faults` is that of `render_batch`; the row of such a pair has no ids.
     """
     rows = [settings.messages(dialogue, summary) for dialogue, summary in pairs]

@@ -60,10 +60,14 @@ def open_engine(
     model_config = load_config(model_args, trust_remote_code=eval_args.trust_remote_code)
     own_config = load_generation_config(model_args) or GenerationConfig.from_model_config(model_config)
     config = generation_config(tokenizer, stop_token_ids(tokenizer, own_config), eval_args.max_new_tokens, **kwargs)
-    base = None if eval_args.adapter_path else Path(str(model_args.model_name_or_path))
-    systems = [_system("base", "zero-shot", eval_args, weights=base)]
-    if eval_args.adapter_path is not None:
-        tuned = _system("tuned", "tuned", eval_args, adapter=True, weights=Path(eval_args.adapter_path))
+    adapter, model = eval_args.adapter_path, Path(str(model_args.model_name_or_path))
+    # Other folders than that of the current adapter have names of their own, so that no score replaces another's.
+    is_trained = adapter is None and (model / "run.json").is_file()
+    name, label = (model.name, model.name) if is_trained else ("base", "zero-shot")
+    systems = [_system(name, label, eval_args, weights=model if adapter is None else None)]
+    if adapter is not None:
+        name = "tuned" if Path(adapter).name == "adapter" else Path(adapter).name
+        tuned = _system(name, name, eval_args, adapter=True, weights=Path(adapter))
         systems = [*systems, tuned] if eval_args.evaluate_base else [tuned]
     if eval_args.engine == "vllm":
         return VllmEngine(

@@ -18,11 +18,12 @@ def without_triton() -> bool:
     return not (is_triton_available() and (torch.cuda.is_available() or torch.xpu.is_available()))
 
 
-def supervised_forward(model: nn.Module, base: PreTrainedModel) -> Callable[..., Any]:
+def supervised_forward(model: nn.Module, base: PreTrainedModel, *, autocast: bool) -> Callable[..., Any]:
     """A forward for `SFTTrainer.compute_loss` that projects the supervised positions only.
 
     `model` is called; `base` is the transformers model in it. A summary is a tenth of its row, and the LM head over
-    the rest costs half of a training step on a CPU. There the batch also loses its padding, if `can_unpad(base)`.
+    the rest costs half of a training step on a CPU. There the batch also loses its padding, if `can_unpad(base)` and
+    `model` does not run under `autocast`, which the kernels without padding do not support.
     """
     head = base.get_output_embeddings()
 
@@ -32,7 +33,7 @@ def supervised_forward(model: nn.Module, base: PreTrainedModel) -> Callable[...,
         target = labels[:, 1:]
         mask = target != -100
         own_attention = base.config._attn_implementation
-        padded = batch.keys() != {"input_ids", "attention_mask", "use_cache"} or not can_unpad(base)
+        padded = batch.keys() != {"input_ids", "attention_mask", "use_cache"} or autocast or not can_unpad(base)
         if padded or not batch["attention_mask"][:, 0].all():
             # The model calls its head on (rows, positions, hidden); it gets (supervised positions, hidden).
             hook = head.register_forward_pre_hook(lambda _, args: (args[0][:, :-1][mask],))

@@ -132,8 +132,12 @@ class RunFolder:
         if other:
             raise InputError(f"{folder} holds another run ({', '.join(other)}): {anew}")
         changed = changes(manifest["run"], self.run)
-        if changed and not (self.force and checkpoints):
-            resumes = "to resume with the new ones add --force_resume true, or " if checkpoints else ""
+        # The checkpoint of a finished run has no steps left, unless there are more of them now.
+        finished = manifest["finished_at_step"] is not None and final
+        longer = any(change.startswith(("max_steps", "num_train_epochs")) for change in changed)
+        resumable = checkpoints and (longer or not finished)
+        if changed and not (self.force and resumable):
+            resumes = "to resume with the new ones add --force_resume true, or " if resumable else ""
             raise InputError(f"{folder} holds this run with other values: {', '.join(changed)}; {resumes}{anew}")
         return manifest
 
@@ -142,7 +146,8 @@ class RunFolder:
 
         Call it after `check_start`, just before training, on one process. Nothing is deleted: damaged checkpoints
         become damaged-checkpoint-N, those after the one resumed from earlier-checkpoint-N, and an adapter or model
-        that another run made, or that this run makes anew, becomes earlier-adapter or earlier-model.
+        that another run made, or that this run makes anew, becomes earlier-adapter or earlier-model; its evaluations
+        and report.html are renamed likewise.
         `overwrite_output_dir` resumes this run if it is unfinished, so that a queued job may repeat its command.
 
         Raises InputError when the checkpoint named by `resume_from_checkpoint` is damaged.
@@ -162,6 +167,10 @@ class RunFolder:
                 notes.append(f"no complete checkpoint is left in {self.output_dir}: beginning at step 0")
         final = _final_folders(self.output_dir)
         old_files += [path for path in final if checkpoint is None or _run_of(path) != sha256_of(self.run)]
+        if any(path in old_files for path in final):  # their scores go with them
+            evaluations = sorted(self.output_dir.glob("eval-*"))
+            old_files += [path for path in evaluations if not path.name.startswith("eval-base")]
+            old_files += [path for path in [self.output_dir / "report.html"] if path.is_file()]
         notes += [f"{path} is set aside as {set_aside(path, 'earlier').name}" for path in old_files]
         more: dict[str, Any] = {}
         if checkpoint is not None:

@@ -22,6 +22,7 @@ _DATA: tuple[str, ...] = (
 )
 _BASE = ("model_name_or_path", "model_revision", "dtype", "attn_implementation")
 _QUANTISATION = ("load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "use_bnb_nested_quant")
+_PATHS = ("model_name_or_path", "dataset_name")  # which stand in arguments without their folders if absolute
 _RENAMED = {"max_new_tokens": "eval_max_new_tokens", "rouge_tokenizer": "eval_rouge_tokenizer"}
 
 
@@ -44,6 +45,7 @@ def run_record(
         "format": files.FORMAT,
         "base_model": run["base_model"],
         "arguments": files.public(arguments | {"hub_model_id": trainer.args.hub_model_id}),
+        "cut_paths": [name for name in _PATHS if files.public(arguments[name]) != arguments[name]],
         "data": {name.replace(" ", "_"): counts.record() for name, counts in data.counts().items()},
         "data_fingerprint": run["data_fingerprint"],
         "manifest_sha256": manifest.sha256_of(run),
@@ -65,9 +67,12 @@ def read_run_record(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        dict(record["arguments"]), dict(record["prompt"])
+        dict(record["arguments"]), str(record["prompt"]["instruction"]), str(record["prompt"]["template_sha256"])
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is not the record of a training: delete it, or train again") from error
+        raise InputError(
+            f"{path} is not the record of a training: restore it, or rename it to evaluate without what it records "
+            "(give the model, dataset, prompt and dtype as options then)"
+        ) from error
     return record
 
 
@@ -76,14 +81,26 @@ def evaluation_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
 
     run.json has only the last part of an absolute path; the manifest of the run, beside the folder, has the whole one.
     """
-    folder = Path(given.get("adapter_path") or given.get("model_name_or_path") or "")
+    adapter = given.get("adapter_path")
+    folder = Path(adapter or given.get("model_name_or_path") or "")
+    if given.get("engine") == "openai":
+        return {}
+    if adapter and not (folder / "adapter_config.json").is_file():
+        raise InputError(f"no adapter in {adapter}: adapter_config.json is missing (recipes/sft.py writes adapter/)")
     record = read_run_record(folder)
     if record is None or given.get("predictions_file"):
         return {}
     names = _DATA
-    if given.get("adapter_path"):
+    if adapter:
         names += _BASE if given.get("engine") == "vllm" else _BASE + _QUANTISATION
-    arguments = record["arguments"] | (manifest.read_manifest(folder.parent) or {}).get("paths", {})
+    paths = (_manifest_beside(folder) or {}).get("paths", {})
+    for name in record.get("cut_paths", []):
+        if name in names and name not in paths and name not in given:
+            raise InputError(
+                f"{folder / 'run.json'} has only the last part of the {name} of the training "
+                f"({record['arguments'][name]}): give --{name}"
+            )
+    arguments = record["arguments"] | paths
     defaults = {option: arguments[option] for option in names if arguments.get(option) is not None}
     defaults |= {option: arguments[own] for option, own in _RENAMED.items() if arguments.get(own) is not None}
     return defaults | {"output_dir": str(folder.parent)}
@@ -92,7 +109,7 @@ def evaluation_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
 def check_prompt(
     folder: Path, record: Mapping[str, Any], settings: PromptSettings, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Raise InputError where `settings` give other prompts than the weights in `folder` were trained behind."""
+    """Raise InputError where `settings` give other prompts than those of the training."""
     trained = PromptSettings.from_record(record)
     same_hash = settings.sha256(tokenizer) == record["prompt"]["template_sha256"]
     hash_is_partial = trained.rename_speakers and "rename_speakers" not in record["prompt"]  # in early records
@@ -104,14 +121,22 @@ def check_prompt(
         if getattr(settings, name) != getattr(trained, name)
     ]
     raise InputError(
-        f"{folder} was trained behind another prompt: {'; '.join(differences) or 'the chat template differs'}. Leave "
+        f"{folder} was trained with another prompt: {'; '.join(differences) or 'the chat template differs'}. Leave "
         "these options out to use those of the training, or add --allow_other_prompt true"
     )
 
 
 def note_of_other_run(folder: Path, record: Mapping[str, Any]) -> str | None:
     """A warning where the manifest beside an adapter is of another run than the one that trained the adapter."""
-    trained_by, run = record.get("manifest_sha256"), manifest.read_manifest(folder.parent)
+    trained_by, run = record.get("manifest_sha256"), _manifest_beside(folder)
     if trained_by is None or run is None or run["sha256"] == trained_by:
         return None
-    return f"{folder} is not of the run that {folder.parent / manifest.NAME} describes: it is evaluated as it is"
+    return f"{folder} was not trained by the run that {folder.parent / manifest.NAME} describes"
+
+
+def _manifest_beside(folder: Path) -> dict[str, Any] | None:
+    """The manifest of the run that `folder` lies in; None where there is none or it is damaged."""
+    try:
+        return manifest.read_manifest(folder.parent)
+    except InputError:
+        return None

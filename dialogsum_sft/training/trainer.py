@@ -62,6 +62,9 @@ class ResumableSFTTrainer(SFTTrainer):
         if self.args.fp16 and not self.is_deepspeed_enabled:  # DeepSpeed scales losses itself
             train_in_float32(self.model)
 
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: publish/model_card.py writes a card beside the final weights."""
+
     def get_train_dataloader(self) -> DataLoader[Any]:
         loader = super().get_train_dataloader()
         sampler = getattr(loader.batch_sampler, "batch_sampler", loader.batch_sampler)
@@ -235,7 +238,8 @@ class SupervisedLogitsSFTTrainer(ResumableSFTTrainer):
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         unwrapped = self.accelerator.unwrap_model(model)
         base = unwrapped.get_base_model() if isinstance(unwrapped, PeftModel) else unwrapped
-        return super().compute_loss(supervised_forward(model, base), inputs, *args, **kwargs)
+        autocast = self.accelerator.mixed_precision in ("bf16", "fp16")
+        return super().compute_loss(supervised_forward(model, base, autocast=autocast), inputs, *args, **kwargs)
 
 
 def resume_hint(output_dir: Path) -> str:

@@ -180,7 +180,7 @@ def test_predictions_cut_short_end_in_one_line(call, runs, tmp_path):
 
 
 def test_mistakes_end_in_one_line(call, runs, tmp_path):
-    assert "1 runs given" in call(runs["lead"], status=2)
+    assert "a comparison needs two or more folders of runs" in call(runs["lead"], status=2)
     assert "given twice" in call(runs["lead"], runs["lead"], status=2)
     assert "has no predictions.jsonl and no metrics.json" in call(runs["lead"], tmp_path, status=2)
     old = changed(runs["best"], tmp_path / "old", lambda record: record.pop("baselines"))

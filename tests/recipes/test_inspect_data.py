@@ -158,18 +158,18 @@ def test_suggested_lengths_are_rounded_up():
     """To multiples of 64 and, with a fifth to spare, of 16."""
     training = SimpleNamespace(total=np.array([100, 193]), prompt=np.array([10, 112]))
     table = inspect_data.suggestions(training, 4, 24.0, "default")
-    assert list(table.columns[1].cells) == ["256", "4", "112", "default"]  # 1.2 x 90 = 108
+    assert [row[1] for row in table.rows] == ["256", "4", "112", "default"]  # 1.2 x 90 = 108
     training = SimpleNamespace(total=np.array([128]), prompt=np.array([100]))
     table = inspect_data.suggestions(training, None, 24.0, "unicode")
-    assert list(table.columns[1].cells) == ["128", "48", "unicode"]
+    assert [row[1] for row in table.rows] == ["128", "48", "unicode"]
 
 
 def test_memory_verdicts():
     estimate = memory.MemoryEstimate(80, 0, 0, 0, 0, 0, 15)
     assert [inspect_data.verdict(estimate, size) for size in (94, 95, 106)] == [
-        "[red]no",
-        "[yellow]barely",
-        "[green]yes",
+        ("no", "red"),
+        ("barely", "yellow"),
+        ("yes", "green"),
     ]
 
 

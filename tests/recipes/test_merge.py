@@ -113,7 +113,7 @@ def test_a_trained_adapter_becomes_a_complete_model_folder(recipe: Recipe, tiny_
     for path in merged.iterdir():
         assert str(tmp_path).encode() not in path.read_bytes(), path.name
     recipe("eval", *evaluation_args(merged, tmp_path / "out"))
-    predictions = [(tmp_path / f"{name}/predictions.jsonl").read_text() for name in ("eval-tuned", "out/eval-base")]
+    predictions = [(tmp_path / f"{name}/predictions.jsonl").read_text() for name in ("eval-tuned", "out/eval-merged")]
     assert predictions[0] == predictions[1]
     card = ModelCard.load(merged / "README.md")
     assert card.data.eval_results[0].dataset_args["weights"] == "float32"

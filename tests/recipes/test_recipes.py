@@ -115,7 +115,7 @@ def test_another_prompt_than_in_training_is_refused_unless_allowed(
     recipe("sft", *training_args(tiny_folder, tmp_path))
     other = [f"--adapter_path={tmp_path / 'adapter'}", "--instruction=Sum up:", "--max_eval_samples=1"]
     error = fails(recipe, capsys, "eval", *other)
-    assert "was trained behind another prompt: instruction is 'Sum up:', not 'Summarize" in error
+    assert "was trained with another prompt: instruction is 'Sum up:', not 'Summarize" in error
     recipe("eval", *other, "--allow_other_prompt=true", "--max_new_tokens=4")
     assert (tmp_path / "eval-tuned" / "metrics.json").is_file()
 
@@ -147,6 +147,32 @@ def test_an_adapter_of_another_run_than_the_manifest_gives_a_warning(
     (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"sha256": "0"}))
     recipe("eval", *evaluation_args(tiny_folder, tmp_path, f"--adapter_path={tmp_path / 'adapter'}"))
     assert "warning" in capsys.readouterr().out
+
+
+def test_a_trained_model_and_an_adapter_set_aside_have_evaluations_of_their_own(
+    recipe: Recipe, tiny_folder: Path, tmp_path: Path
+) -> None:
+    recipe("sft", *training_args(tiny_folder, tmp_path))
+    recipe("eval", f"--adapter_path={tmp_path / 'adapter'}", "--max_eval_samples=1", "--max_new_tokens=4")
+    first = (tmp_path / "eval-tuned" / "metrics.json").read_bytes()
+    base = (tmp_path / "eval-base" / "metrics.json").read_bytes()
+    recipe("sft", *training_args(tiny_folder, tmp_path, "--learning_rate=0.01", "--overwrite_output_dir=true"))
+    assert (tmp_path / "earlier-eval-tuned" / "metrics.json").read_bytes() == first
+    assert (tmp_path / "earlier-report.html").is_file()
+    assert not (tmp_path / "eval-tuned").exists()
+
+    recipe("eval", f"--adapter_path={tmp_path / 'earlier-adapter'}", "--max_eval_samples=1", "--max_new_tokens=4")
+    assert (tmp_path / "eval-earlier-adapter" / "metrics.json").is_file()
+    recipe("merge", f"--adapter_path={tmp_path / 'adapter'}", "--num_prompts=1")
+    recipe("eval", f"--model_name_or_path={tmp_path / 'merged'}", "--max_eval_samples=1", "--max_new_tokens=4")
+    assert (tmp_path / "eval-merged" / "metrics.json").is_file()
+    assert (tmp_path / "eval-base" / "metrics.json").read_bytes() == base
+    assert not (tmp_path / "eval-tuned").exists()
+
+
+def test_bf16_autocast_on_float32_weights_trains(recipe: Recipe, tiny_folder: Path, tmp_path: Path) -> None:
+    recipe("sft", *training_args(tiny_folder, tmp_path, "--bf16=true", "--dtype=float32", "--max_steps=1"))
+    assert (tmp_path / "adapter" / "run.json").is_file()
 
 
 def test_training_is_reproducible(recipe: Recipe, tiny_folder: Path, tmp_path: Path) -> None:

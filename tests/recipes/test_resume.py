@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dialogsum_sft.training import trainer as resumable
+from dialogsum_sft.training import checkpoints
 from dialogsum_sft.training.checkpoints import damage
 from dialogsum_sft.training.trainer import ResumableSFTTrainer
 from sft_runs import DROPOUT, Crash, Sft, assert_same_weights, crash, names, record, weights
@@ -177,7 +177,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_previous_one_used(
 def test_rotation_waits_for_a_complete_newer_checkpoint(
     sft: Sft, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = resumable.mark_complete
+    original = checkpoints.mark_complete
 
     def mark(folder: Path, processes: int) -> None:
         if folder.name == "checkpoint-2":
@@ -185,7 +185,7 @@ def test_rotation_waits_for_a_complete_newer_checkpoint(
         original(folder, processes)
 
     with monkeypatch.context() as patch:
-        patch.setattr(resumable, "mark_complete", mark)
+        patch.setattr(checkpoints, "mark_complete", mark)
         with pytest.raises(Crash):
             sft(tiny_folder, tmp_path, max_steps=3, save_total_limit=1)
     assert names(tmp_path) == ["checkpoint-1", "checkpoint-2"]
@@ -201,10 +201,10 @@ def test_damaged_checkpoints_are_kept(
     assert sft(tiny_folder, tmp_path, max_steps=2) == 0
     for step in (1, 2):
         (tmp_path / f"checkpoint-{step}" / "complete.json").unlink()
-    assert sft(tiny_folder, tmp_path, max_steps=2, force_resume=True, weight_decay=0.1) == 0
+    assert sft(tiny_folder, tmp_path, max_steps=3, force_resume=True) == 0
     assert "beginning at step 0" in capsys.readouterr().out
     earlier = ["damaged-checkpoint-1", "damaged-checkpoint-2", "earlier-adapter"]
-    assert names(tmp_path) == ["adapter", "checkpoint-1", "checkpoint-2", *earlier]
+    assert names(tmp_path) == ["adapter", "checkpoint-1", "checkpoint-2", "checkpoint-3", *earlier]
 
 
 def test_no_token_and_no_pickle_is_written(
@@ -219,3 +219,17 @@ def test_no_token_and_no_pickle_is_written(
     assert len(written) > 10
     assert [path for path in written if secret.encode() in path.read_bytes()] == []
     assert [path for path in written if path.name == "training_args.bin"] == []
+
+
+def test_other_values_are_not_put_on_the_weights_of_a_finished_run(
+    sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sft(tiny_folder, tmp_path, max_steps=1) == 0
+    before = (tmp_path / "adapter" / "run.json").read_bytes()
+    for options in ({}, {"force_resume": True}):
+        assert sft(tiny_folder, tmp_path, max_steps=1, weight_decay=0.1, **options) == 2
+        error = capsys.readouterr().err
+        assert "weight_decay 0.0 -> 0.1" in error
+        assert "--overwrite_output_dir true" in error
+        assert "--force_resume" not in error
+    assert (tmp_path / "adapter" / "run.json").read_bytes() == before

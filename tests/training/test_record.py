@@ -22,7 +22,9 @@ ARGUMENTS = {
 def trained(run: Path, prompt: dict[str, Any] | None = None, **more: Any) -> Path:
     folder = run / "adapter"
     folder.mkdir(parents=True)
-    record = {"arguments": ARGUMENTS, "prompt": prompt or {"instruction": "Sum up."}} | more
+    prompt = {"instruction": "Sum up.", "template_sha256": "0"} | (prompt or {})
+    record = {"arguments": ARGUMENTS, "prompt": prompt} | more
+    (folder / "adapter_config.json").write_text("{}")
     (folder / "run.json").write_text(json.dumps(record))
     return folder
 
@@ -57,7 +59,7 @@ def test_absolute_paths_come_from_the_manifest(tmp_path: Path) -> None:
     assert evaluation_defaults({"adapter_path": str(folder)})["dataset_name"] == "/data/data.jsonl"
 
 
-@pytest.mark.parametrize("given", [{}, {"adapter_path": "org/adapter"}, {"model_name_or_path": "org/model"}])
+@pytest.mark.parametrize("given", [{}, {"model_name_or_path": "org/model"}])
 def test_without_a_record_there_are_no_defaults(given: dict[str, str]) -> None:
     assert evaluation_defaults(given) == {}
 
@@ -100,4 +102,24 @@ def test_an_adapter_of_another_run_than_the_manifest_is_noted(tmp_path: Path) ->
     write_manifest(tmp_path, sha256="abc")
     assert note_of_other_run(folder, {"manifest_sha256": "abc"}) is None
     assert note_of_other_run(folder, {}) is None
-    assert "is not of the run that" in str(note_of_other_run(folder, {"manifest_sha256": "0"}))
+    assert "was not trained by the run that" in str(note_of_other_run(folder, {"manifest_sha256": "0"}))
+
+
+def test_a_folder_without_an_adapter_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no adapter in .*: adapter_config.json is missing"):
+        evaluation_defaults({"adapter_path": str(tmp_path)})
+
+
+def test_a_path_that_is_no_longer_known_must_be_given(tmp_path: Path) -> None:
+    folder = trained(tmp_path, cut_paths=["dataset_name"])
+    with pytest.raises(
+        InputError, match=r"only the last part of the dataset_name of the training \(data.jsonl\): give --dataset_name"
+    ):
+        evaluation_defaults({"adapter_path": str(folder)})
+    assert evaluation_defaults({"adapter_path": str(folder), "dataset_name": "x"})["model_name_or_path"] == "org/model"
+
+
+def test_a_damaged_manifest_beside_an_adapter_is_ignored(tmp_path: Path) -> None:
+    folder = trained(tmp_path)
+    (tmp_path / "manifest.json").write_text("{}")
+    assert evaluation_defaults({"adapter_path": str(folder)})["dataset_name"] == "data.jsonl"
