@@ -1,5 +1,6 @@
 """Tokenizers and models built without a network from the bundled sample; the one loader of recipes."""
 
+import gc
 import importlib.util
 import json
 import re
@@ -37,6 +38,12 @@ END_OF_ANSWER = (
     *("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<turn|>", "<|END_OF_TURN_TOKEN|>", "<｜end▁of▁sentence｜>"),
     *("<|eot|>", "<|return|>", "<|end|>", "<end_of_utterance>", "</s>"),
 )
+
+
+def pytest_collection_finish() -> None:
+    """Exclude the imported modules from garbage collection: accelerate collects at the start of every training."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
