@@ -180,6 +180,22 @@ def sft(recipe: Recipe) -> Sft:
     return call
 
 
+@pytest.fixture(scope="session")
+def whole_run(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The output folder of a run of recipes/sft.py to its end, trained once for the same options."""
+    folders: dict[str, Path] = {}
+
+    def train(**options: Any) -> Path:
+        key = json.dumps(options, sort_keys=True)
+        if key not in folders:
+            folders[key] = tmp_path_factory.mktemp("runs") / "whole"
+            with pytest.MonkeyPatch.context() as patch:
+                recipe_caller(patch)("sft", *sft_args(tiny_folder, folders[key], **options))
+        return folders[key]
+
+    return train
+
+
 @pytest.fixture
 def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
     """Call a function in the middle of a step; steps are counted from 1."""

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 Sft = Callable[..., int]
+WholeRun = Callable[..., Path]
 
 
 def sft_args(model: Path, output_dir: Path, **options: Any) -> list[str]:

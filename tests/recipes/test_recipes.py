@@ -3,13 +3,14 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from conftest import ROOT, Recipe, evaluation_args, fails, files, training_args
+from conftest import ROOT, Recipe, evaluation_args, fails, files, recipe_caller, training_args
 from dialogsum_sft.generation import summarise
 
 import pytest
@@ -30,6 +31,20 @@ ADAPTER_FILES = {
 
 
 TRAINED_FILES = {"manifest.json", "training.jsonl"} | {f"adapter/{name}" for name in ADAPTER_FILES}
+
+
+@pytest.fixture(scope="module")
+def trained_once(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        recipe_caller(patch)("sft", *training_args(tiny_folder, folder))
+    return folder
+
+
+@pytest.fixture
+def trained(trained_once: Path, tmp_path: Path) -> Path:
+    """A copy of the output folder of a training."""
+    return shutil.copytree(trained_once, tmp_path / "run")
 
 
 def test_train_and_evaluate_leave_exactly_these_files(
@@ -80,14 +95,9 @@ def test_the_base_alone_is_evaluated_without_an_adapter(recipe: Recipe, tiny_fol
     assert files(tmp_path) == {"eval-base/predictions.jsonl", "eval-base/metrics.json", "report.html"}
 
 
-def test_evaluate_base_no_skips_the_base(recipe: Recipe, tiny_folder: Path, tmp_path: Path) -> None:
-    recipe("sft", *training_args(tiny_folder, tmp_path))
-    recipe(
-        "eval",
-        *evaluation_args(
-            tiny_folder, tmp_path / "out", f"--adapter_path={tmp_path / 'adapter'}", "--evaluate_base=no"
-        ),
-    )
+def test_evaluate_base_no_skips_the_base(recipe: Recipe, tiny_folder: Path, trained: Path, tmp_path: Path) -> None:
+    options = [f"--adapter_path={trained / 'adapter'}", "--evaluate_base=no"]
+    recipe("eval", *evaluation_args(tiny_folder, tmp_path / "out", *options))
     assert files(tmp_path / "out") == {"eval-tuned/predictions.jsonl", "eval-tuned/metrics.json", "report.html"}
 
 
@@ -110,14 +120,13 @@ def test_an_adapter_alone_is_evaluated_as_it_was_trained(
 
 
 def test_another_prompt_than_in_training_is_refused_unless_allowed(
-    recipe: Recipe, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipe: Recipe, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe("sft", *training_args(tiny_folder, tmp_path))
-    other = [f"--adapter_path={tmp_path / 'adapter'}", "--instruction=Sum up:", "--max_eval_samples=1"]
+    other = [f"--adapter_path={trained / 'adapter'}", "--instruction=Sum up:", "--max_eval_samples=1"]
     error = fails(recipe, capsys, "eval", *other)
     assert "was trained with another prompt: instruction is 'Sum up:', not 'Summarize" in error
     recipe("eval", *other, "--allow_other_prompt=true", "--max_new_tokens=4")
-    assert (tmp_path / "eval-tuned" / "metrics.json").is_file()
+    assert (trained / "eval-tuned" / "metrics.json").is_file()
 
 
 def test_a_finished_evaluation_is_not_repeated(
@@ -140,12 +149,11 @@ def test_a_finished_evaluation_is_not_repeated(
 
 
 def test_an_adapter_of_another_run_than_the_manifest_gives_a_warning(
-    recipe: Recipe, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipe: Recipe, tiny_folder: Path, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe("sft", *training_args(tiny_folder, tmp_path))
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"sha256": "0"}))
-    recipe("eval", *evaluation_args(tiny_folder, tmp_path, f"--adapter_path={tmp_path / 'adapter'}"))
+    manifest = json.loads((trained / "manifest.json").read_text())
+    (trained / "manifest.json").write_text(json.dumps(manifest | {"sha256": "0"}))
+    recipe("eval", *evaluation_args(tiny_folder, trained, f"--adapter_path={trained / 'adapter'}"))
     assert "warning" in capsys.readouterr().out
 
 
@@ -175,10 +183,10 @@ def test_bf16_autocast_on_float32_weights_trains(recipe: Recipe, tiny_folder: Pa
     assert (tmp_path / "adapter" / "run.json").is_file()
 
 
-def test_training_is_reproducible(recipe: Recipe, tiny_folder: Path, tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        recipe("sft", *training_args(tiny_folder, tmp_path / name))
-    one, two = (load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("one", "two"))
+def test_training_is_reproducible(recipe: Recipe, tiny_folder: Path, trained: Path, tmp_path: Path) -> None:
+    recipe("sft", *training_args(tiny_folder, tmp_path / "again"))
+    folders = (trained, tmp_path / "again")
+    one, two = (load_file(folder / "adapter" / "adapter_model.safetensors") for folder in folders)
     assert one.keys() == two.keys()
     assert all((one[key] == two[key]).all() for key in one)
 
@@ -383,10 +391,9 @@ def test_bad_rows_are_named(
 
 
 def test_an_adapter_of_another_base(
-    recipe: Recipe, capsys: pytest.CaptureFixture[str], tiny_folder: Path, tmp_path: Path
+    recipe: Recipe, capsys: pytest.CaptureFixture[str], trained: Path, tmp_path: Path
 ) -> None:
-    recipe("sft", *training_args(tiny_folder, tmp_path))
-    args = evaluation_args("some/other", tmp_path / "out", f"--adapter_path={tmp_path / 'adapter'}")
+    args = evaluation_args("some/other", tmp_path / "out", f"--adapter_path={trained / 'adapter'}")
     assert "not on some/other" in fails(recipe, capsys, "eval", *args)
 
 

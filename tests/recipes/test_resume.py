@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 from dialogsum_sft.training import checkpoints
 from dialogsum_sft.training.checkpoints import damage
 from dialogsum_sft.training.trainer import ResumableSFTTrainer
-from sft_runs import DROPOUT, Crash, Sft, assert_same_weights, crash, names, record, weights
+from sft_runs import DROPOUT, Crash, Sft, WholeRun, assert_same_weights, crash, names, record, weights
 
 import pytest
 import torch
@@ -27,10 +28,9 @@ from safetensors.torch import load_file
     ids=["random", "accumulated", "epochs_bf16", "grouped_eval", "full"],
 )  # fmt: skip
 def test_a_crashed_run_resumes_to_the_same_weights(
-    sft: Sft, at_step: Any, tiny_folder: Path, tmp_path: Path, options: dict[str, Any]
+    sft: Sft, whole_run: WholeRun, at_step: Any, tiny_folder: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert sft(tiny_folder, whole, **options) == 0
+    whole, cut = whole_run(**options), tmp_path / "cut"
     for step in (2, 4, 6):  # in the first epoch, just after its end, and in the last step
         at_step(step, crash)
         with pytest.raises(Crash):
@@ -47,9 +47,14 @@ def test_a_crashed_run_resumes_to_the_same_weights(
 
 @pytest.mark.parametrize("save_strategy", ["steps", "no"])
 def test_a_finished_run_does_nothing(
-    sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], save_strategy: str
+    sft: Sft,
+    whole_run: WholeRun,
+    tiny_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    save_strategy: str,
 ) -> None:
-    assert sft(tiny_folder, tmp_path, max_steps=2, save_strategy=save_strategy) == 0
+    copytree(whole_run(max_steps=2, save_strategy=save_strategy), tmp_path, dirs_exist_ok=True)
     before = (tmp_path / "adapter" / "run.json").read_text()
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert json.loads(before)["manifest_sha256"] == manifest["sha256"]
@@ -63,37 +68,44 @@ def test_a_finished_run_does_nothing(
 
 
 def test_a_run_stopped_after_its_last_step_only_saves(
-    sft: Sft, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sft: Sft, whole_run: WholeRun, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert sft(tiny_folder, tmp_path / "whole", max_steps=2, eval_strategy="steps", eval_steps=1) == 0
+    whole = whole_run(max_steps=2, eval_strategy="steps", eval_steps=1)
     with monkeypatch.context() as patch:
         patch.setattr(ResumableSFTTrainer, "save_verified", lambda self, folder: crash())
         with pytest.raises(Crash):
             sft(tiny_folder, tmp_path / "cut", max_steps=2, eval_strategy="steps", eval_steps=1)
     assert sft(tiny_folder, tmp_path / "cut", max_steps=2, eval_strategy="steps", eval_steps=1) == 0
-    assert_same_weights(tmp_path / "cut", tmp_path / "whole")
-    ours, theirs = record(tmp_path / "cut"), record(tmp_path / "whole")
+    assert_same_weights(tmp_path / "cut", whole)
+    ours, theirs = record(tmp_path / "cut"), record(whole)
     assert (ours["resumed_from_step"], theirs["resumed_from_step"]) == (2, None)
     assert ours["metrics"]["eval_loss"] == theirs["metrics"]["eval_loss"]
 
 
 @pytest.mark.parametrize("save_strategy", ["steps", "no"])
 def test_another_run_in_the_folder_is_refused(
-    sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], save_strategy: str
+    sft: Sft,
+    whole_run: WholeRun,
+    tiny_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    save_strategy: str,
 ) -> None:
-    assert sft(tiny_folder, tmp_path, max_steps=1, save_strategy=save_strategy) == 0
+    copytree(whole_run(max_steps=2, save_strategy=save_strategy), tmp_path, dirs_exist_ok=True)
     before = names(tmp_path)
     other = {"lora_r": 4, "max_train_samples": 11, "force_resume": True, "save_strategy": save_strategy}
-    assert sft(tiny_folder, tmp_path, max_steps=1, **other) == 2
+    assert sft(tiny_folder, tmp_path, max_steps=2, **other) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith(f"error: {tmp_path} holds another run (data_fingerprint ")
     assert "lora_r 16 -> 4): give another --output_dir, or --overwrite_output_dir true to begin anew" in error
     assert names(tmp_path) == before
 
 
-def test_overwriting_sets_the_old_adapter_aside(sft: Sft, tiny_folder: Path, tmp_path: Path, at_step: Any) -> None:
+def test_overwriting_sets_the_old_adapter_aside(
+    sft: Sft, whole_run: WholeRun, tiny_folder: Path, tmp_path: Path, at_step: Any
+) -> None:
     """No adapter stays beside the manifest of another run, even if that run is stopped half-way."""
-    assert sft(tiny_folder, tmp_path, max_steps=2, save_strategy="no") == 0
+    copytree(whole_run(max_steps=2, save_strategy="no"), tmp_path, dirs_exist_ok=True)
     first = weights(tmp_path)
     at_step(2, crash)
     with pytest.raises(Crash):
@@ -131,8 +143,10 @@ def test_options_without_effect_may_change(sft: Sft, tiny_folder: Path, tmp_path
     assert record(tmp_path)["resumed_from_step"] == 1
 
 
-def test_beginning_anew_sets_checkpoints_and_adapter_aside(sft: Sft, tiny_folder: Path, tmp_path: Path) -> None:
-    assert sft(tiny_folder, tmp_path, max_steps=2) == 0
+def test_beginning_anew_sets_checkpoints_and_adapter_aside(
+    sft: Sft, whole_run: WholeRun, tiny_folder: Path, tmp_path: Path
+) -> None:
+    copytree(whole_run(max_steps=2, save_strategy="steps"), tmp_path, dirs_exist_ok=True)
     assert sft(tiny_folder, tmp_path, max_steps=1, lora_r=4, overwrite_output_dir=True) == 0
     assert sft(tiny_folder, tmp_path, max_steps=1, lora_r=4, resume_from_checkpoint=False) == 0
     earlier = ["adapter", "adapter-2", "checkpoint-1", "checkpoint-1-2", "checkpoint-2"]
@@ -141,9 +155,9 @@ def test_beginning_anew_sets_checkpoints_and_adapter_aside(sft: Sft, tiny_folder
 
 
 def test_resuming_from_a_named_checkpoint_sets_later_ones_aside(
-    sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sft: Sft, whole_run: WholeRun, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert sft(tiny_folder, tmp_path, max_steps=3) == 0
+    copytree(whole_run(max_steps=3), tmp_path, dirs_exist_ok=True)
     before = weights(tmp_path)
     assert sft(tiny_folder, tmp_path, max_steps=3, resume_from_checkpoint=tmp_path / "checkpoint-1") == 0
     assert record(tmp_path)["resumed_from_step"] == 1
@@ -157,9 +171,9 @@ def test_resuming_from_a_named_checkpoint_sets_later_ones_aside(
 
 
 def test_a_damaged_checkpoint_is_reported_and_the_previous_one_used(
-    sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], at_step: Any
+    sft: Sft, whole_run: WholeRun, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], at_step: Any
 ) -> None:
-    assert sft(tiny_folder, tmp_path / "whole", max_steps=3) == 0
+    whole = whole_run(max_steps=3)
     at_step(3, crash)
     with pytest.raises(Crash):
         sft(tiny_folder, tmp_path / "cut", max_steps=3)
@@ -171,7 +185,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_previous_one_used(
         "checkpoint-2 is damaged and set aside as damaged-checkpoint-2: adapter_model.safetensors has 40 bytes" in said
     )
     assert record(tmp_path / "cut")["resumed_from_step"] == 1
-    assert_same_weights(tmp_path / "cut", tmp_path / "whole")
+    assert_same_weights(tmp_path / "cut", whole)
 
 
 def test_rotation_waits_for_a_complete_newer_checkpoint(
@@ -196,9 +210,9 @@ def test_rotation_waits_for_a_complete_newer_checkpoint(
 
 
 def test_damaged_checkpoints_are_kept(
-    sft: Sft, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sft: Sft, whole_run: WholeRun, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert sft(tiny_folder, tmp_path, max_steps=2) == 0
+    copytree(whole_run(max_steps=2, save_strategy="steps"), tmp_path, dirs_exist_ok=True)
     for step in (1, 2):
         (tmp_path / f"checkpoint-{step}" / "complete.json").unlink()
     assert sft(tiny_folder, tmp_path, max_steps=3, force_resume=True) == 0

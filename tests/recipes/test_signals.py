@@ -11,7 +11,7 @@ from typing import Any
 from conftest import ROOT
 from dialogsum_sft.training.checkpoints import damage, find_checkpoints
 from dialogsum_sft.training.stopping import StopCallback
-from sft_runs import DROPOUT, Sft, assert_same_weights, names, record, send, sft_args, text_of
+from sft_runs import DROPOUT, Sft, WholeRun, assert_same_weights, names, record, send, sft_args, text_of
 
 import psutil
 import pytest
@@ -21,6 +21,7 @@ import pytest
 @pytest.mark.parametrize("save_strategy", ["no", "epoch"])
 def test_a_signal_saves_a_checkpoint_and_exits_with_75(
     sft: Sft,
+    whole_run: WholeRun,
     tiny_folder: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -28,9 +29,10 @@ def test_a_signal_saves_a_checkpoint_and_exits_with_75(
     number: signal.Signals,
     save_strategy: str,
 ) -> None:
-    options = DROPOUT | {"save_strategy": save_strategy, "eval_strategy": "epoch", "max_steps": 4}
+    options = DROPOUT | {"eval_strategy": "epoch", "max_steps": 4}
+    whole = whole_run(**options)
+    options["save_strategy"] = save_strategy
     before = signal.getsignal(signal.SIGINT)  # a shell starts its background commands with it ignored
-    assert sft(tiny_folder, tmp_path / "whole", **options) == 0
     at_step(3, send(number))  # the last of its epoch
     assert sft(tiny_folder, tmp_path / "cut", **options) == 75
     assert names(tmp_path / "cut") == ["checkpoint-3"]
@@ -41,16 +43,21 @@ def test_a_signal_saves_a_checkpoint_and_exits_with_75(
     assert signal.getsignal(signal.SIGINT) is before
     assert sft(tiny_folder, tmp_path / "cut", **options) == 0
     assert record(tmp_path / "cut")["resumed_from_step"] == 3
-    assert_same_weights(tmp_path / "cut", tmp_path / "whole")
+    assert_same_weights(tmp_path / "cut", whole)
 
 
 @pytest.mark.parametrize("save_strategy", ["no", "steps"])
 def test_a_signal_ends_an_evaluation(
-    sft: Sft, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_strategy: str
+    sft: Sft,
+    whole_run: WholeRun,
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    save_strategy: str,
 ) -> None:
-    options = DROPOUT | {"save_strategy": save_strategy, "eval_strategy": "steps", "eval_steps": 2, "max_steps": 4}
-    options |= {"per_device_eval_batch_size": 1}
-    assert sft(tiny_folder, tmp_path / "whole", **options) == 0
+    options = DROPOUT | {"eval_strategy": "steps", "eval_steps": 2, "max_steps": 4, "per_device_eval_batch_size": 1}
+    whole = whole_run(**options)
+    options["save_strategy"] = save_strategy
     original = StopCallback.on_prediction_step
     seen = []
 
@@ -67,7 +74,7 @@ def test_a_signal_ends_an_evaluation(
     assert not (tmp_path / "cut" / "adapter").exists()
     assert sft(tiny_folder, tmp_path / "cut", **options) == 0
     assert record(tmp_path / "cut")["resumed_from_step"] == 2
-    assert_same_weights(tmp_path / "cut", tmp_path / "whole")
+    assert_same_weights(tmp_path / "cut", whole)
 
 
 def test_a_signal_in_the_last_step_leaves_no_adapter(

@@ -8,7 +8,7 @@ from dialogsum_sft.training import stopping
 from dialogsum_sft.training import trainer as resumable
 from dialogsum_sft.training.collator import CompletionOnlyCollator
 from dialogsum_sft.training.stopping import StopCallback
-from sft_runs import Sft, assert_same_weights, names, record
+from sft_runs import Sft, WholeRun, assert_same_weights, names, record
 
 import pytest
 
@@ -77,6 +77,7 @@ def test_a_gradient_that_is_not_finite_is_not_applied(
 @pytest.mark.parametrize("limit", [60_000, 100_000])
 def test_a_failed_checkpoint_keeps_the_previous_one(
     sft: Sft,
+    whole_run: WholeRun,
     tiny_folder: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -85,7 +86,7 @@ def test_a_failed_checkpoint_keeps_the_previous_one(
 ) -> None:
     """The limit cuts off the adapter (69 kB) or the optimizer's state (155 kB), as a full disk does."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    assert sft(tiny_folder, tmp_path / "whole", max_steps=3, dtype="float32") == 0
+    whole = whole_run(max_steps=3, dtype="float32")
     at_step(2, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1])))
     try:
         assert sft(tiny_folder, tmp_path / "cut", max_steps=3, dtype="float32", save_total_limit=1) == 1
@@ -96,7 +97,7 @@ def test_a_failed_checkpoint_keeps_the_previous_one(
     assert "resumes from" in error
     assert sft(tiny_folder, tmp_path / "cut", max_steps=3, dtype="float32") == 0
     assert record(tmp_path / "cut")["resumed_from_step"] == 1
-    assert_same_weights(tmp_path / "cut", tmp_path / "whole")
+    assert_same_weights(tmp_path / "cut", whole)
 
 
 def test_too_small_a_disk_is_refused_before_the_first_step(
