@@ -1,11 +1,13 @@
 """The figures of recipes/inspect_data.py equal those computed here from the files; its notes on odd data."""
 
+import contextlib
+import io
 import json
 import re
 import shutil
 from types import SimpleNamespace
 
-from conftest import SAMPLE, recipe_module
+from conftest import SAMPLE, recipe_caller, recipe_module
 from dialogsum_sft.data import prompts
 from dialogsum_sft.training import memory
 
@@ -18,16 +20,29 @@ GOOD = {"id": "a", "dialogue": "#Person1#: Hi.\n#Person2#: Bye.", "summary": "Th
 inspect_data = recipe_module("inspect_data")
 
 
+def flags(model, *more):
+    options = {"model_name_or_path": model, "dataset_name": "sample", "use_peft": True, "output_dir": "unused"}
+    options |= {"lora_target_modules": "all-linear", "dataset_test_split": "validation"}
+    return [*(f"--{name}={value}" for name, value in options.items()), *more]
+
+
+@pytest.fixture(scope="module")
+def shown_sample(tiny_folder):
+    """What the recipe prints of the sample."""
+    output = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output):
+        patch.setenv("COLUMNS", "100")
+        recipe_caller(patch)("inspect_data", *flags(tiny_folder))
+    return output.getvalue()
+
+
 @pytest.fixture
 def inspect(recipe, monkeypatch, capsys, tiny_folder):
     """Run the recipe in this process, on a model folder without weights, and return what it printed."""
     monkeypatch.setenv("COLUMNS", "100")
 
     def call(*args, model=tiny_folder):
-        flags = {"model_name_or_path": model, "dataset_name": "sample", "use_peft": True, "output_dir": "unused"}
-        flags |= {"lora_target_modules": "all-linear", "dataset_test_split": "validation"}
-        defaults = [f"--{name}={value}" for name, value in flags.items()]
-        recipe("inspect_data", *defaults, *args)
+        recipe("inspect_data", *flags(model, *args))
         return capsys.readouterr().out
 
     return call
@@ -65,8 +80,8 @@ def test_percentiles():
     assert inspect_data.percentiles(np.array([7])) == [7, 7, 7, 7, 7]
 
 
-def test_figures_of_the_sample(inspect, chatml_tokenizer):
-    shown = inspect()
+def test_figures_of_the_sample(shown_sample, chatml_tokenizer):
+    shown = shown_sample
     train, validation = read_sample("train"), read_sample("validation")
     assert figures(shown, "read") == [156, 24, 156, 24] == 2 * [len(train), len(validation)]
     assert figures(shown, "dialogues ") == figures(shown, "references") == [156, 24]
@@ -175,7 +190,7 @@ def test_memory_verdicts():
 
 def test_no_weights_are_needed(inspect, tiny_folder, tmp_path):
     folder = shutil.copytree(tiny_folder, tmp_path / "tiny", ignore=shutil.ignore_patterns("*.safetensors"))
-    assert "suggested" in inspect(model=folder)
+    assert "suggested" in inspect("--max_train_samples=4", "--max_eval_samples=4", model=folder)
 
 
 def test_another_script_suggests_another_rouge_tokenizer(inspect, tmp_path):
@@ -228,12 +243,12 @@ def test_html_is_self_contained_and_escaped(inspect, tmp_path):
     assert "⟦They greet." in text
 
 
-def test_output_fits_a_hundred_columns(inspect):
-    assert max(map(len, inspect().splitlines())) <= 100
+def test_output_fits_a_hundred_columns(shown_sample):
+    assert max(map(len, shown_sample.splitlines())) <= 100
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("more", "message"),
     [
         (["--config=nowhere.yaml"], "config file not found: nowhere.yaml"),
         (["--gpu_memory=24"], "unknown option in the command line: gpu_memory; did you mean gpu_memory_gib"),
@@ -243,9 +258,9 @@ def test_output_fits_a_hundred_columns(inspect):
         (["--model_name_or_path=./nowhere"], "cannot load the tokenizer of './nowhere'"),
     ],
 )
-def test_inspect_bad_input(inspect, capsys, flags, message):
+def test_inspect_bad_input(inspect, capsys, more, message):
     with pytest.raises(SystemExit) as exit_info:
-        inspect(*flags)
+        inspect(*more)
     assert exit_info.value.code == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 1

@@ -113,7 +113,8 @@ def test_metrics_equal_those_of_the_evaluation_recipe(
 ) -> None:
     """The same adapter on the same dialogues: equal scores, equal summaries."""
     options = ["--eval_strategy=steps", "--eval_steps=30", "--eval_generate_samples=9", "--eval_max_new_tokens=12"]
-    recipe("sft", *sft_args(tiny_folder, tmp_path, "--max_steps=30", "--learning_rate=1e-2", *options))
+    options += ["--max_steps=30", "--per_device_train_batch_size=1", "--learning_rate=1e-2"]
+    recipe("sft", *sft_args(tiny_folder, tmp_path, *options))
     assert "step 30: dev_2" in capsys.readouterr().out
     recipe(
         "eval",
