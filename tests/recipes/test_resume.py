@@ -6,7 +6,6 @@ from shutil import copytree
 from typing import Any
 
 from dialogsum_sft.training import checkpoints
-from dialogsum_sft.training.checkpoints import damage
 from dialogsum_sft.training.trainer import ResumableSFTTrainer
 from sft_runs import DROPOUT, Crash, Sft, WholeRun, assert_same_weights, crash, names, record, weights
 
@@ -203,7 +202,7 @@ def test_rotation_waits_for_a_complete_newer_checkpoint(
         with pytest.raises(Crash):
             sft(tiny_folder, tmp_path, max_steps=3, save_total_limit=1)
     assert names(tmp_path) == ["checkpoint-1", "checkpoint-2"]
-    assert damage(tmp_path / "checkpoint-1") is None
+    assert checkpoints.damage(tmp_path / "checkpoint-1") is None
     assert sft(tiny_folder, tmp_path, max_steps=3, save_total_limit=1) == 0
     assert record(tmp_path)["resumed_from_step"] == 1
     assert names(tmp_path) == ["adapter", "checkpoint-3", "damaged-checkpoint-2"]
