@@ -16,8 +16,17 @@ Result = TypeVar("Result")
 
 
 def started_processes() -> int:
-    """How many processes the launcher started. Call it first of all: on a CPU it lets accelerate connect them."""
+    """How many processes the launcher started. Call it first of all: on a CPU it lets accelerate connect them.
+
+    Raises InputError where WORLD_SIZE says that there are several, but no launcher has started this one.
+    """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR") if name not in os.environ]
+    if processes > 1 and missing:
+        raise InputError(
+            f"WORLD_SIZE is {processes}, but {', '.join(missing)} not set: unset WORLD_SIZE, or start {processes} "
+            "processes by accelerate launch"
+        )
     if processes > 1 and not torch.accelerator.is_available():
         os.environ["ACCELERATE_USE_CPU"] = "true"  # otherwise each process takes itself for the only one
     return processes

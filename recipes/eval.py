@@ -28,7 +28,7 @@ from dialogsum_sft.data.counts import counts_table
 from dialogsum_sft.data.encoding import Prompt, build_prompts
 from dialogsum_sft.data.examples import Examples, load_examples
 from dialogsum_sft.data.prompts import PromptSettings
-from dialogsum_sft.distributed import run_on_main
+from dialogsum_sft.distributed import run_on_main, started_processes
 from dialogsum_sft.evaluation.bertscore import BertScorer
 from dialogsum_sft.evaluation.consensus import consensus
 from dialogsum_sft.evaluation.predictions import match_examples, own_references, read_predictions
@@ -57,6 +57,7 @@ RECORD = ("model", "data", "prompt", "engine", "settings", "versions", "git_revi
 
 def main() -> None:
     # 1. Arguments
+    started_processes()
     script_args, model_args, data_args, eval_args = parse(
         (ScriptArguments, ModelConfig, DataArguments, EvalArguments), defaults=evaluation_defaults
     )

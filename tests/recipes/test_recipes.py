@@ -460,16 +460,21 @@ def test_two_processes_train_and_save_one_adapter(tiny_folder: Path, tmp_path: P
 
 
 @pytest.mark.slow
-def test_an_evaluation_by_unconnected_processes_is_refused(
+@pytest.mark.parametrize("name", ["sft", "eval"])
+def test_several_processes_that_no_launcher_started_are_refused(
     recipe: Recipe,
     capsys: pytest.CaptureFixture[str],
     tiny_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    name: str,
 ) -> None:
+    for variable in ("RANK", "LOCAL_RANK", "MASTER_ADDR"):
+        monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    message = fails(recipe, capsys, "eval", *evaluation_args(tiny_folder, tmp_path / "out"))
-    assert "one process by itself" in message
+    arguments = evaluation_args if name == "eval" else training_args
+    message = fails(recipe, capsys, name, *arguments(tiny_folder, tmp_path / "out"))
+    assert "WORLD_SIZE is 2, but RANK, LOCAL_RANK, MASTER_ADDR not set: unset WORLD_SIZE" in message
 
 
 @pytest.mark.slow
