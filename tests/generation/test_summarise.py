@@ -154,7 +154,7 @@ def test_systems_follow_the_adapter_and_the_number_of_candidates(
     ]
     tuned = open_tiny(tiny_folder, chatml_tokenizer, adapter_path="a", evaluate_base=False, num_candidates=8)
     assert [(system.name, system.label, system.weights) for system in tuned.systems] == [
-        ("tuned-mbr8", "tuned, best of 8", None)
+        ("a-mbr8", "a, best of 8", None)
     ]
     assert tuned.record["generation"]["temperature"] == 0.7
 
