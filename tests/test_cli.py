@@ -1,4 +1,4 @@
-"""YAML and command line into dataclasses, and the exit status of errors."""
+"""YAML and the command line become the dataclasses of arguments.py; the exit status of errors."""
 
 from dialogsum_sft import InputError
 from dialogsum_sft.arguments import DataArguments, EvalArguments, TrainArguments

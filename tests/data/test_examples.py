@@ -1,4 +1,4 @@
-"""Examples of every source: columns, references, ids, dropped rows and refusals."""
+"""Examples of every source: columns, grouping of references, ids, dropped rows and refusals."""
 
 import json
 from collections import Counter
