@@ -1,11 +1,16 @@
 import json
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
+from conftest import sample_dialogues
 from dialogsum_sft import InputError, files
+from dialogsum_sft.evaluation import runs
 from dialogsum_sft.evaluation.runs import check_comparable, read_run, score_run
 
+import numpy as np
 import pytest
 
 ROWS = [
@@ -119,3 +124,29 @@ def test_runs_with_another_protocol_or_other_dialogues_are_not_comparable(run):
         check_comparable([run, replace(run, rows=ROWS[:2])])
     with pytest.raises(InputError, match="1 dialogues or their references differ, the first on line 2"):
         check_comparable([run, replace(run, rows=[ROWS[0], ROWS[1] | {"dialogue": "A: b"}, ROWS[2]])])
+
+
+def score(rows, **options):
+    return score_run("a", Path(), rows, **options).record
+
+
+def lead_rows():
+    return [row | {"prediction": row["dialogue"].split("\n")[0]} for row in sample_dialogues()]
+
+
+def test_scores_depend_on_the_seed_and_leave_the_global_random_state():
+    rows = lead_rows()
+    before = np.random.get_state()[1].copy()
+    first = score(rows, seed=1)
+    runs._dataset_scores.cache_clear()
+    assert json.dumps(score(rows, seed=1)) == json.dumps(first)
+    assert score(rows, seed=2)["rouge1"]["ci95"] != first["rouge1"]["ci95"]
+    np.testing.assert_array_equal(np.random.get_state()[1], before)
+
+
+def test_500_dialogues_with_three_references_cost_under_20_seconds():
+    rows = lead_rows() * 3
+    runs._dataset_scores.cache_clear()
+    started = time.process_time()
+    score(rows)
+    assert time.process_time() - started < 20 * len(rows) / 500
