@@ -1,6 +1,10 @@
 """The options that TRL and transformers lack."""
 
+import json
 from dataclasses import dataclass
+from typing import Any
+
+from dialogsum_sft import InputError
 
 from transformers.hf_argparser import HfArg
 
@@ -176,3 +180,14 @@ class MergeArguments:
     push_to_hub: bool = HfArg(default=False, help="Push the merged model; the token is read from HF_TOKEN.")
     hub_model_id: str | None = HfArg(default=None, help="Name to push to. Default: the name of the output folder.")
     hub_private_repo: bool | None = HfArg(default=None, help="Whether a new repository is private.")
+
+
+def json_option(option: str, text: str | None) -> dict[str, Any]:
+    """The JSON object of a command-line option. Raises InputError where it is none."""
+    try:
+        value = json.loads(text or "{}")
+    except json.JSONDecodeError as error:
+        raise InputError(f"--{option} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f'--{option} must be a JSON object such as {{"num_beams": 4}}')
+    return value

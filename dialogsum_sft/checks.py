@@ -1,13 +1,12 @@
 """Combinations of options that fail or silently misbehave, refused before a model is loaded."""
 
-import json
 import logging
 import os
 from collections.abc import Iterator
 from typing import Any
 
 from dialogsum_sft import InputError
-from dialogsum_sft.arguments import EvalArguments, TrainArguments
+from dialogsum_sft.arguments import EvalArguments, TrainArguments, json_option
 
 import torch
 from accelerate import PartialState
@@ -107,17 +106,6 @@ def _engine(eval_args: EvalArguments, model_args: ModelConfig, processes: int) -
             yield "no model: give --model_name_or_path (a hub id, a folder, or 'embedded') or --adapter_path"
     if name == "vllm" and (model_args.load_in_4bit or model_args.load_in_8bit):
         yield "--load_in_4bit with --engine vllm: give the quantisation by --vllm_kwargs instead"
-
-
-def json_option(option: str, text: str | None) -> dict[str, Any]:
-    """The JSON object of a command-line option. Raises InputError where it is none."""
-    try:
-        value = json.loads(text or "{}")
-    except json.JSONDecodeError as error:
-        raise InputError(f"--{option} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise InputError(f'--{option} must be a JSON object such as {{"num_beams": 4}}')
-    return value
 
 
 def _launched_with() -> str | None:

@@ -31,8 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from dialogsum_sft import InputError, files, provenance
-from dialogsum_sft.arguments import DataArguments, TrainArguments
-from dialogsum_sft.checks import json_option
+from dialogsum_sft.arguments import DataArguments, TrainArguments, json_option
 from dialogsum_sft.cli import parse, run
 from dialogsum_sft.data import prompts
 from dialogsum_sft.data.examples import Examples, load_examples

@@ -6,8 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dialogsum_sft.arguments import EvalArguments
-from dialogsum_sft.checks import json_option
+from dialogsum_sft.arguments import EvalArguments, json_option
 from dialogsum_sft.data.dialogue import restore_speakers
 from dialogsum_sft.data.encoding import Prompt
 from dialogsum_sft.data.prompts import TEMPLATE_KWARGS, stop_token_ids
