@@ -160,7 +160,6 @@ def summarise_system(
     """Lines of predictions.jsonl and the record: generated, continued, or read where they are finished already."""
     set_seed(eval_args.seed)
     started, folder, state = time.time(), folder_of(eval_args, system.name), PartialState()
-    adapter = weights_digest(eval_args.adapter_path) if system.adapter else None
     settings = {
         "engine": {name: value for name, value in engine.record.items() if name != "max_batch_tokens"},
         "model": [
@@ -169,7 +168,7 @@ def summarise_system(
         ],
         "quantisation": [model_args.load_in_4bit, model_args.load_in_8bit, model_args.bnb_4bit_quant_type],
         "weights": weights_digest(model_args.model_name_or_path),
-        "adapter": adapter,
+        "adapter": weights_digest(eval_args.adapter_path) if system.adapter else None,
         "prompts": [[row["id"], prompt.ids, prompt.messages] for row, prompt in zip(rows, prompts, strict=True)],
         "candidates": eval_args.num_candidates,
         "seed": eval_args.seed if engine.samples else None,
@@ -183,8 +182,7 @@ def summarise_system(
     ids = [row["id"] for row in rows]
     ranks = {"process_index": state.process_index, "num_processes": state.num_processes}
     journal = Journal(folder, settings, ids, eval_args.num_candidates, **ranks)
-    for note in journal.notes:
-        console.print(note, markup=False)
+    console.print(*journal.notes, sep="\n", end="\n" if journal.notes else "", markup=False)
     if resumed := len(journal.done):
         whole = len(rows) * eval_args.num_candidates
         console.print(f"{folder}: {resumed} of {whole} summaries are there from an interrupted evaluation")
@@ -306,8 +304,7 @@ def show_results(console: Console, eval_args: EvalArguments, runs: list[Run]) ->
     for number in range(min(eval_args.num_examples, len(runs[0].rows))):
         console.print(dialogue_panel(runs, number))
     console.print(score_table(runs), diagnostics_table(runs))
-    for one in runs:
-        console.print(f"{one.folder}: predictions.jsonl, metrics.json", markup=False)
+    console.print(*(f"{one.folder}: predictions.jsonl, metrics.json" for one in runs), sep="\n", markup=False)
     page = Path(eval_args.output_dir) / "report.html"
     model, data = runs[0].record["model"], runs[0].record["data"]
     write_report(
