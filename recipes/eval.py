@@ -179,9 +179,8 @@ def summarise_system(
         finished = read_run(folder)
         return finished.rows, {part: finished.record[part] for part in RECORD if part in finished.record}
 
-    ids = [row["id"] for row in rows]
     ranks = {"process_index": state.process_index, "num_processes": state.num_processes}
-    journal = Journal(folder, settings, ids, eval_args.num_candidates, **ranks)
+    journal = Journal(folder, settings, [row["id"] for row in rows], eval_args.num_candidates, **ranks)
     console.print(*journal.notes, sep="\n", end="\n" if journal.notes else "", markup=False)
     if resumed := len(journal.done):
         whole = len(rows) * eval_args.num_candidates
@@ -196,7 +195,8 @@ def summarise_system(
         progress=f"summarising ({system.label})",
     )
     chosen = [several[consensus([one.text for one in several], eval_args.rouge_tokenizer)] for several in drawn]
-    console.print(*(f"[yellow]warning: {line}" for line in doubts(prompts, drawn, chosen)), sep="\n", end="")
+    for line in doubts(prompts, drawn, chosen):
+        console.print(f"[yellow]warning: {line}")
     predictions = [prediction(*of_row) for of_row in zip(rows, prompts, chosen, drawn, strict=True)]
     engine_record = {"seed": eval_args.seed, "num_candidates": eval_args.num_candidates, "resumed": resumed}
     model = {"adapter": files.public(eval_args.adapter_path)} if system.adapter else {}

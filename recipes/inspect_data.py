@@ -144,9 +144,10 @@ def show_counts(splits: dict[str, Split], refuses: bool, console: Console) -> No
     console.print(counts_table(counts | {f"{name} rows": split.counts for name, split in splits.items()}))
     for name, split in splits.items():
         for part in (split.examples.counts, split.counts):
-            console.print(*(Text(f"  dropped of {name}: {row}", "yellow") for row in part.named), sep="\n", end="")
+            for row in part.named:
+                console.print(Text(f"  dropped of {name}: {row}", "yellow"))
             if refuses and part.dropped.total() - part.dropped[DUPLICATE] > part.read / 100:
-                console.print("[yellow]\n  more than 1% are lost: training needs --allow_dropped_rows true")
+                console.print("[yellow]  more than 1% are lost: training needs --allow_dropped_rows true")
     console.print("  Each row is supervised on its summary and stop token alone, after the prompt of an evaluation.")
 
 
