@@ -246,6 +246,19 @@ def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
+def output_of(recipe: Recipe, capsys: pytest.CaptureFixture[str], name: str, *args: str, status: int = 0) -> str:
+    """What a recipe prints; with a `status`, the one line on stderr with which it exits."""
+    if not status:
+        recipe(name, *args)
+        return capsys.readouterr().out
+    with pytest.raises(SystemExit) as stopped:
+        recipe(name, *args)
+    assert stopped.value.code == status
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
 def fails(recipe: Recipe, capsys: pytest.CaptureFixture[str], name: str, *args: str) -> str:
     capsys.readouterr()
     with pytest.raises(SystemExit) as exit_info:

@@ -1,7 +1,7 @@
 import json
 import shutil
 
-from conftest import SAMPLE, recipe_module
+from conftest import SAMPLE, output_of, recipe_module
 from dialogsum_sft import files
 from dialogsum_sft.evaluation.runs import compare_runs, read_run, score_run
 
@@ -43,15 +43,7 @@ def call(recipe, monkeypatch, capsys, tmp_path):
     def call(*args, status=0):
         args = (*args, f"--output_dir={tmp_path / 'compare'}")
         monkeypatch.setenv("COLUMNS", "100")
-        if not status:
-            recipe("compare", *args)
-            return capsys.readouterr().out
-        with pytest.raises(SystemExit) as stopped:
-            recipe("compare", *args)
-        assert stopped.value.code == status
-        captured = capsys.readouterr()
-        assert captured.err.count("\n") == 1
-        return captured.err
+        return output_of(recipe, capsys, "compare", *args, status=status)
 
     return call
 

@@ -4,7 +4,7 @@ import json
 import socket
 from pathlib import Path
 
-from conftest import SAMPLE, sample_dialogues
+from conftest import SAMPLE, output_of, sample_dialogues
 from dialogsum_sft import modeling
 from dialogsum_sft.evaluation.runs import score_run
 
@@ -34,15 +34,7 @@ def evaluate(recipe, monkeypatch, capsys):
         monkeypatch.setattr(modeling, name, refuse)
 
     def call(*args, status=0):
-        if not status:
-            recipe("eval", *args)
-            return capsys.readouterr().out
-        with pytest.raises(SystemExit) as stopped:
-            recipe("eval", *args)
-        assert stopped.value.code == status
-        captured = capsys.readouterr()
-        assert captured.err.count("\n") == 1
-        return captured.err
+        return output_of(recipe, capsys, "eval", *args, status=status)
 
     return call
 
