@@ -174,9 +174,8 @@ def summarise_system(
         "seed": eval_args.seed if engine.samples else None,
         "versions": {name: versions()[name] for name in ("transformers", "torch", "peft")},
     }
-    if run_on_main(lambda: is_finished(folder, digests(settings))):
+    if finished := run_on_main(lambda: finished_run(folder, digests(settings))):
         console.print(f"{folder}: all {len(rows)} summaries are there, with the same settings", markup=False)
-        finished = read_run(folder)
         return finished.rows, {part: finished.record[part] for part in RECORD if part in finished.record}
 
     ranks = {"process_index": state.process_index, "num_processes": state.num_processes}
@@ -211,12 +210,13 @@ def summarise_system(
     }
 
 
-def is_finished(folder: Path, settings: dict[str, str]) -> bool:
-    """Whether `folder` holds all summaries of these settings, with their scores."""
+def finished_run(folder: Path, settings: dict[str, str]) -> Run | None:
+    """The run in `folder` if it holds all summaries of these settings, with their scores."""
     try:
-        return read_run(folder).record.get("settings") == settings
+        finished = read_run(folder)
     except InputError:  # missing, incomplete or changed
-        return False
+        return None
+    return finished if finished.record.get("settings") == settings else None
 
 
 def score(
