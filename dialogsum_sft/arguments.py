@@ -29,6 +29,21 @@ class DataArguments:
         default=None, help="Column with the id. Default: id or fname if there is one, else the row number."
     )
     topic_column: str | None = HfArg(default=None, help="Column with a topic, to score topics apart. Default: topic.")
+    dialogue_format: str | None = HfArg(
+        default=None,
+        help="How dialogues are written as text. labels: lines 'Name: ...'; timestamps: exported chats and "
+        "transcripts; subtitles: WebVTT, SRT; inline: all turns on one line; lines: each line is a turn. Default: "
+        "detected in the first rows.",
+        metadata={"choices": ["labels", "timestamps", "subtitles", "inline", "lines"]},
+    )
+    speaker_key: str | None = HfArg(default=None, help="Key of the speaker in a list of turns. Default: a usual one.")
+    text_key: str | None = HfArg(default=None, help="Key of the text in a list of turns. Default: a usual one.")
+    speaker_column: str | None = HfArg(
+        default=None, help="Column with the speakers, where the dialogue column is a list of texts."
+    )
+    summary_join: str | None = HfArg(
+        default=None, help="Text between the sentences of a summary that is given as a list. Default: a space."
+    )
     allow_dropped_rows: bool = HfArg(
         default=False, help="Continue when more than 1%% of the rows cannot be used; they are counted."
     )

@@ -86,7 +86,7 @@ def main() -> None:
         )
     check_training_record(console, model_args, eval_args, settings, tokenizer)
     engine = open_engine(eval_args, model_args, tokenizer)
-    prompts = build_prompts([row["dialogue"] for row in rows], tokenizer, settings, max_prompt_tokens(engine))
+    prompts = build_prompts(rows, tokenizer, settings, max_prompt_tokens(engine))
     record = {
         "model": {
             "base": public_name(eval_args.served_model_name or str(model_args.model_name_or_path)),
@@ -97,7 +97,7 @@ def main() -> None:
             "load_in_8bit": model_args.load_in_8bit,
         },
         "data": data_record(script_args, data_args, examples)
-        | {"shortened": sum(prompt.dropped_turns > 0 for prompt in prompts)},
+        | {"shortened": sum(bool(prompt.lost) for prompt in prompts)},
         "prompt": settings.record(tokenizer),
     }
 

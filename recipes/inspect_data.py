@@ -20,8 +20,8 @@ from dialogsum_sft.arguments import DataArguments, TrainArguments
 from dialogsum_sft.cli import parse, run
 from dialogsum_sft.data import prompts
 from dialogsum_sft.data.counts import DUPLICATE, counts_table
-from dialogsum_sft.data.dialogue import split_turns
 from dialogsum_sft.data.training_data import EncodedSplit, load_training_data
+from dialogsum_sft.data.transcripts import dialogue_of
 from dialogsum_sft.evaluation.tokenizers import lost_share, suggest_tokenizer
 from dialogsum_sft.hardware import Device, training_defaults
 from dialogsum_sft.modeling import load_config, load_generation_config, load_tokenizer, public_name
@@ -155,7 +155,7 @@ def text_table(splits: dict[str, Split], tokenizer: PreTrainedTokenizerBase) -> 
     """Speakers, person tags, control tokens and script in the texts of each split."""
     control = control_tokens(tokenizer)
     lines: dict[str, list[str]] = {}
-    speakers = [Counter(map(count_speakers, split.examples.rows["dialogue"])) for split in splits.values()]
+    speakers = [Counter(len(dialogue_of(row).speakers) for row in split.examples.rows) for split in splits.values()]
     for number in sorted(set().union(*speakers)):
         label = f"dialogues with {number} speaker{'s' * (number != 1)}"
         lines[label] = [share(counts[number], counts.total()) for counts in speakers]
@@ -175,10 +175,6 @@ def text_table(splits: dict[str, Split], tokenizer: PreTrainedTokenizerBase) -> 
 
 def share(part: int, whole: int) -> str:
     return f"{part} ({part / whole:.1%})"
-
-
-def count_speakers(dialogue: str) -> int:
-    return len({turn.speaker for turn in split_turns(dialogue)} - {None})
 
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:

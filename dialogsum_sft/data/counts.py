@@ -9,6 +9,8 @@ from dialogsum_sft.tables import Table
 DUPLICATE = "same dialogue and summary as an earlier row"  # and the same id, where rows have ids
 IN_OTHER_SPLIT = "dialogue is in the evaluation split too"
 
+_DETAILS = ("one_speaker", "system_lines", "skipped_turns", "dropped_turns", "cut_turns", "dropped_tokens")
+
 
 @dataclass
 class Counts:
@@ -21,7 +23,13 @@ class Counts:
     dialogues: int = 0
     references: int = 0
     empty_references: int = 0  # of rows that have others
-    shortened: int = 0  # training rows whose dialogue lost turns to fit
+    one_speaker: int = 0  # kept rows whose dialogue has one speaker or none
+    system_lines: int = 0  # of exported chats, dropped
+    skipped_turns: int = 0  # without text, such as tool calls
+    shortened: int = 0  # training rows whose dialogue lost turns or words to fit
+    dropped_turns: int = 0
+    cut_turns: int = 0
+    dropped_tokens: int = 0
 
     def clear(self) -> None:
         self.__dict__.update(vars(Counts()))
@@ -30,6 +38,12 @@ class Counts:
         self.dropped[reason] += 1
         if len(self.named) < 5:
             self.named.append(f"{row}: {reason}")
+
+    def shorten(self, dropped_turns: int, cut_turns: int, dropped_tokens: int) -> None:
+        self.shortened += 1
+        self.dropped_turns += dropped_turns
+        self.cut_turns += cut_turns
+        self.dropped_tokens += dropped_tokens
 
     def record(self) -> dict[str, Any]:
         """As stored in run.json and metrics.json."""
@@ -41,6 +55,7 @@ class Counts:
             "references": self.references,
             "empty_references": self.empty_references,
             "shortened": self.shortened,
+            **{name: getattr(self, name) for name in _DETAILS if getattr(self, name)},
         }
 
 
@@ -50,7 +65,7 @@ def counts_table(columns: dict[str, Counts]) -> Table:
     lines = {"read": [counts.read for counts in columns.values()]}
     for reason in dict.fromkeys(reason for counts in columns.values() for reason in counts.dropped):
         lines[f"dropped: {reason}"] = [counts.dropped[reason] for counts in columns.values()]
-    for name in ("kept", "dialogues", "references", "empty_references", "shortened"):
+    for name in ("kept", "dialogues", "references", "empty_references", "shortened", *_DETAILS):
         lines[name.replace("_", " ")] = [getattr(counts, name) for counts in columns.values()]
     for line, values in lines.items():
         if any(values) or line == "kept":

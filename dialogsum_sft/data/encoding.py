@@ -1,5 +1,6 @@
 """Encode examples as token ids of at most max_length: training rows with labels, and prompts for generation."""
 
+import functools
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,10 +8,12 @@ from typing import Any
 
 from dialogsum_sft import InputError
 from dialogsum_sft.data.counts import Counts
-from dialogsum_sft.data.dialogue import Renamed, Shortened, rename_speakers, shorten, swap_speakers
-from dialogsum_sft.data.examples import Examples
+from dialogsum_sft.data.dialogue import Dialogue, Renamed, rename_speakers, swap_speakers
+from dialogsum_sft.data.examples import Examples, fields_of
 from dialogsum_sft.data.grouping import on_disk
 from dialogsum_sft.data.prompts import Message, PromptSettings, encode_batch, render_batch
+from dialogsum_sft.data.shortening import Shortened, shorten
+from dialogsum_sft.data.transcripts import dialogue_of
 
 from datasets import Dataset, Features, IterableDataset, List, Value
 from transformers import PreTrainedTokenizerBase
@@ -23,9 +26,11 @@ FEATURES = Features(
         "prompt_tokens": Value("int32"),
         "length": Value("int32"),
         "dropped_turns": Value("int32"),
+        "cut_turns": Value("int32"),
+        "dropped_tokens": Value("int32"),
     }
 )
-TOO_LONG = "too long even when shortened to one turn"
+TOO_LONG = "too long even when shortened"
 _BATCH = 256
 
 
@@ -50,45 +55,47 @@ def training_rows(
     counts = Counts()
     longest = (0, "")
 
-    def pairs() -> Iterator[tuple[str, str, str]]:
+    def pairs() -> Iterator[tuple[str, Dialogue, str, dict[str, str] | None]]:
         for example in examples.rows:
+            fields = fields_of(example)
             for number, summary in enumerate(example["references"], 1):
                 name = example["id"] if len(example["references"]) == 1 else f"{example['id']}_{number}"
-                dialogue = example["dialogue"]
+                dialogue = dialogue_of(example)
                 if settings.rename_speakers:
                     renamed = rename_speakers(dialogue, summary)
-                    dialogue, summary = renamed.text, renamed.summary or summary
-                yield name, dialogue, summary
+                    dialogue, summary = renamed.dialogue, renamed.summary or summary
+                yield name, dialogue, summary, fields
                 swapped = swap_speakers(dialogue, summary) if swap else (dialogue, summary)
                 if swapped != (dialogue, summary):
-                    yield f"{name}_swapped", *swapped
+                    yield f"{name}_swapped", *swapped, fields
 
     def encoded() -> Iterator[dict[str, Any]]:
         nonlocal longest
         stream = pairs()
         while batch := list(itertools.islice(stream, _BATCH)):
             faults: dict[int, str] = {}
-            texts = [(dialogue, summary) for _, dialogue, summary in batch]
-            rows = encode_batch(tokenizer, texts, stop_token_ids, settings, faults=faults)
-            for i, ((name, dialogue, summary), row) in enumerate(zip(batch, rows, strict=True)):
+            texts = [(dialogue.text, summary) for _, dialogue, summary, _ in batch]
+            fields = [own for *_, own in batch]
+            rows = encode_batch(tokenizer, texts, stop_token_ids, settings, fields=fields, faults=faults)
+            for i, ((name, dialogue, summary, own), row) in enumerate(zip(batch, rows, strict=True)):
                 counts.read += 1
-                dropped_turns = 0
+                lost = Shortened(dialogue)
                 if i in faults:
                     counts.drop(name, faults[i])
                     continue
                 longest = max(longest, (len(row["input_ids"]), name))
                 if max_length is not None and len(row["input_ids"]) > max_length:
-                    fitting = _fitting_row(tokenizer, dialogue, summary, stop_token_ids, settings, max_length)
+                    fitting = _fitting_row(tokenizer, dialogue, summary, own, stop_token_ids, settings, max_length)
                     if fitting is None:
                         counts.drop(name, TOO_LONG)
                         continue
-                    row, dropped_turns = fitting
-                    counts.shortened += 1
+                    row, lost = fitting
+                    counts.shorten(lost.dropped_turns, lost.cut_turns, lost.dropped_tokens)
                 fault = label_fault(row, stop_token_ids)
                 if fault:
                     raise InputError(f"training row {name}: {fault}")
                 counts.kept += 1
-                yield {"id": name, **row, "length": len(row["input_ids"]), "dropped_turns": dropped_turns}
+                yield {"id": name, **row, "length": len(row["input_ids"]), **lost.record()}
 
     if isinstance(examples.rows, IterableDataset):
         return IterableDataset.from_generator(encoded, features=FEATURES), counts
@@ -100,7 +107,7 @@ def training_rows(
             hint = f" (max_length {max_length}; the longest, {longest[1]}, has {longest[0]} tokens: give more)"
         raise InputError(
             f"{lost} of {counts.read} training rows cannot be used: {'; '.join(counts.named)}{hint}"
-            + ("" if counts.kept == 0 else ". Mend them, or go on without them by --allow_dropped_rows")
+            + ("" if counts.kept == 0 else ". Correct them, or continue without them: --allow_dropped_rows true")
         )
     return rows, counts
 
@@ -133,57 +140,67 @@ class Prompt:
     """A dialogue as it is given to a model.
 
     `text` is the dialogue, renamed and shortened; `messages` the chat with it; `ids` their token ids, empty without a
-    tokenizer. `names` maps the tags of renamed speakers to their names.
+    tokenizer. `lost` counts what shortening took away. `names` maps the tags of renamed speakers to their names.
     """
 
     text: str
     messages: list[Message]
     ids: list[int] = field(default_factory=list)
-    dropped_turns: int = 0
+    lost: dict[str, int] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
 
 
 def build_prompts(
-    dialogues: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
     tokenizer: PreTrainedTokenizerBase | None,
     settings: PromptSettings,
     max_tokens: int | None,
 ) -> list[Prompt]:
-    """The prompts of dialogues, at most `max_tokens` long each: the token ids that training puts before a summary.
+    """The prompts of the dialogues of `rows`, at most `max_tokens` long each; their ids are those of the training.
 
     Without a tokenizer (that of a hosted model is not public) there are no ids, and nothing is shortened.
 
-    Raises InputError for a dialogue that does not fit even when shortened to one turn.
+    Raises InputError for a dialogue that does not fit even when shortened.
     """
-    renamed = [
-        rename_speakers(dialogue) if settings.rename_speakers else Renamed(dialogue, None, {})
-        for dialogue in dialogues
-    ]
-    prompts = [Prompt(new.text, settings.messages(new.text)["prompt"], names=new.names) for new in renamed]
+    names: list[dict[str, str]] = []
+    dialogues = []
+    for row in rows:
+        dialogue = dialogue_of(row)
+        renamed = rename_speakers(dialogue) if settings.rename_speakers else Renamed(dialogue, None, {})
+        dialogues.append(renamed.dialogue)
+        names.append(renamed.names)
+    fields = [fields_of(row) for row in rows]
+
+    def chat(number: int, text: str) -> list[Message]:
+        return settings.messages(text, fields=fields[number])["prompt"]
+
+    prompts = [Prompt(one.text, chat(n, one.text), names=names[n]) for n, one in enumerate(dialogues)]
     if tokenizer is None:
         return prompts
 
-    def render(texts: Sequence[str]) -> list[list[int]]:
-        chats = [settings.messages(text)["prompt"] for text in texts]
+    def render(chats: Sequence[list[Message]]) -> list[list[int]]:
         return render_batch(tokenizer, chats, template_kwargs=settings.template_kwargs, add_generation_prompt=True)
 
-    for number, (prompt, ids) in enumerate(zip(prompts, render([prompt.text for prompt in prompts]), strict=True), 1):
+    def length_of(number: int, text: str) -> int:
+        return len(render([chat(number, text)])[0])
+
+    for number, (prompt, ids) in enumerate(zip(prompts, render([prompt.messages for prompt in prompts]), strict=True)):
         prompt.ids = ids
         if max_tokens is None or len(ids) <= max_tokens:
             continue
-        fitted = shorten_to_fit(tokenizer, prompt.text, lambda text: len(render([text])[0]), max_tokens)
+        fitted = shorten_to_fit(tokenizer, dialogues[number], functools.partial(length_of, number), max_tokens)
         if fitted is None:
-            raise InputError(f"dialogue {number} is {TOO_LONG}: {len(ids)} tokens, and {max_tokens} are allowed")
-        prompt.text, prompt.dropped_turns = fitted.text, fitted.dropped_turns
-        prompt.messages = settings.messages(fitted.text)["prompt"]
-        (prompt.ids,) = render([fitted.text])
+            raise InputError(f"dialogue {number + 1} is {TOO_LONG}: {len(ids)} tokens, and {max_tokens} are allowed")
+        prompt.text, prompt.lost = fitted.dialogue.text, fitted.record()
+        prompt.messages = chat(number, prompt.text)
+        (prompt.ids,) = render([prompt.messages])
     return prompts
 
 
 def shorten_to_fit(
-    tokenizer: PreTrainedTokenizerBase, dialogue: str, length_of: Callable[[str], int], limit: int
+    tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue, length_of: Callable[[str], int], limit: int
 ) -> Shortened | None:
-    """The dialogue with as few whole turns dropped as make `length_of(dialogue) <= limit`; None if none do.
+    """The dialogue shortened as little as makes `length_of(text) <= limit`; None if it cannot fit.
 
     `length_of` counts the tokens of the whole row or prompt around the dialogue. Its surplus sets the dialogue's
     budget; a few rounds are needed as tokens merge at the dialogue's ends.
@@ -192,13 +209,13 @@ def shorten_to_fit(
     def count(texts: list[str]) -> list[int]:
         return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
-    budget = count([dialogue])[0] - (length_of(dialogue) - limit)
+    budget = count([dialogue.text])[0] - (length_of(dialogue.text) - limit)
     for _ in range(4):
         try:
             shortened = shorten(dialogue, budget, count)
         except ValueError:
             return None
-        surplus = length_of(shortened.text) - limit
+        surplus = length_of(shortened.dialogue.text) - limit
         if surplus <= 0:
             return shortened
         budget -= surplus
@@ -207,17 +224,18 @@ def shorten_to_fit(
 
 def _fitting_row(
     tokenizer: PreTrainedTokenizerBase,
-    dialogue: str,
+    dialogue: Dialogue,
     summary: str,
+    fields: Mapping[str, str] | None,
     stop_ids: Collection[int],
     settings: PromptSettings,
     max_length: int,
-) -> tuple[dict[str, Any], int] | None:
+) -> tuple[dict[str, Any], Shortened] | None:
     rows: dict[str, dict[str, Any]] = {}
 
     def length_of(text: str) -> int:
-        (rows[text],) = encode_batch(tokenizer, [(text, summary)], stop_ids, settings)
+        (rows[text],) = encode_batch(tokenizer, [(text, summary)], stop_ids, settings, fields=[fields])
         return len(rows[text]["input_ids"])
 
     fitted = shorten_to_fit(tokenizer, dialogue, length_of, max_length)
-    return None if fitted is None else (rows[fitted.text], fitted.dropped_turns)
+    return None if fitted is None else (rows[fitted.dialogue.text], fitted)

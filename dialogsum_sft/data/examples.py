@@ -2,26 +2,24 @@
 
 import hashlib
 import itertools
-import re
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from dialogsum_sft import InputError
 from dialogsum_sft.arguments import DataArguments
+from dialogsum_sft.data.columns import Columns, fanned_out, find_columns, references_of, value_at
 from dialogsum_sft.data.counts import DUPLICATE, IN_OTHER_SPLIT, Counts
-from dialogsum_sft.data.dialogue import join_messages
+from dialogsum_sft.data.dialogue import Dialogue
 from dialogsum_sft.data.grouping import FEATURES, group, join_neighbours, text_hash
 from dialogsum_sft.data.sources import BadRow, Place, Row, one_line, open_source, reason_of
+from dialogsum_sft.data.transcripts import detect_format, parse, with_line_breaks
+from dialogsum_sft.data.turn_lists import TurnKeys, parse_turns, stored_list
 
 from datasets import Dataset, IterableDataset
 from datasets.exceptions import DatasetsError
 from trl import ScriptArguments
-
-# Column names that are recognised where no option names a column.
-_DIALOGUE_NAMES = ("dialogue", "dialog", "conversation", "conversations", "messages", "turns", "transcript", "chat")
-_SUMMARY_NAMES = ("summary", "summaries", "abstract", "highlights", "reference", "references")
-_ID_NAMES = ("id", "fname", "dialogue_id", "conversation_id")
 
 
 @dataclass
@@ -82,18 +80,22 @@ def load_examples(
     bad = [f"row {place}: {row.reason}" for place, row in first if isinstance(row, BadRow)]
     if len(bad) == len(first):
         raise InputError(f"{name} ({split}): none of the first {len(bad)} rows can be read: {'; '.join(bad[:5])}")
-    columns, notes = _columns([row for _, row in first if not isinstance(row, BadRow)], name, data_args)
+    good = [row for _, row in first if not isinstance(row, BadRow)]
+    columns, notes = find_columns(good, name, data_args)
+    reader = _Reader(columns, TurnKeys(data_args.speaker_key, data_args.text_key), _format(good, columns, data_args))
+    if reader.format not in ("labels", "lines") and data_args.dialogue_format is None:
+        notes.append(f"{name}: dialogues read as {reader.format}; choose another with --dialogue_format")
     counts = Counts()
     excluded = {text_hash(row["dialogue"]) for row in other_split.rows} if other_split is not None else set()
     if script_args.dataset_streaming:
 
         def stream() -> Iterator[dict[str, Any]]:
             counts.clear()  # those of an earlier pass
-            return join_neighbours(_kept(source(), columns, counts, excluded), counts)
+            return join_neighbours(_kept(source(), reader, counts, excluded), counts)
 
         rows = IterableDataset.from_generator(stream, features=FEATURES)
         return Examples(rows if limit is None else rows.take(limit), counts, notes)
-    rows = group(_kept(source(), columns, counts, excluded), counts)
+    rows = group(_kept(source(), reader, counts, excluded), counts)
     lost = counts.read - counts.kept - counts.dropped[DUPLICATE]
     if counts.kept == 0 or (lost > counts.read / 100 and not data_args.allow_dropped_rows):
         more = f"; and {lost - len(counts.named)} more" if lost > len(counts.named) else ""
@@ -101,82 +103,106 @@ def load_examples(
             f"{name} ({split}): {lost} of {counts.read} rows cannot be used: {'; '.join(counts.named)}{more}"
             + ("" if counts.kept == 0 else ". Correct them, or continue without them: --allow_dropped_rows true")
         )
+    if counts.one_speaker > counts.kept / 2:
+        notes.append(
+            f"{name} ({split}): {counts.one_speaker} of {counts.kept} dialogues have one speaker or none: if that is "
+            "wrong, look at them with recipes/inspect_data.py and give --dialogue_format, --speaker_key or "
+            "--speaker_column"
+        )
     return Examples(rows.select(range(len(rows))[:limit]), counts, notes)
 
 
-@dataclass(frozen=True)
-class _Columns:
-    dialogue: str
-    summaries: tuple[str, ...]
-    id: str | None
-    topic: str | None
-
-
-def _columns(rows: list[dict[str, Any]], source: str, data_args: DataArguments) -> tuple[_Columns, list[str]]:
-    """The columns that the options name, or that are recognised by their names; and notes on the recognised ones."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    notes = []
-    dialogue, summaries = data_args.dialogue_column, data_args.summary_columns
-    if dialogue is None:
-        found = [name for name in names if name.lower() in _DIALOGUE_NAMES]
-        dialogue = "dialogue" if "dialogue" in found or len(found) != 1 else found[0]
-        if dialogue != "dialogue":
-            notes.append(f"{source}: dialogues taken from {dialogue}")
-    if summaries is None:
-        numbered = sorted((n for n in names if re.fullmatch(r"summary_?\d+", n)), key=lambda n: int(n[7:].strip("_")))
-        found = [name for name in names if name.lower() in _SUMMARY_NAMES]
-        summaries = ["summary"] if "summary" in found else numbered or (found if len(found) == 1 else ["summary"])
-        if summaries != ["summary"]:
-            notes.append(f"{source}: summaries taken from {', '.join(summaries)}")
-    wanted = [dialogue, *summaries] + [name for name in (data_args.id_column, data_args.topic_column) if name]
-    missing = [column for column in wanted if column not in names]
-    if missing:
-        raise InputError(
-            f"{source} has no column {', '.join(missing)}: there are {', '.join(map(one_line, names)) or 'none'}; "
-            "name yours with --dialogue_column, --summary_columns, --id_column"
-        )
-    identity = data_args.id_column or next((name for name in names if name in _ID_NAMES), None)
-    topic = data_args.topic_column or next((name for name in names if re.fullmatch("topic1?", name)), None)
-    return _Columns(dialogue, tuple(summaries), identity, topic), notes
+def _format(rows: list[dict[str, Any]], columns: Columns, data_args: DataArguments) -> str:
+    if data_args.dialogue_format is not None:
+        return str(data_args.dialogue_format)
+    values = [_value(row, columns.dialogue) for row in rows]
+    texts = [value for value in values if isinstance(value, str) and not _empty(value) and stored_list(value) is None]
+    return (
+        detect_format([with_line_breaks(text.replace("\r\n", "\n").strip()) for text in texts]) if texts else "labels"
+    )
 
 
 def _kept(
-    source: Iterable[tuple[Place, Row]], columns: _Columns, counts: Counts, excluded: set[int]
+    source: Iterable[tuple[Place, Row]], reader: "_Reader", counts: Counts, excluded: set[int]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """The usable rows, normalised, each after a hash of its id (if any) and content; the others are counted."""
-    for place, row in source:
-        counts.read += 1
-        if isinstance(row, BadRow):
-            counts.drop(f"row {place}", row.reason)
+    columns = reader.columns
+    for place, raw in source:
+        if isinstance(raw, BadRow):
+            counts.read += 1
+            counts.drop(f"row {place}", raw.reason)
             continue
-        identity = _name(row.get(columns.id)) if columns.id else None
-        label = f"row {place}" if identity is None else f"row {place} ({one_line(identity)})"
-        values = [(column, value) for column in columns.summaries for value in _listed(row.get(column))]
-        present = [(column, value) for column, value in values if not _empty(value)]
-        try:
-            dialogue = _text(row.get(columns.dialogue), columns.dialogue, turns=True)
-            references = [_text(value, column) for column, value in present or values[:1]]
-        except ValueError as error:
-            counts.drop(label, str(error))
-            continue
-        if text_hash(dialogue) in excluded:
-            counts.drop(label, IN_OTHER_SPLIT)
-            continue
-        counts.empty_references += len(values) - len(present)
-        counts.kept += 1
-        yield (
-            text_hash(identity or "", dialogue, *references),
-            {
-                "id": str(place) if identity is None else identity,
-                "dialogue": dialogue,
-                "references": references,
-                "topic": _name(row.get(columns.topic)) if columns.topic else None,
-            },
-        )
+        made = list(fanned_out(raw, columns))
+        if not made:
+            counts.read += 1
+            counts.drop(f"row {place}", f"{columns.fan_out} is empty or no list")
+        for suffix, row in made:
+            counts.read += 1
+            identity = _name(_value(row, columns.id)) if columns.id else None
+            label = f"row {place}{suffix}" if identity is None else f"row {place}{suffix} ({one_line(identity)})"
+            values = references_of(row, columns)
+            present = [(column, value) for column, value in values if not _empty(value)]
+            try:
+                dialogue = reader.dialogue(row, counts)
+                references = [_text(value, column) for column, value in present or values[:1]]
+                fields = {name: _text(_value(row, name), name) for name in columns.fields}
+            except (ValueError, RecursionError) as error:
+                counts.drop(label, str(error))
+                continue
+            if text_hash(dialogue.text) in excluded:
+                counts.drop(label, IN_OTHER_SPLIT)
+                continue
+            counts.empty_references += len(values) - len(present)
+            counts.kept += 1
+            counts.one_speaker += len(dialogue.speakers) < 2
+            own_fields = json.dumps(fields, ensure_ascii=False) if fields else None
+            yield (
+                text_hash(identity or "", suffix, dialogue.text, *references, *fields.values()),
+                {
+                    "id": (str(place) if identity is None else identity) + suffix,
+                    "dialogue": dialogue.text,
+                    "turns": dialogue.record(),
+                    "references": references,
+                    "topic": _name(_value(row, columns.topic)) if columns.topic else None,
+                    "fields": own_fields,
+                },
+            )
 
 
-def _listed(value: Any) -> list[Any]:
-    return (value or [""]) if isinstance(value, list) else [value]
+@dataclass(frozen=True)
+class _Reader:
+    """How the dialogues of a source are read; `format` is one of transcripts.FORMATS, for text."""
+
+    columns: Columns
+    keys: TurnKeys
+    format: str
+
+    def dialogue(self, row: Mapping[str, Any], counts: Counts) -> Dialogue:
+        """The dialogue of a row, parsed once. Raises ValueError where there is none."""
+        column = self.columns.dialogue
+        value = _value(row, column)
+        speakers = _value(row, self.columns.speakers) if self.columns.speakers else None
+        if isinstance(value, str) and (stored := stored_list(value)) is not None:
+            value = stored
+        if value is not None and not isinstance(value, str):
+            try:
+                dialogue, skipped = parse_turns(value, self.keys, speakers)
+            except ValueError as error:
+                raise ValueError(f"{column}: {error}") from error
+            counts.skipped_turns += skipped
+            return dialogue
+        dialogue, dropped = parse(with_line_breaks(_text(value, column)), self.format)
+        counts.system_lines += dropped
+        if not dialogue.turns:
+            raise ValueError(f"{column} has no turns")
+        return dialogue
+
+
+def _value(row: Mapping[str, Any], path: str) -> Any:
+    try:
+        return value_at(row, path)
+    except KeyError:
+        return None
 
 
 def _empty(value: Any) -> bool:
@@ -188,15 +214,12 @@ def _name(value: Any) -> str | None:
     return None if _empty(value) or isinstance(value, (list, dict)) else str(value).encode(errors="replace").decode()
 
 
-def _text(value: Any, column: str, turns: bool = False) -> str:
-    """A value, or a list of `turns`, as text with \\n line ends. Raises ValueError if it is not usable."""
+def _text(value: Any, column: str) -> str:
+    """A value as text with \\n line ends. Raises ValueError if it is not usable."""
     if value is None:
         raise ValueError(f"{column} is null")
-    if turns and isinstance(value, list):
-        try:
-            value = join_messages(value)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{column} is not a list of turns") from error
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = str(value)
     if not isinstance(value, str):
         raise ValueError(f"{column} is not text")
     text = value.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").strip()
@@ -207,3 +230,9 @@ def _text(value: Any, column: str, turns: bool = False) -> str:
     except UnicodeEncodeError as error:  # lone surrogates, such as half an emoji
         raise ValueError(f"{column} is not UTF-8 text") from error
     return text
+
+
+def fields_of(example: Mapping[str, Any]) -> dict[str, str] | None:
+    """The values of an example for `{column}` in the instruction; None without any."""
+    fields = example.get("fields")
+    return None if fields is None else json.loads(fields)

@@ -16,7 +16,21 @@ from datasets import Dataset, Features, List, Value
 from tqdm import tqdm
 
 FEATURES = Features(
-    {"id": Value("string"), "dialogue": Value("string"), "references": List(Value("string")), "topic": Value("string")}
+    {
+        "id": Value("string"),
+        "dialogue": Value("string"),
+        "turns": List(
+            {
+                "speaker": Value("string"),
+                "label": Value("int32"),
+                "length": Value("int32"),
+                "time": Value("string"),
+            }
+        ),
+        "references": List(Value("string")),
+        "topic": Value("string"),
+        "fields": Value("string"),  # JSON of the columns that the instruction names
+    }
 )
 
 
@@ -43,7 +57,7 @@ def group(kept: Iterator[tuple[int, dict[str, Any]]], counts: Counts) -> Dataset
 
     def placed() -> Iterator[dict[str, Any]]:
         for written, row in enumerate(_distinct(kept, counts)):
-            at = place.setdefault(text_hash(row["dialogue"]), written)
+            at = place.setdefault(text_hash(row["dialogue"], row["fields"] or ""), written)
             if at != written:
                 others[at].append(written)
             counts.references += len(row["references"])
@@ -83,12 +97,12 @@ def _unique(name: str, taken: dict[str, int]) -> str:
 
 def join_neighbours(kept: Iterator[tuple[int, dict[str, Any]]], counts: Counts) -> Iterator[dict[str, Any]]:
     """Neighbouring rows of one dialogue as examples, without memory of the others."""
-    for dialogue, group in itertools.groupby(kept, key=lambda item: item[1]["dialogue"]):
+    for _, group in itertools.groupby(kept, key=lambda item: (item[1]["dialogue"], item[1]["fields"])):
         rows = list(_distinct(group, counts))
         references = [reference for row in rows for reference in row["references"]]
         counts.dialogues += 1
         counts.references += len(references)
-        yield rows[0] | {"id": _shared_id([row["id"] for row in rows]), "dialogue": dialogue, "references": references}
+        yield rows[0] | {"id": _shared_id([row["id"] for row in rows]), "references": references}
 
 
 # Memory-mapped Arrow files; the folder is deleted when the process ends.

@@ -74,15 +74,27 @@ class PromptSettings:
         )
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def messages(self, dialogue: str, summary: str | None = None) -> dict[str, list[Message]]:
-        """A dialogue, and its summary if given, as TRL's conversational prompt-completion row."""
+    def messages(
+        self, dialogue: str, summary: str | None = None, fields: Mapping[str, str] | None = None
+    ) -> dict[str, list[Message]]:
+        """A dialogue, and its summary if given, as TRL's conversational prompt-completion row.
+
+        `fields` are values of columns, for `{column}` in the instruction and the system prompt.
+        """
+
+        def filled(text: str, values: Mapping[str, str]) -> str:  # in one pass: values may contain braces
+            pattern = "|".join(re.escape(f"{{{name}}}") for name in values)
+            return re.sub(pattern, lambda match: values[match[0][1:-1]], text) if values else text
+
+        fields = fields or {}
         if "{dialogue}" in self.instruction:
-            text = self.instruction.replace("{dialogue}", dialogue)
+            text = filled(self.instruction, {**fields, "dialogue": dialogue})
         else:
-            text = f"{self.instruction}\n\n{dialogue}" if self.instruction else dialogue
+            instruction = filled(self.instruction, fields)
+            text = f"{instruction}\n\n{dialogue}" if instruction else dialogue
         prompt = [{"role": "user", "content": text}]
         if self.system_prompt:
-            prompt.insert(0, {"role": "system", "content": self.system_prompt})
+            prompt.insert(0, {"role": "system", "content": filled(self.system_prompt, fields)})
         row = {"prompt": prompt}
         if summary is not None:
             row["completion"] = [{"role": "assistant", "content": summary}]
@@ -281,6 +293,7 @@ def encode_batch(
     stop_ids: Collection[int],
     settings: PromptSettings,
     *,
+    fields: Sequence[Mapping[str, str] | None] | None = None,
     faults: dict[int, str] | None = None,
 ) -> list[dict[str, Any]]:
     """Training rows of (dialogue, summary): `input_ids` (prompt, summary, stop token), `labels` (-100 on the prompt),
@@ -293,7 +306,10 @@ def encode_batch(
     that add a thinking block to the prompt alone: the model would be trained with one prompt and used with another.
     `faults` is that of `render_batch`; the row of such a pair has no ids.
     """
-    rows = [settings.messages(dialogue, summary) for dialogue, summary in pairs]
+    rows = [
+        settings.messages(dialogue, summary, own)
+        for (dialogue, summary), own in zip(pairs, fields or [None] * len(pairs), strict=True)
+    ]
     kwargs = settings.template_kwargs
     _check_template(tokenizer)
     prompts = _render(tokenizer, [row["prompt"] for row in rows], kwargs, True, faults)

@@ -3,25 +3,20 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from dialogsum_sft.data.dialogue import split_turns
+from dialogsum_sft.data.dialogue import Dialogue
 from dialogsum_sft.evaluation.rouge import mean, rouge_scores
 
 import numpy as np
 
 
-def baseline_summaries(dialogues: Sequence[str]) -> dict[str, list[str]]:
+def baseline_summaries(dialogues: Sequence[Dialogue]) -> dict[str, list[str]]:
     """Summaries without a model: {baseline: a summary for each dialogue}. Turns keep their speaker's label.
 
     The longest turns are those with the most characters, in the dialogue's order. The constant sentence names the two
     speakers who occur in the most dialogues.
     """
-    turns = [[turn.raw.strip() for turn in split_turns(dialogue)] or [""] for dialogue in dialogues]
-    speakers = Counter(
-        speaker
-        for dialogue in dialogues
-        for speaker in dict.fromkeys(turn.speaker for turn in split_turns(dialogue))
-        if speaker is not None
-    )
+    turns = [[turn.raw.strip() for turn in dialogue.turns] or [""] for dialogue in dialogues]
+    speakers = Counter(speaker for dialogue in dialogues for speaker in dialogue.speakers)
     pair = [speaker for speaker, _ in speakers.most_common(2)]
     constant = f"{' and '.join(pair) if len(pair) == 2 else 'They'} talk about something."
 
@@ -34,13 +29,13 @@ def baseline_summaries(dialogues: Sequence[str]) -> dict[str, list[str]]:
         "lead-3": ["\n".join(lines[:3]) for lines in turns],
         "longest": [longest(lines, 1) for lines in turns],
         "longest-3": [longest(lines, 3) for lines in turns],
-        "whole dialogue": list(dialogues),
+        "whole dialogue": [dialogue.text for dialogue in dialogues],
         "constant": [constant] * len(dialogues),
     }
 
 
 def baseline_scores(
-    dialogues: Sequence[str], references: Sequence[Sequence[str]], tokenizer: str = "default"
+    dialogues: Sequence[Dialogue], references: Sequence[Sequence[str]], tokenizer: str = "default"
 ) -> dict[str, dict[str, dict[str, float]]]:
     """{baseline: {type: {"mean", "max"}}}, x 100."""
     result = {}

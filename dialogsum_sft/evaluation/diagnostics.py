@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dialogsum_sft.data.dialogue import split_turns
+from dialogsum_sft.data.transcripts import dialogue_of
 from dialogsum_sft.evaluation.rouge import HEADLINE, rouge_scores
 from dialogsum_sft.evaluation.tokenizers import words
 from dialogsum_sft.evaluation.unsupported import Span, unsupported_names, unsupported_numbers
@@ -49,8 +49,9 @@ def diagnose(row: Mapping[str, Any]) -> Diagnosis:
     reference_words = sum(len(words(ref)) for ref in row["references"]) / len(row["references"])
     source_bigrams = set(_ngrams(source, 2))
     bigrams, trigrams = _ngrams(tokens, 2), _ngrams(tokens, 3)
-    tags = _tags(prediction, _stems(dialogue))
-    speakers = {tag.speaker for tag in _tags(dialogue, _stems(dialogue))}
+    stems = _stems(row)
+    tags = _tags(prediction, stems)
+    speakers = {tag.speaker for tag in _tags(dialogue, stems)}
     formats = _formats(row)
     spans = [tag.span for tag in tags]
     return Diagnosis(
@@ -97,9 +98,9 @@ class _Tag:
     format: str  # as in "#Person{}#"; "Person A" and "Person One" are "Person {} spelt"
 
 
-def _stems(dialogue: str) -> frozenset[str]:
+def _stems(row: Mapping[str, Any]) -> frozenset[str]:
     """The words that a tag is made of: "Person" always, and those before a number in the dialogue's labels."""
-    labels = (re.fullmatch(r"#?([^\W\d_]+)[\s_-]?#?\d+#?", turn.speaker or "") for turn in split_turns(dialogue))
+    labels = (re.fullmatch(r"#?([^\W\d_]+)[\s_-]?#?\d+#?", speaker) for speaker in dialogue_of(row).speakers)
     return frozenset({"person", *(label[1].lower() for label in labels if label)})
 
 
@@ -121,7 +122,7 @@ def _tags(text: str, stems: frozenset[str]) -> list[_Tag]:
 
 def _formats(row: Mapping[str, Any]) -> Counter[str]:
     """The formats of the references' tags; of the dialogue's where the references have none."""
-    stems = _stems(row["dialogue"])
+    stems = _stems(row)
     used = Counter(tag.format for ref in row["references"] for tag in _tags(ref, stems))
     return used or Counter(tag.format for tag in _tags(row["dialogue"], stems))
 
@@ -133,7 +134,7 @@ def rewrite_tags(row: Mapping[str, Any], foreign_tags: Sequence[Span]) -> str:
     It stays unchanged where neither is known.
     """
     text: str = row["prediction"]
-    formats, stems = _formats(row), _stems(row["dialogue"])
+    formats, stems = _formats(row), _stems(row)
     written = {
         tag.speaker: source[slice(*tag.span)]
         for source in (row["dialogue"], *row["references"])
@@ -198,7 +199,7 @@ def slices(
     [dialogue][reference]}. Topics of fewer than five dialogues share one label. A slice with one label is left out.
     """
     lengths = [len(words(row["dialogue"])) for row in rows]
-    speakers = [len({turn.speaker for turn in split_turns(row["dialogue"])} - {None}) for row in rows]
+    speakers = [len(dialogue_of(row).speakers) for row in rows]
     topics = [row.get("topic") for row in rows]
     frequent = {topic for topic, count in Counter(topics).items() if topic is not None and count >= 5}
     labels: dict[str, list[str]] = {

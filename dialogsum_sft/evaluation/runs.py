@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dialogsum_sft import InputError, files
+from dialogsum_sft.data.dialogue import Dialogue
+from dialogsum_sft.data.transcripts import dialogue_of
 from dialogsum_sft.evaluation import diagnostics
 from dialogsum_sft.evaluation.baselines import baseline_scores, human_scores, share_of_human
 from dialogsum_sft.evaluation.diagnostics import Diagnosis, diagnose
@@ -68,7 +70,7 @@ def score_run(
     if bert_scorer is not None:
         by_reference["bertscore"] = bert_scorer.scores(predictions, references)
     human, baselines, of_references = _dataset_scores(
-        tuple(row["dialogue"] for row in rows), tuple(map(tuple, references)), tokenizer
+        tuple(map(dialogue_of, rows)), tuple(map(tuple, references)), tokenizer
     )
     tokens = [row["completion_tokens"] for row in rows if row.get("completion_tokens") is not None]
     rates = diagnostics.rates(rows, diagnoses, tokenizer, rouge1=by_reference["rouge1"])
@@ -100,12 +102,18 @@ def score_run(
 
 @lru_cache(maxsize=2)  # all systems of an evaluation are scored on the same dialogues
 def _dataset_scores(
-    dialogues: tuple[str, ...], references: tuple[tuple[str, ...], ...], tokenizer: str
+    dialogues: tuple[Dialogue, ...], references: tuple[tuple[str, ...], ...], tokenizer: str
 ) -> tuple[Any, ...]:
     """Human scores, baselines, and the diagnostics of each reference beside the others of its dialogue."""
     annotators = [
-        {"dialogue": dialogue, "references": (refs[:i] + refs[i + 1 :]) or refs, "prediction": ref}
+        {
+            "dialogue": dialogue.text,
+            "turns": turns,
+            "references": (refs[:i] + refs[i + 1 :]) or refs,
+            "prediction": ref,
+        }
         for dialogue, refs in zip(dialogues, references, strict=True)
+        for turns in [dialogue.record()]
         for i, ref in enumerate(refs)
     ]
     return (

@@ -10,6 +10,7 @@ from dialogsum_sft.arguments import EvalArguments, json_option
 from dialogsum_sft.data.dialogue import restore_speakers
 from dialogsum_sft.data.encoding import Prompt
 from dialogsum_sft.data.prompts import TEMPLATE_KWARGS, stop_token_ids
+from dialogsum_sft.data.transcripts import dialogue_of
 from dialogsum_sft.generation.engine import Completion, Engine, System, generation_config
 from dialogsum_sft.generation.journal import Journal
 from dialogsum_sft.generation.openai_engine import OpenAIEngine, request_fields
@@ -151,10 +152,13 @@ def prediction(
     row: dict[str, Any], prompt: Prompt, completion: Completion, candidates: list[Completion]
 ) -> dict[str, Any]:
     """A line of predictions.jsonl."""
+    without_turns = {"dialogue": row["dialogue"]}
     optional = {
         "candidates": [restore_speakers(one.text, prompt.names) for one in candidates] if candidates[1:] else None,
-        "dropped_turns": prompt.dropped_turns or None,
+        **{name: number or None for name, number in prompt.lost.items()},
         "topic": row["topic"],
+        # Only of turns that the labels in the text do not show.
+        "turns": row["turns"] if row.get("turns") and dialogue_of(row) != dialogue_of(without_turns) else None,
     }
     return {
         "id": row["id"],

@@ -16,7 +16,7 @@ from typing import Any
 
 import dialogsum_sft
 from dialogsum_sft import InputError, files
-from dialogsum_sft.data.dialogue import split_turns
+from dialogsum_sft.data.transcripts import dialogue_of
 from dialogsum_sft.evaluation.diagnostics import Diagnosis, unfinished_share
 from dialogsum_sft.evaluation.rouge import HEADLINE
 from dialogsum_sft.evaluation.runs import Run, check_comparable, compare_runs
@@ -221,7 +221,7 @@ def reader_data(runs: Sequence[Run]) -> dict[str, Any]:
             }
             for run in runs
         ]
-        turns = [[turn.speaker or "", turn.text] for turn in split_turns(row["dialogue"])]
+        turns = [[turn.speaker or "", turn.text] for turn in dialogue_of(row).turns]
         own = {"id": str(row["id"]), "topic": str(row.get("topic") or ""), "turns": turns}
         dialogues.append(own | {"references": row["references"], "outputs": outputs})
     findings = {name: label for name, (label, _) in FINDINGS.items()}

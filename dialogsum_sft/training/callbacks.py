@@ -119,9 +119,8 @@ class GenerationEvaluation(TrainerCallback):
             max_length=min(positions, max_length or positions),
             max_batch_tokens=train_args.eval_max_batch_tokens,
         )
-        dialogues = [row["dialogue"] for row in self.rows]
         try:
-            self.prompts = build_prompts(dialogues, tokenizer, settings, max_prompt_tokens(self.engine))
+            self.prompts = build_prompts(self.rows, tokenizer, settings, max_prompt_tokens(self.engine))
         except InputError as error:
             raise InputError(f"--eval_generate_samples: validation {error}") from error
         if self.rouge_tokenizer == "default" and suggest_tokenizer(sum(self.references, [])) == "unicode":

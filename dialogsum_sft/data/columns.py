@@ -1,0 +1,140 @@
+"""The columns of a source: found by name, or named by options; nested fields and fan-out by dotted paths."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dialogsum_sft import InputError
+from dialogsum_sft.arguments import DataArguments
+from dialogsum_sft.data.sources import one_line
+
+# Column names that are recognised where no option names a column.
+_DIALOGUE_NAMES = (
+    *("dialogue", "dialog", "conversation", "conversations", "messages", "turns", "transcript", "chat", "utterances"),
+    *("log", "dialogue_turns"),
+)
+_SUMMARY_NAMES = ("summary", "summaries", "abstract", "highlights", "reference", "references")
+_ID_NAMES = ("id", "fname", "dialogue_id", "conversation_id")
+# Lists under these names are several references; lists under others are the sentences of one summary.
+_PLURAL = re.compile(r"(?i)summaries|references|abstracts|highlights|annotations|labels|targets|outputs|answers")
+
+
+@dataclass(frozen=True)
+class Columns:
+    dialogue: str
+    summaries: tuple[str, ...]
+    id: str | None
+    topic: str | None
+    speakers: str | None
+    fields: tuple[str, ...]  # that the instruction or the system prompt names
+    sentence_join: str
+
+    @property
+    def fan_out(self) -> str | None:
+        """The path of the list of which each element makes a row of its own, before `[]`; None without one."""
+        return next((path.split("[]")[0] for path in self.summaries if "[]" in path), None)
+
+
+def find_columns(rows: list[dict[str, Any]], source: str, data_args: DataArguments) -> tuple[Columns, list[str]]:
+    """The columns that the options name, or that are recognised by their names; and notes on the recognised ones.
+
+    Raises InputError for a column that no row has; the message lists those there are.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    notes = []
+    dialogue, summaries = data_args.dialogue_column, data_args.summary_columns
+    if dialogue is None:
+        found = [name for name in names if name.lower() in _DIALOGUE_NAMES]
+        dialogue = "dialogue" if "dialogue" in found or len(found) != 1 else found[0]
+        if dialogue != "dialogue":
+            notes.append(f"{source}: dialogues taken from {dialogue}")
+    if summaries is None:
+        numbered = sorted((n for n in names if re.fullmatch(r"summary_?\d+", n)), key=lambda n: int(n[7:].strip("_")))
+        found = [name for name in names if name.lower() in _SUMMARY_NAMES]
+        summaries = ["summary"] if "summary" in found else numbered or (found if len(found) == 1 else ["summary"])
+        if summaries != ["summary"]:
+            notes.append(f"{source}: summaries taken from {', '.join(summaries)}")
+    texts = (data_args.instruction or "", data_args.system_prompt or "")
+    fields = [
+        name for text in texts for name in re.findall(r"\{([\w.]+(?:\[\])?[\w.]*)\}", text) if name != "dialogue"
+    ]
+    fields = [name for name in dict.fromkeys(fields) if any(has(row, name) for row in rows)]
+    optional = (data_args.id_column, data_args.topic_column, data_args.speaker_column)
+    wanted = [dialogue, *summaries, *(name for name in optional if name)]
+    missing = [column for column in wanted if not any(has(row, column) for row in rows)]
+    if missing:
+        raise InputError(
+            f"{source} has no column {', '.join(missing)}: there are {', '.join(map(one_line, names)) or 'none'}; "
+            "name yours with --dialogue_column, --summary_columns, --id_column (nested ones with dots: input.turns, "
+            "queries[].answer)"
+        )
+    identity = data_args.id_column or next((name for name in names if name in _ID_NAMES), None)
+    topic = data_args.topic_column or next((name for name in names if re.fullmatch("topic1?", name)), None)
+    join = " " if data_args.summary_join is None else data_args.summary_join
+    columns = Columns(dialogue, tuple(summaries), identity, topic, data_args.speaker_column, tuple(fields), join)
+    return columns, notes
+
+
+def has(row: Mapping[str, Any], path: str) -> bool:
+    """Whether a row has the column, or the nested field."""
+    if path in row:
+        return True
+    try:
+        value_at(row, path.split("[]")[0] if "[]" in path else path)
+    except KeyError:
+        return False
+    return "." in path or "[]" in path
+
+
+def value_at(row: Mapping[str, Any], path: str) -> Any:
+    """The value of a column, or of a nested field such as `input.turns` or `queries.0.answer`. KeyError if absent."""
+    if path in row:
+        return row[path]
+    value: Any = row
+    for part in path.split("."):
+        if isinstance(value, Mapping) and part in value:
+            value = value[part]
+        elif isinstance(value, (list, tuple)) and re.fullmatch(r"\d+", part) and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            raise KeyError(path)
+    return value
+
+
+def fanned_out(row: Mapping[str, Any], columns: Columns) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows that a row makes: with `queries[].answer` one for each query, whose fields have the path `queries[]`.
+
+    Yields (suffix of the id, row); a row without fan-out is yielded as it is, with an empty suffix.
+    """
+    path = columns.fan_out
+    if path is None:
+        yield "", dict(row)
+        return
+    try:
+        elements = value_at(row, path)
+    except KeyError:
+        elements = []
+    for number, element in enumerate(elements if isinstance(elements, list) else [], 1):
+        own = {f"{path}[]": element}
+        if isinstance(element, Mapping):
+            own |= {f"{path}[].{name}": value for name, value in element.items()}
+        yield f"_{number}", {**row, **own}
+
+
+def references_of(row: Mapping[str, Any], columns: Columns) -> list[tuple[str, Any]]:
+    """(column, value) of each reference: several of a list under a plural name, sentences of any other list joined."""
+    found: list[tuple[str, Any]] = []
+    for column in columns.summaries:
+        try:
+            value = value_at(row, column)
+        except KeyError:
+            value = None
+        last = column.rsplit(".", 1)[-1]
+        if not isinstance(value, (list, tuple)):
+            found.append((column, value))
+        elif _PLURAL.search(last) or not all(isinstance(item, str) for item in value):
+            found += [(column, item) for item in value] or [(column, "")]
+        else:
+            found.append((column, columns.sentence_join.join(item.strip() for item in value)))
+    return found

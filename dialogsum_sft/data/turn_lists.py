@@ -1,0 +1,168 @@
+"""Read a dialogue from structured values: lists of turns or of texts, parallel lists, the same stored as text."""
+
+import ast
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dialogsum_sft.data.dialogue import Dialogue, Turn
+
+SPEAKER_KEYS = (
+    *("speaker", "name", "author", "user", "sender", "username", "speaker_name", "display_name", "from_name"),
+    *("speaker_id", "participant", "from", "agent", "role", "channel"),
+)
+TEXT_KEYS = (
+    *("text", "content", "value", "utterance", "message", "transcript", "body", "sentence", "utterances", "line"),
+    *("parts", "msg", "say"),
+)
+TIME_KEYS = ("time", "timestamp", "ts", "start", "start_time", "date", "created_at")
+# Where an object holds the list of turns.
+_LIST_KEYS = (
+    *("turns", "utterances", "messages", "conversation", "conversations", "dialogue", "dialog", "transcript", "log"),
+    *("segments", "items", "results", "data", "content"),
+)
+
+
+@dataclass(frozen=True)
+class TurnKeys:
+    """The keys that options name for the speaker and the text of a turn; None: found among the usual ones."""
+
+    speaker: str | None = None
+    text: str | None = None
+
+
+def parse_turns(value: Any, keys: TurnKeys = TurnKeys(), speakers: Any = None) -> tuple[Dialogue, int]:
+    """The dialogue of a structured value, and the number of turns without text, such as tool calls, that were skipped.
+
+    `value` is a list of objects (a turn each) or of texts, an object of parallel lists, or an object that holds one of
+    these. `speakers` is the list of speakers of a list of texts. Numbers as speakers become `Speaker 0`. Line breaks
+    within a text are kept.
+
+    Raises ValueError with the reason: no turns, a turn without a known text key (its keys are listed), another type.
+    """
+    found = _list_of(value)
+    if isinstance(found, Mapping):
+        found = _from_parallel(found, keys)
+    if isinstance(speakers, str):
+        speakers = stored_list(speakers)
+    if speakers is not None:
+        if not isinstance(speakers, Sequence) or len(speakers) != len(found):
+            number = len(speakers) if isinstance(speakers, Sequence) else "no"
+            raise ValueError(f"there are {len(found)} texts but {number} speakers")
+        found = [{"speaker": speaker, "text": text} for speaker, text in zip(speakers, found, strict=True)]
+    if not found:
+        raise ValueError("the list of turns is empty")
+    turns, skipped = [], 0
+    for number, turn in enumerate(found, 1):
+        read = _turn(turn, number, keys)
+        if read is None:
+            skipped += 1
+        else:
+            turns.append(read)
+    if not turns:
+        raise ValueError("no turn has a text")
+    return Dialogue.of(turns), skipped
+
+
+def stored_list(text: str) -> Any:
+    """The list or object that a text holds as JSON or as Python's repr; None for any other text."""
+    start = text.lstrip()[:1]
+    if start not in ("[", "{"):
+        return None
+    for load in (json.loads, ast.literal_eval):
+        try:
+            value = load(text.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+        if isinstance(value, (list, dict)) and value and (isinstance(value, dict) or not isinstance(value[0], int)):
+            return value
+    return None
+
+
+def _list_of(value: Any) -> Any:
+    """The list of turns that an object holds under one of the usual keys, at any of three levels; else the value."""
+    for _ in range(3):
+        if not isinstance(value, Mapping) or _is_parallel(value):
+            break
+        inner = next(
+            (value[key] for key in _LIST_KEYS if isinstance(value.get(key), (list, dict)) and value[key]), None
+        )
+        if inner is None:
+            raise ValueError(f"an object without a list of turns: it has {_listed(value)}")
+        value = inner
+    if not isinstance(value, (list, tuple, Mapping)):
+        raise ValueError(f"not a list of turns but {type(value).__name__}")
+    return value
+
+
+def _is_parallel(value: Mapping[str, Any]) -> bool:
+    lists = [len(item) for item in value.values() if isinstance(item, (list, tuple))]
+    texts = any(isinstance(value.get(key), (list, tuple)) for key in TEXT_KEYS)
+    plain = all(
+        not isinstance(item, (list, tuple)) or not item or not isinstance(item[0], (list, Mapping))
+        for item in value.values()
+    )
+    return texts and plain and len(lists) > 1 and len(set(lists)) == 1
+
+
+def _from_parallel(value: Mapping[str, Any], keys: TurnKeys) -> list[dict[str, Any]]:
+    lists = {key: item for key, item in value.items() if isinstance(item, (list, tuple))}
+    return [dict(zip(lists, items, strict=True)) for items in zip(*lists.values(), strict=True)]
+
+
+def _turn(turn: Any, number: int, keys: TurnKeys) -> Turn | None:
+    if isinstance(turn, str):
+        return Turn.spoken(None, _clean(turn, number, "text")) if turn.strip() else None
+    if isinstance(turn, (list, tuple)) and len(turn) == 2 and all(isinstance(part, str) for part in turn):
+        turn = {"speaker": turn[0], "text": turn[1]}
+    if not isinstance(turn, Mapping):
+        raise ValueError(f"turn {number} is neither an object nor text but {type(turn).__name__}")
+    text_keys = (keys.text,) if keys.text else TEXT_KEYS
+    if not any(key in turn for key in text_keys):
+        hint = f"under {keys.text}" if keys.text else "under a known key"
+        raise ValueError(f"turn {number} has no text {hint}: it has {_listed(turn)}; name it with --text_key")
+    value = next((turn[key] for key in text_keys if turn.get(key) is not None), None)
+    text = _joined(value, number)
+    if not text:
+        return None
+    speaker_keys = (keys.speaker,) if keys.speaker else SPEAKER_KEYS
+    speaker = next((turn[key] for key in speaker_keys if turn.get(key) not in (None, "")), None)
+    if isinstance(speaker, Mapping):  # {"author": {"name": ...}}
+        speaker = next((speaker[key] for key in SPEAKER_KEYS if speaker.get(key) not in (None, "")), None)
+    if isinstance(speaker, bool) or not isinstance(speaker, (str, int, float, type(None))):
+        raise ValueError(f"turn {number}: its speaker is not text but {type(speaker).__name__}")
+    if isinstance(speaker, (int, float)):
+        speaker = f"Speaker {speaker:g}"
+    name = " ".join(_clean(speaker, number, "speaker").split()) if speaker else None
+    time = next((str(turn[key]) for key in TIME_KEYS if isinstance(turn.get(key), (str, int, float))), None)
+    return Turn.spoken(name, text, time)
+
+
+def _joined(value: Any, number: int) -> str:
+    """The text of a turn: text, or a list of texts or of OpenAI's text parts, joined with spaces; "" without any."""
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        parts = []
+        for part in value:
+            own = part if isinstance(part, str) else part.get("text") if isinstance(part, Mapping) else None
+            if own is None and not (isinstance(part, Mapping) and part.get("type") not in (None, "text")):
+                raise ValueError(f"turn {number} has a part that is not text: {str(part)[:80]}")
+            parts.append(own or "")
+        value = " ".join(filter(None, parts))
+    if not isinstance(value, str):
+        raise ValueError(f"turn {number}: its text is not text but {type(value).__name__}")
+    return _clean(value, number, "text")
+
+
+def _clean(text: str, number: int, what: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # lone surrogates, such as half an emoji
+        raise ValueError(f"turn {number}: its {what} is not UTF-8 text") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n").strip()
+
+
+def _listed(value: Mapping[str, Any]) -> str:
+    return ", ".join(map(str, value)) or "nothing"
