@@ -52,22 +52,26 @@ def shorten(dialogue: Dialogue, budget: int, count: Count) -> Shortened:
         kept = _joined(turns[:opening], turns[len(turns) - end :])
         if size_of(kept) <= budget or not (opening or end):
             break
-        opening, end = (opening - 1, end) if opening > end else (opening, end - 1)  # tokens do not add up exactly
+        opening, end = (opening - 1, end) if opening else (opening, end - 1)  # tokens do not add up exactly
     used = size_of(kept) if opening or end else 0
     cut = 0
-    if used < _FULL * budget:
+    if used < _FULL * budget or not (opening and end):
         kept, cut = _with_cut_turns(turns[:opening], middle, turns[len(turns) - end :], budget, size_of)
     return Shortened(kept, len(middle) - cut, cut, whole - size_of(kept))
 
 
 def _whole_turns(sizes: list[float], room: float) -> tuple[int, int]:
-    """How many turns opening and end have within `room` tokens, each turn taken from the side with fewer tokens."""
+    """How many turns opening and end have within `room` tokens, each turn taken from the side with fewer tokens.
+
+    The end comes first. Where the last turn does not fit, half of the room is left for its end.
+    """
     taken, used, full = [0, 0], [0.0, 0.0], [False, False]
     while sum(taken) < len(sizes) - 1 and not all(full):
-        side = int(full[0] or not full[1] and (used[1], taken[1]) < (used[0], taken[0]))
+        side = int(full[0] or not full[1] and (used[1], taken[1]) <= (used[0], taken[0]))
         size = sizes[-1 - taken[1]] if side else sizes[taken[0]]
         if sum(used) + size > room:
             full[side] = True
+            room = room / 2 if side and not taken[1] else room
         else:
             taken[side] += 1
             used[side] += size
@@ -94,14 +98,18 @@ def _with_cut_turns(
         after = [replace(last, raw=f"{last.raw[: last.label]}{rest}")] if rest else []
         return _joined([*opening, *before], [*after, *end])
 
-    # The tail gets half of the free tokens, the head what is left then.
+    def fitting_tail(head: int, limit: int) -> int:
+        most = len(tail_text) - (head if first is last else 0)
+        tail = bisect_right(range(1, most + 1), limit, key=lambda n: size_of(with_parts(head, n)))
+        return _at_word(tail_text, tail, from_end=True)
+
+    # The tail gets half of the free tokens, the head what is left, and the tail what a short head leaves.
     free = budget - (size_of(_joined(opening, end)) if opening or end else 0)
-    most = len(tail_text) // 2 if first is last else len(tail_text)
-    tail = bisect_right(range(1, most + 1), budget - free // 2, key=lambda n: size_of(with_parts(0, n)))
-    tail = _at_word(tail_text, tail, from_end=True)
+    tail = fitting_tail(0, budget - free // 2)
     most = len(head_text) - (tail if first is last else 0)
     head = bisect_right(range(1, most + 1), budget, key=lambda n: size_of(with_parts(n, tail)))
     head = _at_word(head_text, head)
+    tail = max(tail, fitting_tail(head, budget))
     while head + tail and size_of(with_parts(head, tail)) > budget:  # tokens do not add up exactly
         head, tail = (head // 2, tail) if head else (0, tail // 2)
     if not (head or tail or opening or end) or not (head_text[:head].strip() or tail or opening or end):

@@ -173,7 +173,7 @@ def _label_starts(text: str) -> list[Start]:
         if label is not None:
             speaker, end, time = label
             starts.append((offset, offset + end, speaker, time))
-        elif match := _LOWER.match(line):
+        elif (match := _LOWER.match(line)) and match[1].islower():
             lower.append((match[1], (offset, offset + match.end(), match[1], None)))
         offset += len(line)
     often = Counter(name for name, _ in lower)
@@ -207,15 +207,24 @@ def _is_name(speaker: str) -> bool:
 
 
 def _inline_starts(text: str) -> list[Start]:
-    """Labels within one line, after white space: those that occur twice, and roles."""
-    pattern = re.compile(
-        rf"(?:(?<=^)|(?<=[.!?…)\]\"”'’])\s+|\s+)({_SPEAKER}|[a-z][\w'-]*(?: [a-z][\w'-]*)?)\s?:(?=\s)"
-    )
-    matches = [match for match in pattern.finditer(text) if _is_name(match[1]) or match[1].islower()]
-    often = Counter(match[1] for match in matches)
-    roles = {name for name in often if set(re.split(r"[\W_]+", name.lower())) & _ROLES or re.match(r"#\w+#?$", name)}
-    accepted = roles | {name for name, number in often.items() if number > 1}
-    return [(m.start(1), m.end(), m[1], None) for m in matches if m[1] in accepted]
+    """Labels within one line: of the words before a colon, those that stand before several, and roles."""
+    found = []
+    for match in re.finditer(r"(?<!\S)((?:[^\s:]+ ){0,3}[^\s:]+)\s?:(?=\s)", text):
+        words = match[1].split(" ")
+        names = [" ".join(words[-n:]) for n in range(1, len(words) + 1)]
+        found.append((match, [name for name in names if _is_inline_name(name)]))
+    often = Counter(name for _, names in found for name in names)
+    starts: list[Start] = []
+    for match, names in found:
+        accepted = [name for name in names if often[name] > 1 or name.lower() in _ROLES or re.match(r"#\w+#?$", name)]
+        if accepted:
+            name = max(accepted, key=lambda name: (often[name], len(name)))
+            starts.append((match.end(1) - len(name), match.end(), name, None))
+    return starts
+
+
+def _is_inline_name(name: str) -> bool:
+    return re.fullmatch(rf"{_SPEAKER}", name) is not None and (_is_name(name) or name.islower())
 
 
 def _timestamps(text: str) -> tuple[Dialogue, int]:

@@ -1,0 +1,107 @@
+"""Lists of turns of every usual shape; what they lack is named."""
+
+from typing import Any
+
+from dialogsum_sft.data.turn_lists import TurnKeys, parse_turns, stored_list
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def said(value: Any, **options: Any) -> list[tuple[str | None, str]]:
+    dialogue, _ = parse_turns(value, **options)
+    return [(turn.speaker, turn.text) for turn in dialogue.turns]
+
+
+TWO = [("Ann", "Hi."), ("Bob", "Yes?")]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [{"speaker": "Ann", "text": "Hi."}, {"speaker": "Bob", "text": "Yes?"}],
+        [{"role": "user", "name": "Ann", "content": "Hi."}, {"role": "user", "name": "Bob", "content": "Yes?"}],
+        [{"from": "Ann", "value": "Hi."}, {"from": "Bob", "value": "Yes?"}],
+        [{"type": "message", "user": "Ann", "text": "Hi."}, {"type": "message", "user": "Bob", "text": "Yes?"}],
+        [{"author": {"name": "Ann"}, "body": "Hi."}, {"author": {"name": "Bob"}, "body": "Yes?"}],
+        [{"from_name": "Ann", "utterance": "Hi."}, {"from_name": "Bob", "utterance": "Yes?"}],
+        [{"participant": "Ann", "transcript": "Hi."}, {"participant": "Bob", "transcript": "Yes?"}],
+        [["Ann", "Hi."], ["Bob", "Yes?"]],
+        {"speaker": ["Ann", "Bob"], "utterance": ["Hi.", "Yes?"]},
+        {"utterances": [{"speaker": "Ann", "transcript": "Hi."}, {"speaker": "Bob", "transcript": "Yes?"}]},
+        {"results": {"utterances": [{"speaker": "Ann", "text": "Hi."}, {"speaker": "Bob", "text": "Yes?"}]}},
+        [{"speaker": "Ann", "text": [{"type": "text", "text": "Hi."}]}, {"speaker": "Bob", "text": ["Yes?"]}],
+    ],
+)
+def test_shapes_of_turn_lists(value: Any) -> None:
+    assert said(value) == TWO
+
+
+def test_numbers_are_speakers() -> None:
+    assert said([{"speaker": 0, "text": "a"}, {"channel": 1, "text": "b"}]) == [("Speaker 0", "a"), ("Speaker 1", "b")]
+
+
+def test_lists_of_texts_and_their_speakers() -> None:
+    assert said(["Hi.", "Yes?"]) == [(None, "Hi."), (None, "Yes?")]
+    assert said(["Hi.", "Yes?"], speakers=["Ann", "Bob"]) == TWO
+    assert said(["Hi.", "Yes?"], speakers="['Ann', 'Bob']") == TWO
+    with pytest.raises(ValueError, match="there are 2 texts but 1 speakers"):
+        said(["Hi.", "Yes?"], speakers=["Ann"])
+
+
+def test_named_keys_win() -> None:
+    keys = TurnKeys(speaker="who", text="words")
+    assert said([{"who": "Ann", "words": "Hi.", "text": "x"}], keys=keys) == [("Ann", "Hi.")]
+
+
+def test_turns_without_text_are_skipped_and_counted() -> None:
+    value = [
+        {"role": "assistant", "content": None, "tool_calls": [{"id": 1}]},
+        {"role": "user", "content": "Hi."},
+        {"role": "user", "content": ""},
+        {"role": "user", "content": [{"type": "image_url", "image_url": "x"}]},
+    ]
+    dialogue, skipped = parse_turns(value)
+    assert ([turn.text for turn in dialogue.turns], skipped) == (["Hi."], 3)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ([], "the list of turns is empty"),
+        ([{"speaker": "Ann"}], "turn 1 has no text under a known key: it has speaker; name it with --text_key"),
+        ([{"text": 3}], "turn 1: its text is not text but int"),
+        ([{"text": "a"}, {"speaker": ["x"], "text": "a"}], "turn 2: its speaker is not text but list"),
+        ([3], "turn 1 is neither an object nor text but int"),
+        ([{"text": None}], "no turn has a text"),
+        ({"a": 1}, "an object without a list of turns: it has a"),
+        (3, "not a list of turns but int"),
+        ([{"text": "half an emoji \ud83d"}], "turn 1: its text is not UTF-8 text"),
+    ],
+)
+def test_the_reason_is_named(value: Any, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        parse_turns(value)
+
+
+def test_lists_stored_as_text() -> None:
+    assert stored_list('[{"role": "user"}]') == [{"role": "user"}]
+    assert stored_list("[{'role': 'user', 'x': None}]") == [{"role": "user", "x": None}]
+    assert stored_list("[Ann] Hi.") is None
+    assert stored_list("[1, 2]") is None
+    assert stored_list("Ann: Hi.") is None
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda text: text.strip())
+
+
+@given(st.lists(st.tuples(st.none() | texts, texts), min_size=1))
+def test_any_turns_come_out_as_they_went_in(turns: list[tuple[str | None, str]]) -> None:
+    """Up to white space at the ends of a text, kinds of line breaks, and white space within a speaker's name."""
+    value = [{"speaker": speaker, "text": text} for speaker, text in turns]
+    expected = [
+        (" ".join(speaker.split()) if speaker else None, text.replace("\r\n", "\n").replace("\r", "\n").strip())
+        for speaker, text in turns
+    ]
+    assert said(value) == [(speaker or None, text) for speaker, text in expected]
