@@ -145,7 +145,7 @@ def _kept(
             try:
                 dialogue = reader.dialogue(row, counts)
                 references = [_text(value, column) for column, value in present or values[:1]]
-                fields = {name: _text(_value(row, name), name) for name in columns.fields}
+                fields = {name: _name(_value(row, name)) or "" for name in columns.fields}
             except (ValueError, RecursionError) as error:
                 counts.drop(label, str(error))
                 continue
@@ -218,8 +218,6 @@ def _text(value: Any, column: str) -> str:
     """A value as text with \\n line ends. Raises ValueError if it is not usable."""
     if value is None:
         raise ValueError(f"{column} is null")
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        value = str(value)
     if not isinstance(value, str):
         raise ValueError(f"{column} is not text")
     text = value.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").strip()

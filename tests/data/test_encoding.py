@@ -8,10 +8,10 @@ from typing import Any
 from conftest import tiny_model
 from dialogsum_sft import InputError
 from dialogsum_sft.arguments import DataArguments
-from dialogsum_sft.data.dialogue import GAP
 from dialogsum_sft.data.encoding import TOO_LONG, build_prompts, training_rows
 from dialogsum_sft.data.examples import load_examples
 from dialogsum_sft.data.prompts import PromptSettings, encode, render_batch
+from dialogsum_sft.data.shortening import GAP
 
 import pytest
 from datasets import Dataset, disable_caching, enable_caching
@@ -104,23 +104,23 @@ def test_speakers_are_renamed_in_training_and_inference(
     text = chatml_tokenizer.decode(only["input_ids"])
     assert "#Person1#: Is it late, #Person2#?\n#Person2#: Very." in text
     assert text.endswith("#Person2# tells #Person1#.<|im_end|>")
-    (prompt,) = build_prompts([dialogue], chatml_tokenizer, PromptSettings(rename_speakers=True), None)
+    (prompt,) = build_prompts([{"dialogue": dialogue}], chatml_tokenizer, PromptSettings(rename_speakers=True), None)
     assert prompt.ids == only["input_ids"][: only["prompt_tokens"]]
     assert prompt.names == {"#Person1#": "Ann", "#Person2#": "Bob"}
 
 
 def test_an_inference_prompt_is_shortened_as_in_training(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
-    short, long = build_prompts([SHORT, LONG], chatml_tokenizer, PromptSettings(), 150)
+    short, long = build_prompts([{"dialogue": SHORT}, {"dialogue": LONG}], chatml_tokenizer, PromptSettings(), 150)
     assert (
         short.ids
         == render_batch(chatml_tokenizer, [PromptSettings().messages(SHORT)["prompt"]], add_generation_prompt=True)[0]
     )
-    assert (short.dropped_turns, len(long.ids) <= 150, long.dropped_turns > 20) == (0, True, True)
+    assert (short.lost, len(long.ids) <= 150, long.lost["dropped_turns"] > 20) == ({}, True, True)
     around = len(
         render_batch(chatml_tokenizer, [PromptSettings().messages("")["prompt"]], add_generation_prompt=True)[0]
     )
     with pytest.raises(InputError, match=f"dialogue 1 is {TOO_LONG}: .* and {around + 2} are allowed"):
-        build_prompts([LONG], chatml_tokenizer, PromptSettings(), around + 2)
+        build_prompts([{"dialogue": LONG}], chatml_tokenizer, PromptSettings(), around + 2)
 
 
 def test_control_tokens_stay_text_and_do_not_change_other_rows(

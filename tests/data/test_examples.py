@@ -69,8 +69,8 @@ GROUPED = [
 
 def test_three_rows_of_the_hub_become_one_example_with_three_references(tmp_path):
     examples = load(write(tmp_path / "test.jsonl", hub_rows()))
-    assert examples.rows.to_list() == GROUPED
-    assert examples.counts == Counts(read=6, kept=6, dialogues=2, references=6)
+    assert examples.rows.remove_columns(["turns", "fields"]).to_list() == GROUPED
+    assert examples.counts == Counts(read=6, kept=6, dialogues=2, references=6, one_speaker=6)
 
 
 def test_rows_of_a_dialogue_are_grouped_across_the_file(tmp_path):
@@ -82,7 +82,7 @@ def test_rows_of_a_dialogue_are_grouped_across_the_file(tmp_path):
 
 def test_a_row_of_the_authors_file_becomes_one_example_with_three_references(tmp_path):
     examples = load(write(tmp_path / "test.jsonl", author_rows()))
-    assert examples.rows.to_list() == GROUPED
+    assert examples.rows.remove_columns(["turns", "fields"]).to_list() == GROUPED
     assert examples.counts == Counts(read=2, kept=2, dialogues=2, references=6)
 
 
@@ -159,7 +159,7 @@ def test_a_single_row_of_a_dialogue_keeps_its_id(tmp_path):
 def test_unrelated_ids_of_one_dialogue_become_the_first_one(tmp_path):
     rows = [row("train_12", summary="It is dry."), row("train_17", summary="No rain yet.")]
     examples = load(write(tmp_path / "train.jsonl", rows), "train")
-    assert examples.rows.to_list() == [
+    assert examples.rows.remove_columns(["turns", "fields"]).to_list() == [
         {"id": "train_12", "dialogue": DIALOGUE, "references": ["It is dry.", "No rain yet."], "topic": None}
     ]
 
@@ -177,7 +177,7 @@ def test_rows_without_an_id_are_numbered(tmp_path):
 def test_columns_can_be_named(tmp_path):
     path = write(tmp_path / "a.jsonl", [{"key": "k1", "text": DIALOGUE, "short": "Dry.", "long": "It is dry."}])
     examples = load(path, dialogue_column="text", summary_columns=["long", "short"], id_column="key")
-    assert examples.rows.to_list() == [
+    assert examples.rows.remove_columns(["turns", "fields"]).to_list() == [
         {"id": "k1", "dialogue": DIALOGUE, "references": ["It is dry.", "Dry."], "topic": None}
     ]
 
@@ -194,7 +194,7 @@ def test_every_file_format_gives_the_same_examples(tmp_path, kind):
         path.write_text(json.dumps(hub_rows()), encoding="utf-8")
     else:
         write(path, hub_rows())
-    assert load(path).rows.to_list() == GROUPED
+    assert load(path).rows.remove_columns(["turns", "fields"]).to_list() == GROUPED
 
 
 def test_a_unicode_line_separator_does_not_end_a_row(tmp_path):
@@ -223,8 +223,8 @@ def test_the_bundled_sample():
 
 def test_a_limit_counts_dialogues_not_rows(tmp_path):
     examples = load(write(tmp_path / "test.jsonl", hub_rows()), limit=1)
-    assert examples.rows.to_list() == GROUPED[:1]
-    assert examples.counts == Counts(read=6, kept=6, dialogues=2, references=6)
+    assert examples.rows.remove_columns(["turns", "fields"]).to_list() == GROUPED[:1]
+    assert examples.counts == Counts(read=6, kept=6, dialogues=2, references=6, one_speaker=6)
 
 
 def test_a_limit_above_the_number_of_dialogues_takes_all(tmp_path):
@@ -305,16 +305,18 @@ def test_missing_columns_are_refused_with_the_existing_ones(tmp_path, options, m
         (None, "is null"),
         ("", "is empty"),
         (" \n\t", "is empty"),
-        (5, "is not text"),
-        ({"a": "b"}, "is not text"),
-        ([["a"]], "is not"),
+        (5, {"dialogue": "not a list of turns but int", "summary": "is not text"}),
+        ({"a": "b"}, {"dialogue": "an object without a list of turns: it has a", "summary": "is not text"}),
+        ([["a", "b", "c"]], {"dialogue": "turn 1 is neither an object nor text but list", "summary": "is not text"}),
     ],
 )
 def test_an_unusable_row_is_named_by_number_and_id(tmp_path, column, value, fault):
     rows = [row("train_0"), row("train_1", "#Person1#: More.") | {column: value}]
     path = write(tmp_path / "a.jsonl", rows)
     message = refusal(path, "train")
-    assert message.startswith(f"{path} (train): 1 of 2 rows cannot be used: row 2 (train_1): {column} {fault}")
+    reason = fault if isinstance(fault, str) else fault[column]
+    assert message.startswith(f"{path} (train): 1 of 2 rows cannot be used: row 2 (train_1): {column}")
+    assert f" {reason}" in message
     assert message.endswith("Correct them, or continue without them: --allow_dropped_rows true")
 
 
@@ -492,4 +494,5 @@ def test_the_record_has_all_counts(tmp_path):
         "references": 2,
         "empty_references": 1,
         "shortened": 0,
+        "one_speaker": 1,
     }

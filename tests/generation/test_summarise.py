@@ -101,7 +101,9 @@ def test_processes_share_all_prompts_evenly_by_tokens() -> None:
 
 
 def test_a_prediction_restores_the_names_of_renamed_speakers() -> None:
-    prompt = Prompt("#Person1#: Hi.", [], ids=[1, 2], dropped_turns=3, names={"#Person1#": "Ann"})
+    prompt = Prompt(
+        "#Person1#: Hi.", [], ids=[1, 2], lost={"dropped_turns": 3, "cut_turns": 0}, names={"#Person1#": "Ann"}
+    )
     row = {"id": "a", "dialogue": "Ann: Hi.", "references": ["Ann says hi."], "topic": None}
     completion = Completion("#Person1# greets.", 2, 5, "length")
     assert prediction(row, prompt, completion, [completion]) == {

@@ -349,7 +349,7 @@ GOOD = {"id": "a", "dialogue": "#Person1#: Hi.\n#Person2#: Hi.", "summary": "The
         ),
         (
             ["--max_length=40"],
-            "156 of 156 training rows cannot be used: train_0: too long even when shortened to one turn",
+            "156 of 156 training rows cannot be used: train_0: too long even when shortened",
         ),
         (["--load_in_4bit=true", "--use_peft=false"], "a quantised base cannot be trained itself"),
         (["--learning_rate=fast"], "learning_rate"),

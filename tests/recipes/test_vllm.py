@@ -49,9 +49,7 @@ def llm(adapter: Path) -> Any:
 @pytest.fixture(scope="module")
 def ids(tokenizer: Any) -> list[list[int]]:
     rows = load_examples(ScriptArguments(dataset_name="sample"), DataArguments(), "test", 3).rows.to_list()
-    return [
-        prompt.ids for prompt in build_prompts([row["dialogue"] for row in rows], tokenizer, PromptSettings(), 480)
-    ]
+    return [prompt.ids for prompt in build_prompts(rows, tokenizer, PromptSettings(), 480)]
 
 
 def by_vllm(llm: Any, tokenizer: Any, ids: list[list[int]], config: Any, **kwargs: Any) -> list[Completion]:
