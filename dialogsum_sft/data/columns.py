@@ -136,5 +136,5 @@ def references_of(row: Mapping[str, Any], columns: Columns) -> list[tuple[str, A
         elif _PLURAL.search(last) or not all(isinstance(item, str) for item in value):
             found += [(column, item) for item in value] or [(column, "")]
         else:
-            found.append((column, columns.sentence_join.join(item.strip() for item in value)))
+            found.append((column, columns.sentence_join.join(item.strip() for item in value if item.strip())))
     return found

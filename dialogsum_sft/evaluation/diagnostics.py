@@ -206,7 +206,7 @@ def slices(
         "topic": [str(topic) if topic in frequent else "other topics" for topic in topics],
         "dialogue length": _quarters(lengths),
         "speakers": ["no labels" if n == 0 else f"{n}" if n < 4 else "4 or more" for n in speakers],
-        "shortened": ["shortened" if row.get("dropped_turns") else "whole" for row in rows],
+        "shortened": ["shortened" if _is_shortened(row) else "whole" for row in rows],
     }
     result: dict[str, dict[str, dict[str, float | None]]] = {}
     for name, by_row in labels.items():
@@ -214,6 +214,10 @@ def slices(
             order = sorted(set(by_row), key=_order)
             result[name] = {label: _slice(rows, scores, [label == of_row for of_row in by_row]) for label in order}
     return result
+
+
+def _is_shortened(row: Mapping[str, Any]) -> bool:
+    return bool(row.get("dropped_turns") or row.get("cut_turns"))
 
 
 def _quarters(lengths: Sequence[int]) -> list[str]:

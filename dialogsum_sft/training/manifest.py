@@ -34,6 +34,7 @@ _WITHOUT_EFFECT = (
 _ROW_OPTIONS = (
     *("dataset_", "dialogue_column", "summary_columns", "id_column", "topic_column", "max_train_samples"),
     *("instruction", "system_prompt", "max_length", "swap_speakers", "rename_speakers"),
+    *("dialogue_format", "speaker_key", "text_key", "speaker_column", "summary_join"),
 )
 
 

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 # Options of the training that are an evaluation's default: the dataset and the prompt; the base model of an adapter.
 _DATA: tuple[str, ...] = (
     *("dataset_name", "dataset_config", "dataset_revision", "dialogue_column", "summary_columns", "id_column"),
+    *("dialogue_format", "speaker_key", "text_key", "speaker_column", "summary_join"),
     *("topic_column", "instruction", "system_prompt", "rename_speakers", "max_length", "trust_remote_code"),
 )
 _BASE = ("model_name_or_path", "model_revision", "dtype", "attn_implementation")

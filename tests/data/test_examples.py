@@ -83,7 +83,7 @@ def test_rows_of_a_dialogue_are_grouped_across_the_file(tmp_path):
 def test_a_row_of_the_authors_file_becomes_one_example_with_three_references(tmp_path):
     examples = load(write(tmp_path / "test.jsonl", author_rows()))
     assert examples.rows.remove_columns(["turns", "fields"]).to_list() == GROUPED
-    assert examples.counts == Counts(read=2, kept=2, dialogues=2, references=6)
+    assert examples.counts == Counts(read=2, kept=2, dialogues=2, references=6, one_speaker=2)
 
 
 def test_the_summary_columns_are_read_in_the_order_of_their_numbers(tmp_path):
@@ -332,7 +332,8 @@ def test_unusable_rows_are_reported_in_one_message(tmp_path):
 def test_one_percent_of_the_rows_may_be_dropped(tmp_path):
     rows = [row(f"t{n}", f"#Person1#: {n}.") for n in range(100)]
     assert load(write(tmp_path / "a.jsonl", [*rows[1:], row("bad", summary="")])).counts == Counts(
-        100, 99, Counter({"summary is empty": 1}), ["row 100 (bad): summary is empty"], dialogues=99, references=99
+        *(100, 99, Counter({"summary is empty": 1}), ["row 100 (bad): summary is empty"]),
+        **{"dialogues": 99, "references": 99, "one_speaker": 99},
     )
     path = write(tmp_path / "b.jsonl", [*rows[2:], row("bad", summary=""), row("worse", dialogue="")])
     assert "2 of 100 rows cannot be used" in refusal(path)
@@ -389,7 +390,7 @@ def test_an_empty_reference_of_three_is_left_out_and_counted(tmp_path):
     rows[1]["summary2"] = ""
     examples = load(write(tmp_path / "a.jsonl", rows))
     assert examples.rows[1]["references"] == ["Summary 1, 1.", "Summary 1, 3."]
-    assert examples.counts == Counts(read=2, kept=2, dialogues=2, references=5, empty_references=1)
+    assert examples.counts == Counts(read=2, kept=2, dialogues=2, references=5, empty_references=1, one_speaker=2)
 
 
 def test_a_csv_file_with_only_a_header_is_refused(tmp_path):
@@ -485,7 +486,8 @@ def test_a_refusal_names_dropped_rows_but_not_duplicates(tmp_path):
 
 
 def test_the_record_has_all_counts(tmp_path):
-    rows = [row("a"), row("a"), row("c", "More.", ["Dry.", ""]), row("d", None)]
+    rows = [row("a"), row("a"), row("c", "More.") | {"summaries": ["Dry.", ""]}, row("d", None)]
+    rows = [{"summaries": [one.pop("summary")]} | one for one in rows]
     assert load(write(tmp_path / "a.jsonl", rows), allow_dropped_rows=True).counts.record() == {
         "rows_read": 4,
         "rows_kept": 2,
