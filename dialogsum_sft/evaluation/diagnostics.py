@@ -1,7 +1,7 @@
 """Faults that ROUGE does not measure: cut off, copied, repeated, wrong speakers, unsupported numbers and names.
 
-Numbers and names are detected by rules (see unsupported.py), which err now and then: compare a system's rate with that
-of the human references, which stands beside it in metrics.json.
+Numbers and names are detected by rules for English (see unsupported.py), which err now and then: compare a system's
+rate with that of the human references, which stands beside it in metrics.json. Both are None for other languages.
 """
 
 import re
@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from dialogsum_sft.data.transcripts import dialogue_of
+from dialogsum_sft.evaluation.english import is_english
+from dialogsum_sft.evaluation.number_rules import Span
 from dialogsum_sft.evaluation.rouge import HEADLINE, rouge_scores
 from dialogsum_sft.evaluation.tokenizers import words
-from dialogsum_sft.evaluation.unsupported import Span, unsupported_names, unsupported_numbers
+from dialogsum_sft.evaluation.unsupported import unsupported_names, unsupported_numbers
 
 import numpy as np
 
@@ -38,8 +40,8 @@ class Diagnosis:
     repeated_trigrams: float
     wrong_tags: list[Span]  # speakers that the dialogue does not have, in any format
     foreign_tags: list[Span]  # speakers of the dialogue in a format that no reference uses
-    unsupported_numbers: list[Span]
-    unsupported_names: list[Span]
+    unsupported_numbers: list[Span] | None  # None where the prediction or its dialogue is not English
+    unsupported_names: list[Span] | None
 
 
 def diagnose(row: Mapping[str, Any]) -> Diagnosis:
@@ -54,6 +56,7 @@ def diagnose(row: Mapping[str, Any]) -> Diagnosis:
     speakers = {tag.speaker for tag in _tags(dialogue, stems)}
     formats = _formats(row)
     spans = [tag.span for tag in tags]
+    english = is_english(prediction, dialogue)
     return Diagnosis(
         words=len(tokens),
         length_ratio=len(tokens) / reference_words if reference_words else 0.0,
@@ -65,8 +68,8 @@ def diagnose(row: Mapping[str, Any]) -> Diagnosis:
         repeated_trigrams=1 - len(set(trigrams)) / len(trigrams) if trigrams else 0.0,
         wrong_tags=[tag.span for tag in tags if tag.speaker not in speakers],
         foreign_tags=[tag.span for tag in tags if tag.speaker in speakers and tag.format not in formats],
-        unsupported_numbers=unsupported_numbers(prediction, dialogue, spans),
-        unsupported_names=unsupported_names(prediction, dialogue, spans),
+        unsupported_numbers=unsupported_numbers(prediction, dialogue, spans) if english else None,
+        unsupported_names=unsupported_names(prediction, dialogue, spans) if english else None,
     )
 
 
@@ -159,9 +162,10 @@ def rates(
 ) -> dict[str, float | None]:
     """The diagnoses of all rows as one record: means of numbers; of lists the share of summaries with an entry.
 
-    `unfinished` is None where no row has a `finish_reason`. `compression` is over the summaries that are not empty.
-    `foreign_tags_cost` is ROUGE-1 (F1 x 100, mean over references) with the foreign tags rewritten, minus ROUGE-1 of
-    the predictions (`rouge1`, [dialogue][reference], computed here if not given), over all dialogues.
+    `unfinished` is None where no row has a `finish_reason`, `unsupported_numbers` and `unsupported_names` where most
+    rows are not English; the others of a mixed set count as having none. `compression` is over the summaries that are
+    not empty. `foreign_tags_cost` is ROUGE-1 (F1 x 100, mean over references) with the foreign tags rewritten, minus
+    ROUGE-1 of the predictions (`rouge1`, [dialogue][reference], computed here if not given), over all dialogues.
     """
     foreign = [i for i, diagnosis in enumerate(diagnoses) if diagnosis.foreign_tags]
     references = [rows[i]["references"] for i in foreign]
@@ -174,14 +178,21 @@ def rates(
     gains = [np.mean(new) - np.mean(old) for new, old in zip(after, before, strict=True)]
     means = ("words", "length_ratio", "copied_run", "novel_bigrams", "repeated_trigrams")
     shares = ("empty", "wrong_tags", "foreign_tags", "unsupported_numbers", "unsupported_names")
+    counts = {name: count(diagnoses, name) for name in shares}
     compressions = [diagnosis.compression for diagnosis in diagnoses if not diagnosis.empty]
     return {
         **{name: float(np.mean([getattr(diagnosis, name) for diagnosis in diagnoses])) for name in means},
         "compression": float(np.mean(compressions)) if compressions else 0.0,
         "unfinished": unfinished_share(rows),
-        **{name: float(np.mean([bool(getattr(diagnosis, name)) for diagnosis in diagnoses])) for name in shares},
+        **{name: None if number is None else number / len(diagnoses) for name, number in counts.items()},
         "foreign_tags_cost": float(sum(gains)) / len(rows),
     }
+
+
+def count(diagnoses: Sequence[Diagnosis], field: str) -> int | None:
+    """Number of diagnoses whose field is true or not empty; None where it is None for most of them."""
+    values = [getattr(diagnosis, field) for diagnosis in diagnoses]
+    return None if 2 * values.count(None) > len(values) else sum(map(bool, values))
 
 
 def unfinished_share(rows: Sequence[Mapping[str, Any]]) -> float | None:

@@ -17,12 +17,13 @@ from typing import Any
 import dialogsum_sft
 from dialogsum_sft import InputError, files
 from dialogsum_sft.data.transcripts import dialogue_of
-from dialogsum_sft.evaluation.diagnostics import Diagnosis, unfinished_share
+from dialogsum_sft.evaluation.diagnostics import Diagnosis, count, unfinished_share
 from dialogsum_sft.evaluation.rouge import HEADLINE
 from dialogsum_sft.evaluation.runs import Run, check_comparable, compare_runs
 from dialogsum_sft.evaluation.significance import Comparison
 from dialogsum_sft.evaluation.tokenizers import words
 from dialogsum_sft.report import charts
+from dialogsum_sft.report.summary import reference_flags
 
 import jinja2
 from markupsafe import Markup
@@ -118,6 +119,7 @@ def write_report(
         findings=finding_rows(runs),
         diagnostics=diagnostic_rows(runs),
         references=len(references),
+        reference_flags=reference_flags(runs[0].record["diagnostics_of_references"]),
         slices=slice_tables(runs),
         record=record_rows(runs),
         data=reader_data(runs),
@@ -154,7 +156,7 @@ def finding_rows(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
         counts: list[int | None] = []
         for run in runs:
             known = name != "unfinished" or unfinished_share(run.rows) is not None
-            counts.append(sum(bool(getattr(diagnosis, field)) for diagnosis in run.diagnoses) if known else None)
+            counts.append(count(run.diagnoses, field) if known else None)
         # metrics.json has the mean share of repeated trigrams, not the share of summaries that repeat one.
         share = None if name == "repeats" else references.get(field)
         rows[name] = {"label": label, "counts": counts, "references": share}
@@ -236,7 +238,7 @@ def segments(prediction: str, diagnosis: Diagnosis) -> list[list[str]]:
     """
     kinds = [""] * len(prediction)
     for kind in ("name", "number", "format", "tag"):
-        for start, end in getattr(diagnosis, FINDINGS[kind][1]):
+        for start, end in getattr(diagnosis, FINDINGS[kind][1]) or []:
             kinds[start:end] = [kind] * (end - start)
     pieces = groupby(range(len(prediction)), key=kinds.__getitem__)
     return [["".join(prediction[i] for i in where), kind] for kind, where in pieces]

@@ -84,13 +84,25 @@ def _bertscore(runs: Sequence[Run]) -> str:
 
 def diagnostics_table(runs: Sequence[Run]) -> Table:
     """Lengths and faults of every run and of the references."""
-    table = Table("Beyond ROUGE", ["", *(run.name for run in runs), "references"])
+    note = reference_flags(runs[0].record["diagnostics_of_references"])
+    table = Table("Beyond ROUGE", ["", *(run.name for run in runs), "references"], note=note)
     records = [*(run.record["diagnostics"] for run in runs), runs[0].record["diagnostics_of_references"]]
     for key, (label, form) in DIAGNOSTICS.items():
         *values, of_references = ["" if record[key] is None else f"{record[key]:{form}}" for record in records]
         if any(values) or of_references:
             table.add_row(label, *values, (of_references, "dim"))
     return table
+
+
+def reference_flags(of_references: Mapping[str, float | None]) -> str:
+    """One line about the rules for names and numbers: the share of the references that they flag."""
+    names, numbers = (of_references.get(f"unsupported_{kind}") for kind in ("names", "numbers"))
+    if names is None or numbers is None:
+        return "Names and numbers that the dialogue lacks: not counted, the rules are for English."
+    return (
+        "Names and numbers that the dialogue lacks: by rules for English, "
+        f"which flag {names:.1%} and {numbers:.1%} of the references."
+    )
 
 
 def difference_table(runs: Sequence[Run], differences: Sequence[Mapping[str, Comparison]], resamples: int) -> Table:

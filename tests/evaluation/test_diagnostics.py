@@ -1,6 +1,6 @@
 from dataclasses import fields
 
-from dialogsum_sft.evaluation.diagnostics import diagnose, rates, rewrite_tags, slices, unfinished_share
+from dialogsum_sft.evaluation.diagnostics import count, diagnose, rates, rewrite_tags, slices, unfinished_share
 
 import pytest
 from hypothesis import given, settings
@@ -120,6 +120,18 @@ def test_rates_by_hand():
     assert record["foreign_tags_cost"] == pytest.approx((100 - 100 * 6 / 9) / 4)
 
 
+def test_names_and_numbers_are_none_where_most_rows_are_not_english():
+    german = row("Anna fand 3 Schlüssel und ist nicht froh.", dialogue="Bob: Ich habe die Schlüssel nicht, und du?")
+    assert diagnose(german).unsupported_numbers is diagnose(german).unsupported_names is None
+    english = row("Anna found 3 keys.")
+    assert (
+        rates([german, english, german], list(map(diagnose, [german, english, german])))["unsupported_names"] is None
+    )
+    assert rates([german, english], list(map(diagnose, [german, english])))["unsupported_numbers"] == 0.5
+    assert count([diagnose(german)], "unsupported_numbers") is None
+    assert count([diagnose(german)], "wrong_tags") == 0
+
+
 def test_unfinished_share_is_none_without_finish_reasons():
     assert unfinished_share([row("a"), row("b")]) is None
     assert unfinished_share([row("a"), row("b", finish_reason="length")]) == 1
@@ -181,5 +193,5 @@ def test_any_text_has_a_diagnosis_with_spans_inside_it(prediction, dialogue, ref
         if isinstance(value := getattr(diagnosis, field.name), list):
             assert value == sorted(value)
             assert all(0 <= start < end <= len(prediction) for start, end in value)
-    assert diagnose(row(prediction, dialogue=prediction)).unsupported_numbers == []
+    assert not diagnose(row(prediction, dialogue=prediction)).unsupported_numbers
     assert 0 <= diagnosis.copied_run <= 1

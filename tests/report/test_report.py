@@ -115,6 +115,18 @@ def test_script_that_the_default_tokenizer_drops_scores_0_and_has_no_share_of_hu
     assert next(row for row in page.tables if row[:1] == ["a"])[1:5] == ["0.000.0 to 0.0"] * 3 + ["–"]
 
 
+def test_names_and_numbers_are_counted_in_english_only(small: list[Run], tmp_path: Path):
+    english = report.finding_rows(small)["name"]
+    assert english["counts"] == [sum(bool(one.unsupported_names) for one in run.diagnoses) for run in small]
+    assert english["references"] is not None
+    row = {"id": "1", "dialogue": "Ann: Ich habe den Hund nicht.", "references": ["Ann hat den Hund nicht, und Bob?"]}
+    runs = [make_run("a", tmp_path, [row, row | {"id": "2"}], lambda row, number: "Zoe und 5 Hunde sind nicht da.")]
+    assert runs[0].record["diagnostics"]["unsupported_names"] is None
+    assert report.finding_rows(runs)["name"]["counts"] == [None]
+    write(tmp_path, runs)
+    assert "not counted, the rules are for English." in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 def test_no_count_of_cut_off_summaries_without_finish_reasons(small: list[Run], tmp_path: Path):
     rows = [{name: value for name, value in row.items() if name != "finish_reason"} for row in small[1].rows]
     row = next(row for row in write(tmp_path, [replace(small[1], rows=rows)]).tables if row[0].startswith("cut off"))

@@ -75,6 +75,18 @@ def test_diagnostics_of_runs_and_references(runs: list[Run]):
     assert by_label["cut off at max_new_tokens"] == ["0.0%", "0.0%", ""]
 
 
+def test_references_that_the_rules_flag_are_in_the_note(runs: list[Run]):
+    runs[0].record["diagnostics_of_references"] |= {"unsupported_names": 0.021, "unsupported_numbers": 0.01}
+    note = "by rules for English, which flag 2.1% and 1.0% of the references."
+    assert diagnostics_table(runs).note.endswith(note)
+    by_label = {row[0]: row[1:] for row in diagnostics_table(runs).rows}
+    assert by_label["with a name the dialogue lacks"] == ["0.0%", "0.0%", "2.1%"]
+    for record in [*(run.record["diagnostics"] for run in runs), runs[0].record["diagnostics_of_references"]]:
+        record |= {"unsupported_names": None, "unsupported_numbers": None}
+    assert diagnostics_table(runs).note.endswith("not counted, the rules are for English.")
+    assert "with a name the dialogue lacks" not in {row[0] for row in diagnostics_table(runs).rows}
+
+
 def test_difference_table_marks_significant_differences(runs: list[Run]):
     tests = compare_runs(runs, resamples=99)
     tests[0]["rouge1"] = replace(tests[0]["rouge1"], p=0.0004)

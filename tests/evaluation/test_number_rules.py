@@ -1,0 +1,178 @@
+from dialogsum_sft.evaluation.number_rules import number_spans
+
+import pytest
+
+# (dialogue, summary) by kind; the dialogue has every number of the summary.
+SUPPORTED = {
+    "words and digits": [
+        ("I'm twenty-five.", "He is 25."),
+        ("A hundred and sixty, I know.", "The deposit is 160."),
+        ("It's two thousand five hundred dollars.", "It costs $2,500."),
+        ("fifteen hundred", "1,500"),
+        ("They are 12 dollars 50 cents each.", "They are $12.5."),
+        ("on the twenty-first", "on June 21st"),
+        ("on the 3rd", "on the third, for three"),
+        ("20, 000 RMB", "20,000 RMB"),
+        ("a dozen eggs", "12 eggs"),
+        ("in my twenties", "in her 20s"),
+        ("hundreds of them", "one hundred of them"),
+        ("We're off to the sea.", "The two of them go there at first."),
+        ("room three one five", "Room 315"),
+        ("one two three four", "1234"),
+        ("one oh one", "101"),
+        ("five five five one two three four", "555-1234"),
+        ("555 1234", "5551234"),
+        ("50.000 people", "50,000 people"),
+        ("50 000 euros", "50,000 euros"),
+        ("1,00,000 rupees", "100,000 rupees"),
+        ("They need a couple.", "They need 2, both."),
+    ],
+    "scales": [
+        ("We want fifty million euros.", "The aim is 50 million euros."),
+        ("fifty million", "50M"),
+        ("50M", "fifty million euros"),
+        ("20k", "20,000"),
+        ("1.5 million", "1,500,000 people"),
+        ("half a million people", "500,000 people"),
+        ("one and a half million", "1.5 million"),
+        ("a quarter of a million", "250,000"),
+        ("two hundred thousand", "200 thousand"),
+        ("2 thousand", "two thousand"),
+        ("three billion", "3bn"),
+        ("three or four million", "3 to 4 million, or 3 million"),
+        ("five grand", "$5,000"),
+        ("one lakh rupees", "100,000 rupees"),
+        ("two dozen", "24"),
+        ("half a dozen", "six"),
+    ],
+    "hyphens": [
+        ("twenty - five euros", "It costs twenty-five euros."),
+        ("twenty - five euros", "25 euros"),
+        ("25 euros", "twenty - five euros"),
+        ("thirty -two", "32"),
+        ("ninety- nine cents", "99 cents"),
+        ("seventy–five", "75"),
+    ],
+    "times": [
+        ("at 1930, ok?", "They meet at 19:30."),
+        ("at 18, ok?", "They meet at 6 pm."),
+        ("at 1930", "at 7:30 pm"),
+        ("at half past five", "at 5:30"),
+        ("half past seven", "7:30 p.m."),
+        ("at five thirty", "at 5.30"),
+        ("The train leaves at 16:20.", "at 4:20"),
+        ("a quarter to nine", "at a quarter to 9, not :45"),
+        ("quarter to nine", "8:45"),
+        ("ten to nine", "at 8:50"),
+        ("8:50", "ten to nine"),
+        ("at 18:00", "at six o'clock"),
+        ("20h30", "8:30 PM"),
+        ("at 7:05", "at five past seven"),
+        ("quarter past 3", "at 3:15"),
+        ("at noon", "at 12:00"),
+        ("1800 hours", "at 6 p.m."),
+        ("nine a m", "9:00 AM"),
+        ("at 2 pm", "at 14:00"),
+        ("three oh five", "at 3:05"),
+    ],
+    "dates": [
+        ("on December fifth two thousand eight", "Seen on 12/05/2008."),
+        ("on the fifth of december 2008", "on 2008-12-05"),
+        ("12/05/08", "on December 5, 2008"),
+        ("December 5th, '08", "12/05/2008"),
+        ("2008-12-05", "on 5 December 2008"),
+        ("May twelfth", "on 5/12"),
+        ("the 3rd of march nineteen ninety nine", "3.3.1999"),
+        ("march third twenty twelve", "03/03/2012"),
+        ("twelve five two thousand eight", "12/05/2008"),
+    ],
+    "years and decades": [
+        ("born in nineteen eighty-four", "born in 1984"),
+        ("in two thousand and eight", "in 2008"),
+        ("twenty twenty-one", "2021"),
+        ("nineteen oh five", "1905"),
+        ("in '98", "in 1998"),
+        ("since ninety - eight", "since 1998"),
+        ("in 1998", "in '98"),
+        ("in the nineties", "In the 1990s he moved."),
+        ("the 1990s", "the nineties"),
+        ("the '80s", "the 1980s"),
+        ("the 60's", "the 1960s"),
+        ("the nineteen seventies", "the 1970s"),
+        ("the 1970s", "in the '70s"),
+    ],
+    "lists": [
+        ("rest, tea, sleep, soup", "1. Rest. 2. Tea. 3. Sleep. 4. Soup."),
+        ("rest", "1) Rest\n2) Tea\n3) Soup"),
+        ("rest", "Plan:\n1. Rest\n2. Tea\n3. Soup"),
+        ("rest", "(1) Rest; (2) tea; (3) soup"),
+        ("rest", "#1. Rest\n#2. Tea\n#3. Soup"),
+        ("rest", "The plan: 1. Rest. 2. Tea; 3. Soup"),
+    ],
+    "decimals": [
+        ("twelve point five", "12.5"),
+        ("one oh one point two", "101.2"),
+        ("ninety eight point six", "98.6 F"),
+        ("point five", "0.5"),
+        ("zero point two five", "0.25"),
+        ("point oh five", "0.05"),
+        ("two and a half hours", "2.5 hours"),
+        ("2½ cups", "2.5 cups"),
+        ("two and a half hours", "2 1/2 hours"),
+        ("three quarters", "3/4"),
+        ("half", "1/2"),
+        ("fifty cents", "$0.50"),
+        ("twelve fifty", "$12.50"),
+    ],
+    "measures": [
+        ("one twenty over eighty", "BP 120/80"),
+        ("one thirty-five over eighty-eight", "135/88"),
+        ("three out of six", "grade 3/6 murmur"),
+        ("forty milligrams", "40mg"),
+        ("fifty year old", "a 50-year-old"),
+        ("a one c is seven", "A1c is 7"),
+        ("twenty milligrams twice a day", "20 mg, 2x daily"),
+        ("two to three days", "2-3 days"),
+        ("no pain", "pain 0"),
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", SUPPORTED)
+def test_numbers_are_compared_by_value(kind: str):
+    flagged = {(dialogue, summary): number_spans(summary, dialogue) for dialogue, summary in SUPPORTED[kind]}
+    assert {pair: spans for pair, spans in flagged.items() if spans} == {}
+
+
+@pytest.mark.parametrize(
+    ("dialogue", "summary", "wrong"),
+    [
+        ("I'm twenty-five.", "He is 26.", ["26"]),
+        ("five, thirty", "35", ["35"]),
+        ("a hundred and sixty", "He lost 166 dollars and sixty cents.", ["166", "sixty"]),
+        ("Room 12, please.", "Room 12 for 3 nights costs 1,200 dollars.", ["3", "1,200"]),
+        ("at five", "at 5.30", ["5.30"]),
+        ("", "three of two, the third", ["three"]),
+        ("fifty million", "60 million", ["60"]),
+        ("half a million", "600,000", ["600,000"]),
+        ("at 1930", "at 20:30", ["20", "30"]),
+        ("at 6 pm", "at 7 pm", ["7"]),
+        ("at 6 pm", "at 42 pm", ["42"]),
+        ("december fifth 2008", "12/06/2008", ["12", "06"]),
+        ("in the nineties", "in the 1980s", ["1980"]),
+        ("later", "They meet at 5. Then 6.", ["5", "6"]),
+        ("12.5", "13.5", ["13.5"]),
+        ("three of them", "3 million of them", ["3"]),
+        ("four, at five", "at 16:05", ["16"]),
+        ("a quarter and a half", "4 quarters and 3/4", ["4", "3", "4"]),
+        ("2008", "2018", ["2018"]),
+        ("555 1234", "555-1235", ["1235"]),
+    ],
+)
+def test_spans_of_unsupported_numbers(dialogue: str, summary: str, wrong: list[str]):
+    assert [summary[start:end] for start, end in number_spans(summary, dialogue)] == wrong
+
+
+def test_numbers_of_any_length():
+    assert number_spans("9" * 500, "1" * 500 + ".5 and a half million") == []  # both are infinite
+    assert number_spans("a b c", "one two three " * 2000) == []
