@@ -50,12 +50,36 @@ ORDINARY_ENDING = re.compile(
 )
 
 
-def is_ordinary(word: str, *, endings: bool = True) -> bool:
+# Ordinary words that are capitalised within a sentence: roles, institutions, kin, parts of titles, units.
+_TITLE_WORDS = """
+academy account administrator adviser advisor agency agent analyst app artist assembly assistant association aunt
+board bureau caller center centre chair chairman chairperson chairwoman clerk client clinic coach college commission
+commissioner committee company conference congress consultant coordinator corporation council counsel customer dad
+daddy deal department designer developer director district division doctor dollar driver editor engineer euro
+executive expert faculty federation finance foundation fund government governor grandfather grandma grandmother
+grandpa group guest head headquarters health homework hospital host hotel human industrial information institute
+institution instructor insurance interface internet interviewer judge lab laboratory leader league library manager
+management marketing mayor meeting member minister ministry mom mommy moderator mother mum mummy museum nurse office
+officer official operator organisation organization parent parliament participant patient pharmacist physician
+platform police policy pound president professor program programme project protocol quality rector reporter
+representative research researcher resident resources salesman salesperson sales school secretary section senate
+senator server service society speaker specialist staff stakeholder student superintendent supervisor support surgeon
+teacher team technician technology television therapist treasurer tutor uncle unit university user vice vitamin
+website web
+"""
+TITLE_WORDS = frozenset(_TITLE_WORDS.split())
+
+
+def is_title_word(word: str) -> bool:
+    return not TITLE_WORDS.isdisjoint({word.lower(), word.lower().removesuffix("s")})
+
+
+def is_ordinary(word: str) -> bool:
     """Whether an English word is a known ordinary one, in any regular form, or has the ending of one."""
     word = word.lower()
     forms = {word, word.removesuffix("s"), word.removesuffix("es"), word.removesuffix("d"), word.removesuffix("ed")}
     forms |= {re.sub(r"ie[sd]$", "y", word), re.sub(r"(.)\1ed$", r"\1", word)}
-    return not forms.isdisjoint(ORDINARY) or (endings and ORDINARY_ENDING.fullmatch(word) is not None)
+    return is_title_word(word) or not forms.isdisjoint(ORDINARY) or ORDINARY_ENDING.fullmatch(word) is not None
 
 
 # Names of the same: a country and its adjective or people, unless one begins with the other, and usual short forms.

@@ -5,12 +5,15 @@ import unicodedata
 from collections.abc import Iterator
 from itertools import combinations, pairwise
 
-from dialogsum_sft.evaluation.english import SAME, is_ordinary
+from dialogsum_sft.evaluation.english import SAME, is_ordinary, is_title_word
 from dialogsum_sft.evaluation.number_rules import MONTH, MONTHS, Span, months_in_dates, outside
 from dialogsum_sft.evaluation.tokenizers import words
 
 _NAME = re.compile(r"[^\W\d_][^\W_]*(?:[-'’][^\W\d_]+)*")
-_TITLES = frozenset(["mr", "mrs", "ms", "miss", "mx", "dr", "prof", "st", "sir", "madam", "doctor", "mister"])
+_TITLES = frozenset(
+    ["mr", "mrs", "ms", "miss", "mx", "dr", "prof", "st", "sir", "madam", "doctor", "mister", "ph", "hon"]
+)
+_TITLES |= {"jr", "sr", "inc", "ltd", "co", "no", "fig"}
 # Function words: capitalised within a sentence they are no names, and neither before a verb that a name could have.
 _STARTERS = re.compile(
     r"(?i)(?:s?he|i|it|this|that|there|here|wh(?:at|o|ich|ere|en|ile)|how|(?:every|some|any|no)(?:one|body|thing)"
@@ -37,7 +40,7 @@ _LABEL = re.compile(
 # Abbreviations that name nothing: of the clock, of prescriptions, of an examination; and Roman numerals.
 _NOTATION = re.compile(
     r"[AP]M|OK|BC|AD|NA|FAQ|ASAP|FYI|PS|RE|VS|PRN|BID|TID|QID|QHS|QD|PO|NPO|NKDA|NKA|WNL|NAD|HPI|ROS|PMH|CC|HEENT"
-    r"|PERRLA?|EOMI|RRR|CTA|X{0,3}(?:I[XV]|V?I{0,3})[AB]?"
+    r"|PERRLA?|EOMI|RRR|CTA|IU|MG|ML|MCG|KG|LBS?|CM|MM|BPM|X{0,3}(?:I[XV]|V?I{0,3})[AB]?"
 )
 _SMALL = r"(?:of|and|the|for|in|to|an?|&)"
 
@@ -81,7 +84,7 @@ def _is_no_name(name: str) -> bool:
         or _NOTATION.fullmatch(name) is not None
         or re.fullmatch(r"[A-Z]-[a-z]+", name) is not None  # X-ray
         or (len(letters) <= 2 and len(letters) < len(name))  # A1c, B12
-        or is_ordinary(name.split("-")[0], endings=False)
+        or is_title_word(name.split("-")[0])
     )
 
 
@@ -98,12 +101,18 @@ def _begins_sentence(text: str, at: int) -> bool:
     head = text[max(0, at - 20) : at]
     if re.search(r"(?i:\b(?:mrs?|ms|dr|prof|st))\.\s*\Z|(?<![\w'’])[A-Z]\.\s*\Z", head):
         return False
-    before = rf"\A|[.!?:…\n][\"”’')\]]*|[\"“‘(\[]|(?:\A|\n)[^\S\n]*{_BULLET}"
+    before = rf"\A|[.!?:;…\n][\"”’')\]]*|[\"“‘(\[]|(?:\A|\n)[^\S\n]*{_BULLET}"
     return re.search(rf"(?:{before})\s*[\"“‘(\[]?\Z", head) is not None
 
 
 def _headings(text: str) -> Iterator[Span]:
-    """Labels ("Medical Reasoning: ...") with an ordinary word or in capitals, and such lines in title case."""
+    """Labels ("Medical Reasoning: ...") with an ordinary word or in capitals, such lines in title case, and phrases of
+    ordinary words alone ("Chronic Kidney Disease")."""
+    for match in re.finditer(rf"{_CAPITALISED}(?:\s+{_CAPITALISED})+", text):
+        if all(
+            (is_ordinary(word) and not word.endswith("ly")) or _NOTATION.fullmatch(word) for word in match[0].split()
+        ):
+            yield match.span()
     for match in _LABEL.finditer(text):
         if _is_heading(match[1]):
             yield match.span(1)

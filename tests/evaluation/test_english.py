@@ -1,5 +1,5 @@
 from conftest import sample_dialogues
-from dialogsum_sft.evaluation.english import SAME, is_english, is_ordinary
+from dialogsum_sft.evaluation.english import SAME, is_english, is_ordinary, is_title_word
 
 import pytest
 
@@ -51,7 +51,8 @@ def test_ordinary_words_in_regular_forms():
     people = ["Mark", "Grace", "Baker", "Ann", "Lawrence", "Zoltan", "Smith", "Paris", "Chris"]
     assert [word for word in people if is_ordinary(word)] == []
     assert is_ordinary("Emily")  # an adverb's ending
-    assert not is_ordinary("Emily", endings=False)
+    assert not is_title_word("Emily")
+    assert is_title_word("Managers")
 
 
 def test_countries_and_their_adjectives():

@@ -76,6 +76,8 @@ SUPPORTED = {
         ("x", "Physical Examination\n• Metformin was stopped.\n• Echo shows little."),
         ("x", "Patient Education and Counseling: Smoking is bad.\n2. Tylenol helps."),
         ("x", "Plan: Rest. Next steps: Tea"),
+        ("x", "1) Chronic Kidney Disease, Stage III.\n2) Type II Diabetes Mellitus, controlled.\n- Vitamin D 400 IU"),
+        ("x", "They want tea; Power could come later; Marijuana was banned. Membranes ruptured. Insight is fair."),
     ],
     "clock and notation": [
         ("at 6", "They meet at 6 PM or 6 A.M., and at 7 AM."),
@@ -116,6 +118,7 @@ def test_supported_names_and_ordinary_words(kind: str):
         ("an M R I", "He had an EKG.", ["EKG"]),
         ("in NYC", "They live in San Jose.", ["San", "Jose"]),
         ("on 12/05", "They meet in June.", ["June"]),
+        ("x", "They met at Oxford Street; Bob wanted it.", ["Oxford", "Street", "Bob"]),
         ("x", "PLAN\n• Zoe Lee will call Bob.", ["Zoe", "Lee", "Bob"]),
         ("x", "Lawrence wants it. They ask Emily and Florence.", ["Lawrence", "Emily", "Florence"]),
     ],
