@@ -33,7 +33,7 @@ from typing import Any
 from dialogsum_sft import InputError, files, provenance
 from dialogsum_sft.arguments import DataArguments, TrainArguments, json_option
 from dialogsum_sft.cli import parse, run
-from dialogsum_sft.data import prompts
+from dialogsum_sft.data import chat_template, prompts
 from dialogsum_sft.data.examples import Examples, load_examples
 from dialogsum_sft.generation.engine import generation_config
 from dialogsum_sft.generation.transformers_engine import generate_batches
@@ -305,7 +305,7 @@ def peak_memory() -> Iterator[dict[str, float]]:
 def with_ours(model: PreTrainedModel, job: Job) -> int:
     """Like the other systems, return how many dialogues were summarised."""
     tokenizer, args = job.tokenizer, job.args
-    ids = prompts.render_batch(tokenizer, job.chats, add_generation_prompt=True)
+    ids = chat_template.render_batch(tokenizer, job.chats, add_generation_prompt=True)
     stop_ids = prompts.stop_token_ids(tokenizer, model.generation_config)
     config = generation_config(tokenizer, stop_ids, args.max_new_tokens)
     batches = generate_batches(model, tokenizer, ids, config, max_batch_tokens=args.max_batch_tokens)
@@ -323,7 +323,7 @@ def with_tutorial_loop(model: PreTrainedModel, job: Job) -> int:
     every = max(1, len(job.chats) // count)
     sample = list(zip(job.chats, job.references, strict=True))[every // 2 :: every][:count]
     for chat, rows in sample:
-        ids = prompts.render_batch(tokenizer, [chat], add_generation_prompt=True)[0]
+        ids = chat_template.render_batch(tokenizer, [chat], add_generation_prompt=True)[0]
         inputs = torch.tensor([ids], device=model.device)
         options: dict[str, Any] = {"max_new_tokens": job.args.max_new_tokens, "do_sample": False}
         options |= {"attention_mask": torch.ones_like(inputs), "pad_token_id": tokenizer.pad_token_id}

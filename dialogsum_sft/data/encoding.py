@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dialogsum_sft import InputError
+from dialogsum_sft.data.chat_template import Message, render_batch
 from dialogsum_sft.data.counts import Counts
 from dialogsum_sft.data.dialogue import Dialogue, Renamed, rename_speakers, swap_speakers
 from dialogsum_sft.data.examples import Examples, fields_of
 from dialogsum_sft.data.grouping import on_disk
-from dialogsum_sft.data.prompts import Message, PromptSettings, encode_batch, render_batch
+from dialogsum_sft.data.prompts import PromptSettings, encode_batch
 from dialogsum_sft.data.shortening import Shortened, shorten
 from dialogsum_sft.data.transcripts import dialogue_of
 

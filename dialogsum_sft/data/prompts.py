@@ -1,32 +1,18 @@
-"""Prompts: dialogues become chat messages, messages become token ids.
-
-No other module holds prompt text. Training and generation render through the same functions with the same template
-arguments, so that the prompts of both have the same token ids.
-"""
+"""Prompts: dialogues become chat messages and training rows. No other module holds prompt text."""
 
 import hashlib
 import json
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from functools import lru_cache
 from typing import Any, Self
 
 from dialogsum_sft import InputError
 from dialogsum_sft.arguments import DataArguments
+from dialogsum_sft.data.chat_template import TEMPLATE_KWARGS, Message, check_template, render
 
-from jinja2.exceptions import TemplateError
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 INSTRUCTION = "Summarize the following dialogue in one or two sentences. Name the speakers as the dialogue does."
-
-# Llama 3 templates print today's date, so that a prompt would change overnight. This is the date that they fall back
-# to themselves. Reasoning templates open a thinking block unless `enable_thinking` is false.
-_DATE_FORMAT = "%d %b %Y"
-TEMPLATE_KWARGS: dict[str, Any] = {"date_string": "26 Jul 2024", "enable_thinking": False}
-
-Message = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -101,170 +87,6 @@ class PromptSettings:
         return row
 
 
-def render_batch(
-    tokenizer: PreTrainedTokenizerBase,
-    conversations: Sequence[list[Message]],
-    *,
-    template_kwargs: Mapping[str, Any] = TEMPLATE_KWARGS,
-    add_generation_prompt: bool = False,
-    faults: dict[int, str] | None = None,
-) -> list[list[int]]:
-    """Token ids of conversations through the tokenizer's chat template.
-
-    A control token in the text of a message is encoded as plain text, never as the token (transformers'
-    `sanitize_control_tokens`). Conversations without one, nearly all, are tokenized in one call, to the same ids.
-    Where the template has no system role, the system message becomes the head of the user's turn.
-
-    Raises InputError when there is no chat template or it cannot render the messages. With `faults`, a template that
-    cuts apparent control tokens out of a text is recorded there as {index: reason} instead, and the ids are empty.
-    """
-    _check_template(tokenizer)
-    return _render(tokenizer, conversations, template_kwargs, add_generation_prompt, faults)[0]
-
-
-def _check_template(tokenizer: PreTrainedTokenizerBase) -> None:
-    template = tokenizer.chat_template
-    if not template:
-        raise InputError(
-            f"the tokenizer of {tokenizer.name_or_path} has no chat template: use a chat (instruct) model, or give "
-            "one with --chat_template_path"
-        )
-    if not takes_role(tokenizer, template, "user"):
-        raise InputError(
-            f"the chat template of {tokenizer.name_or_path} leaves out the text of a message: give one for text with "
-            "--chat_template_path"
-        )
-
-
-def _render(
-    tokenizer: PreTrainedTokenizerBase,
-    conversations: Sequence[list[Message]],
-    template_kwargs: Mapping[str, Any],
-    add_generation_prompt: bool,
-    faults: dict[int, str] | None,
-    prompts: tuple[list[list[int]], list[str]] | None = None,
-) -> tuple[list[list[int]], list[str]]:
-    """Ids and texts of conversations; the text is empty where a message contains control tokens.
-
-    `prompts` is the result of this function for the beginnings of the same conversations: only the rest is tokenized.
-    """
-    template = str(tokenizer.chat_template)
-    chats = [_folded(tokenizer, template, messages) for messages in conversations]
-    doubtful = [i for i, chat in enumerate(chats) if any(_holds_control(tokenizer, m["content"]) for m in chat)]
-    plain = sorted(set(range(len(chats))) - set(doubtful))
-    texts = [""] * len(chats)
-    result: list[list[int]] = [[] for _ in chats]
-    if plain:
-        rest = {}
-        added = {number: token for token, number in tokenizer.get_added_vocab().items()}
-        plain_texts = _text(tokenizer, [chats[i] for i in plain], template_kwargs, add_generation_prompt)
-        for i, text in zip(plain, plain_texts, strict=True):
-            texts[i] = text
-            start, n = _tokenized_part(text, prompts[1][i], prompts[0][i], added) if prompts else (0, 0)
-            result[i], rest[i] = prompts[0][i][:n] if prompts else [], text[start:]
-        for i, ids in zip(plain, tokenizer(list(rest.values()), add_special_tokens=False)["input_ids"], strict=True):
-            if prompts and ids[:1] != prompts[0][i][len(result[i]) :][:1]:  # another token begins there
-                result[i], ids = [], tokenizer(texts[i], add_special_tokens=False)["input_ids"]
-            result[i] = result[i] + ids
-    for i in doubtful:
-        try:
-            result[i] = _render_sanitized(tokenizer, chats[i], template_kwargs, add_generation_prompt)
-        except InputError as error:
-            if faults is None:
-                raise
-            faults[i] = str(error)
-    return result, texts
-
-
-def _tokenized_part(text: str, prompt: str, prompt_ids: list[int], added: dict[int, str]) -> tuple[int, int]:
-    """How much of `text`, in characters and in tokens, is already tokenized with the prompt that it begins with.
-
-    That is everything before the last added token of the prompt, as a tokenizer splits a text at added tokens first.
-    """
-    n = next((n for n in range(len(prompt_ids) - 1, -1, -1) if prompt_ids[n] in added), 0)
-    start = prompt.rfind(added[prompt_ids[n]]) if n else -1
-    return (start, n) if start > 0 and text.startswith(prompt[:start]) else (0, 0)
-
-
-def _render_sanitized(
-    tokenizer: PreTrainedTokenizerBase,
-    chat: list[Message],
-    template_kwargs: Mapping[str, Any],
-    add_generation_prompt: bool,
-) -> list[int]:
-    (text,) = _text(tokenizer, [chat], template_kwargs, add_generation_prompt)
-    for message in chat:  # reasoning templates remove apparent thinking from an answer
-        if message["content"].strip() not in text:
-            raise InputError(f"the chat template of {tokenizer.name_or_path} drops part of a text with control tokens")
-    ids: list[int] = tokenizer.apply_chat_template(
-        chat,
-        chat_template=_with_date(tokenizer.chat_template, template_kwargs["date_string"]),
-        add_generation_prompt=add_generation_prompt,
-        sanitize_control_tokens=True,
-        return_dict=False,
-        **template_kwargs,
-    )
-    return ids
-
-
-def _folded(tokenizer: PreTrainedTokenizerBase, template: str, chat: list[Message]) -> list[Message]:
-    if chat[0]["role"] != "system" or takes_role(tokenizer, template, "system"):
-        return chat
-    system, user, *rest = chat
-    return [{"role": "user", "content": f"{system['content']}\n\n{user['content']}"}, *rest]
-
-
-def _holds_control(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
-    """Whether a text contains an added token, or a private-use character (transformers marks such tokens so)."""
-    first_characters, control = _control_tokens(tokenizer, len(tokenizer))
-    if text.isascii() and not any(character in text for character in first_characters):
-        return False  # true of nearly every text, and many times faster than the search
-    return control.search(text) is not None
-
-
-@lru_cache(maxsize=16)
-def _control_tokens(tokenizer: PreTrainedTokenizerBase, size: int) -> tuple[frozenset[str], re.Pattern[str]]:
-    tokens = sorted((token for token in tokenizer.get_added_vocab() if not token.isspace()), key=len, reverse=True)
-    pattern = "|".join(map(re.escape, tokens)) + "|[\ue000-\uf8ff\U000f0000-\U0010ffff]"
-    return frozenset(token[0] for token in tokens), re.compile(pattern.removeprefix("|"))
-
-
-@lru_cache(maxsize=64)
-def takes_role(tokenizer: PreTrainedTokenizerBase, template: str, role: str) -> bool:
-    """Whether the template renders a message of this role (Gemma's refuses a system message, some drop it)."""
-    probe = [{"role": "user", "content": "text"}]
-    probe = [{"role": role, "content": "PROBE"}] + (probe if role == "system" else [])
-    try:
-        return "PROBE" in _text(tokenizer, [probe])[0]
-    except InputError:
-        return role == "user"  # then rendering the messages reports the fault
-
-
-def _text(
-    tokenizer: PreTrainedTokenizerBase,
-    chats: list[list[Message]],
-    template_kwargs: Mapping[str, Any] = TEMPLATE_KWARGS,
-    add_generation_prompt: bool = False,
-) -> list[str]:
-    try:
-        return tokenizer.apply_chat_template(
-            chats,
-            chat_template=_with_date(tokenizer.chat_template, template_kwargs["date_string"]),
-            add_generation_prompt=add_generation_prompt,
-            tokenize=False,
-            **template_kwargs,
-        )
-    except TemplateError as error:
-        raise InputError(f"the chat template of {tokenizer.name_or_path} refuses the messages: {error}") from error
-
-
-@lru_cache(maxsize=16)
-def _with_date(template: str, date_string: str) -> str:
-    """The template with the pinned date in place of today's."""
-    date = datetime.strptime(date_string, _DATE_FORMAT)
-    return re.sub(r"""strftime_now\((["'])(.*?)\1\)""", lambda call: repr(date.strftime(call[2])), template)
-
-
 def stop_token_ids(tokenizer: PreTrainedTokenizerBase, generation_config: GenerationConfig | None) -> frozenset[int]:
     """The ids that end an answer: the tokenizer's end of sequence and all that the generation config lists."""
     listed = generation_config.eos_token_id if generation_config is not None else None
@@ -311,9 +133,9 @@ def encode_batch(
         for (dialogue, summary), own in zip(pairs, fields or [None] * len(pairs), strict=True)
     ]
     kwargs = settings.template_kwargs
-    _check_template(tokenizer)
-    prompts = _render(tokenizer, [row["prompt"] for row in rows], kwargs, True, faults)
-    chats, _ = _render(tokenizer, [row["prompt"] + row["completion"] for row in rows], kwargs, False, faults, prompts)
+    check_template(tokenizer)
+    prompts = render(tokenizer, [row["prompt"] for row in rows], kwargs, True, faults)
+    chats, _ = render(tokenizer, [row["prompt"] + row["completion"] for row in rows], kwargs, False, faults, prompts)
     result = []
     for i, (prompt_ids, ids) in enumerate(zip(prompts[0], chats, strict=True)):
         n = len(prompt_ids)

@@ -17,8 +17,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from dialogsum_sft import InputError
+from dialogsum_sft.data.chat_template import Message
 from dialogsum_sft.data.encoding import Prompt
-from dialogsum_sft.data.prompts import Message
 from dialogsum_sft.generation.engine import Completion, System
 
 import aiohttp

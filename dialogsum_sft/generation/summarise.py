@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from dialogsum_sft.arguments import EvalArguments, json_option
+from dialogsum_sft.data.chat_template import TEMPLATE_KWARGS
 from dialogsum_sft.data.dialogue import restore_speakers
 from dialogsum_sft.data.encoding import Prompt
-from dialogsum_sft.data.prompts import TEMPLATE_KWARGS, stop_token_ids
+from dialogsum_sft.data.prompts import stop_token_ids
 from dialogsum_sft.data.transcripts import dialogue_of
 from dialogsum_sft.generation.engine import Completion, Engine, System, generation_config
 from dialogsum_sft.generation.journal import Journal

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from dialogsum_sft import files
-from dialogsum_sft.data.prompts import TEMPLATE_KWARGS, PromptSettings, takes_role
+from dialogsum_sft.data.chat_template import TEMPLATE_KWARGS, takes_role
+from dialogsum_sft.data.prompts import PromptSettings
 
 import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData

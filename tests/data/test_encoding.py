@@ -8,9 +8,10 @@ from typing import Any
 from conftest import tiny_model
 from dialogsum_sft import InputError
 from dialogsum_sft.arguments import DataArguments
+from dialogsum_sft.data.chat_template import render_batch
 from dialogsum_sft.data.encoding import TOO_LONG, build_prompts, training_rows
 from dialogsum_sft.data.examples import load_examples
-from dialogsum_sft.data.prompts import PromptSettings, encode, render_batch
+from dialogsum_sft.data.prompts import PromptSettings, encode
 from dialogsum_sft.data.shortening import GAP
 
 import pytest

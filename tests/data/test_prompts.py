@@ -3,63 +3,21 @@
 import json
 from collections import Counter
 from copy import deepcopy
-from datetime import datetime
-from pathlib import Path
 
 from conftest import tokenizer_for_template
 from dialogsum_sft import InputError
 from dialogsum_sft.arguments import DataArguments
-from dialogsum_sft.data.prompts import (
-    INSTRUCTION,
-    TEMPLATE_KWARGS,
-    PromptSettings,
-    encode,
-    render_batch,
-    stop_token_ids,
-    takes_role,
-)
+from dialogsum_sft.data.chat_template import render_batch
+from dialogsum_sft.data.prompts import INSTRUCTION, PromptSettings, encode, stop_token_ids
+from trl_templates import DIALOGUE, FOLDER, REFUSED, SUMMARY, SYSTEM_PROMPT, TEMPLATES
 
 import pytest
-import trl
 from tokenizers.processors import TemplateProcessing
 from transformers import GenerationConfig, PreTrainedTokenizerFast
-
-DIALOGUE = "#Person1#: Is the printer broken again?\n#Person2#: Yes, I'll call someone."
-SUMMARY = "#Person2# will call someone about the printer."
-SYSTEM_PROMPT = "You write minutes in British English."
-
-FOLDER = Path(trl.__file__).parent / "chat_templates"
-
-# Templates that are refused: a reasoning block starts every answer at inference, even with `enable_thinking=False`,
-# but none in training; or the content of a message must be a list of parts.
-REFUSED = {
-    "deepseek_r1_distill.jinja": "<think> in the prompt alone",
-    "deepseek_r1_distill_training.jinja": "<think> in the prompt alone",
-    "deepseekv3.jinja": "<think> in the prompt alone",
-    "deepseekv3_training.jinja": "<think> in the prompt alone",
-    "idefics3.jinja": "drops content that is a string",
-    "idefics3_training.jinja": "drops content that is a string",
-    "llava_next.jinja": "fails on content that is a string",
-    "llava_next_training.jinja": "fails on content that is a string",
-    "smolvlm.jinja": "drops content that is a string",
-    "smolvlm_training.jinja": "drops content that is a string",
-}
-TEMPLATES = sorted(path.name for path in FOLDER.glob("*.jinja") if path.name not in REFUSED)
 
 
 def text_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=False)
-
-
-def set_clock(monkeypatch: pytest.MonkeyPatch, now: datetime) -> None:
-    """Stop the clock that chat templates read through `strftime_now`."""
-
-    class StoppedClock(datetime):
-        @classmethod
-        def now(cls, tz: object = None) -> datetime:
-            return now
-
-    monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", StoppedClock)
 
 
 def test_a_chatml_row_supervises_the_summary_and_its_end_of_turn(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
@@ -96,16 +54,6 @@ def test_a_row_starts_with_the_inference_prompt_and_ends_with_a_stop_token(
     assert SUMMARY in tokenizer.decode(row["labels"][n:])
     assert row["labels"][-1] in stop_ids
     assert stop_ids.isdisjoint(row["labels"][n:-1])
-
-
-@pytest.mark.parametrize("system_prompt", [None, SYSTEM_PROMPT], ids=["plain", "system"])
-@pytest.mark.parametrize("name", TEMPLATES)
-def test_a_prompt_holds_each_of_its_texts_once(name: str, system_prompt: str | None) -> None:
-    tokenizer = tokenizer_for_template(FOLDER / name)
-    messages = PromptSettings(system_prompt=system_prompt).messages(DIALOGUE)["prompt"]
-    prompt = tokenizer.decode(render_batch(tokenizer, [messages], add_generation_prompt=True)[0])
-    counts = {text: prompt.count(text) for text in (INSTRUCTION, DIALOGUE, SYSTEM_PROMPT)}
-    assert counts == {INSTRUCTION: 1, DIALOGUE: 1, SYSTEM_PROMPT: 1 if system_prompt else 0}
 
 
 @pytest.mark.parametrize("system_prompt", [None, SYSTEM_PROMPT], ids=["plain", "system"])
@@ -149,59 +97,6 @@ def test_a_summary_that_the_template_would_take_for_reasoning_is_refused(name: s
         encode(tokenizer, DIALOGUE, f"Nobody wrote </think> here. {SUMMARY}", stop_token_ids(tokenizer, None))
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
-def test_sanitising_keeps_the_ids_of_clean_text(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    set_clock(monkeypatch, datetime.strptime(TEMPLATE_KWARGS["date_string"], "%d %b %Y"))
-    tokenizer = tokenizer_for_template(FOLDER / name)
-    row = PromptSettings().messages(DIALOGUE, SUMMARY)
-    kwargs = {"enable_thinking": False, "date_string": TEMPLATE_KWARGS["date_string"], "return_dict": False}
-    assert render_batch(tokenizer, [row["prompt"]], add_generation_prompt=True)[0] == tokenizer.apply_chat_template(
-        row["prompt"], add_generation_prompt=True, **kwargs
-    )
-    conversation = row["prompt"] + row["completion"]
-    assert render_batch(tokenizer, [conversation])[0] == tokenizer.apply_chat_template(conversation, **kwargs)
-
-
-def test_gemma_has_the_system_prompt_at_the_head_of_the_users_turn() -> None:
-    tokenizer = tokenizer_for_template(FOLDER / "gemma.jinja")
-    messages = PromptSettings(system_prompt=SYSTEM_PROMPT).messages(DIALOGUE)["prompt"]
-    assert tokenizer.decode(render_batch(tokenizer, [messages], add_generation_prompt=True)[0]) == (
-        f"<s><start_of_turn>user\n{SYSTEM_PROMPT}\n\n{INSTRUCTION}\n\n{DIALOGUE}<end_of_turn>\n<start_of_turn>model\n"
-    )
-
-
-def test_chatml_has_the_system_prompt_in_a_turn_of_its_own(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
-    messages = PromptSettings(system_prompt=SYSTEM_PROMPT).messages(DIALOGUE)["prompt"]
-    assert chatml_tokenizer.decode(render_batch(chatml_tokenizer, [messages], add_generation_prompt=True)[0]) == (
-        f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n<|im_start|>user\n{INSTRUCTION}\n\n{DIALOGUE}<|im_end|>\n"
-        "<|im_start|>assistant\n"
-    )
-
-
-def test_a_system_role_is_supported_where_the_template_writes_it(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
-    deaf = deepcopy(chatml_tokenizer)
-    deaf.chat_template = (
-        "{% for message in messages if message['role'] != 'system' %}{{ message['content'] }}{% endfor %}"
-    )
-    assert takes_role(chatml_tokenizer, chatml_tokenizer.chat_template, "system")
-    gemma = tokenizer_for_template(FOLDER / "gemma.jinja")
-    assert not takes_role(gemma, gemma.chat_template, "system")  # raises an error
-    assert not takes_role(deaf, deaf.chat_template, "system")
-
-
-@pytest.mark.parametrize("name", ["gptoss.jinja", "llama3_2.jinja", "muse_glimmer.jinja"])
-def test_the_date_in_a_prompt_is_pinned(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    tokenizer = tokenizer_for_template(FOLDER / name)
-    messages = PromptSettings().messages(DIALOGUE)["prompt"]
-    pinned, unpinned = [], []
-    for now in (datetime(2026, 3, 1), datetime(2031, 12, 24)):
-        set_clock(monkeypatch, now)
-        pinned.append(render_batch(tokenizer, [messages], add_generation_prompt=True)[0])
-        unpinned.append(tokenizer.apply_chat_template(messages, return_dict=False))
-    assert pinned[0] == pinned[1]
-    assert unpinned[0] != unpinned[1]  # the template does write the date
-
-
 def test_a_stop_token_is_added_where_the_template_writes_none() -> None:
     tokenizer = tokenizer_for_template(FOLDER / "glm4moe.jinja")
     row = encode(tokenizer, DIALOGUE, SUMMARY, stop_token_ids(tokenizer, None))
@@ -223,13 +118,6 @@ def test_the_beginning_of_sequence_token_is_not_doubled() -> None:
     assert tokenizer("text")["input_ids"][0] == tokenizer.bos_token_id
     row = encode(tokenizer, DIALOGUE, SUMMARY, stop_token_ids(tokenizer, None))
     assert row["input_ids"].count(tokenizer.bos_token_id) == 1
-
-
-def test_a_tokenizer_without_a_chat_template_is_refused(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
-    tokenizer = deepcopy(chatml_tokenizer)
-    tokenizer.chat_template = None
-    with pytest.raises(InputError, match="no chat template"):
-        render_batch(tokenizer, [PromptSettings().messages(DIALOGUE)["prompt"]])
 
 
 def test_a_row_has_a_prompt_and_a_completion() -> None:

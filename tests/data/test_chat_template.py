@@ -1,0 +1,94 @@
+"""Rendering by each chat template that TRL ships."""
+
+from copy import deepcopy
+from datetime import datetime
+
+from conftest import tokenizer_for_template
+from dialogsum_sft import InputError
+from dialogsum_sft.data.chat_template import TEMPLATE_KWARGS, render_batch, takes_role
+from dialogsum_sft.data.prompts import INSTRUCTION, PromptSettings
+from trl_templates import DIALOGUE, FOLDER, SUMMARY, SYSTEM_PROMPT, TEMPLATES
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+
+def set_clock(monkeypatch: pytest.MonkeyPatch, now: datetime) -> None:
+    """Stop the clock that chat templates read through `strftime_now`."""
+
+    class StoppedClock(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> datetime:
+            return now
+
+    monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", StoppedClock)
+
+
+@pytest.mark.parametrize("system_prompt", [None, SYSTEM_PROMPT], ids=["plain", "system"])
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_prompt_holds_each_of_its_texts_once(name: str, system_prompt: str | None) -> None:
+    tokenizer = tokenizer_for_template(FOLDER / name)
+    messages = PromptSettings(system_prompt=system_prompt).messages(DIALOGUE)["prompt"]
+    prompt = tokenizer.decode(render_batch(tokenizer, [messages], add_generation_prompt=True)[0])
+    counts = {text: prompt.count(text) for text in (INSTRUCTION, DIALOGUE, SYSTEM_PROMPT)}
+    assert counts == {INSTRUCTION: 1, DIALOGUE: 1, SYSTEM_PROMPT: 1 if system_prompt else 0}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_sanitising_keeps_the_ids_of_clean_text(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_clock(monkeypatch, datetime.strptime(TEMPLATE_KWARGS["date_string"], "%d %b %Y"))
+    tokenizer = tokenizer_for_template(FOLDER / name)
+    row = PromptSettings().messages(DIALOGUE, SUMMARY)
+    kwargs = {"enable_thinking": False, "date_string": TEMPLATE_KWARGS["date_string"], "return_dict": False}
+    assert render_batch(tokenizer, [row["prompt"]], add_generation_prompt=True)[0] == tokenizer.apply_chat_template(
+        row["prompt"], add_generation_prompt=True, **kwargs
+    )
+    conversation = row["prompt"] + row["completion"]
+    assert render_batch(tokenizer, [conversation])[0] == tokenizer.apply_chat_template(conversation, **kwargs)
+
+
+def test_gemma_has_the_system_prompt_at_the_head_of_the_users_turn() -> None:
+    tokenizer = tokenizer_for_template(FOLDER / "gemma.jinja")
+    messages = PromptSettings(system_prompt=SYSTEM_PROMPT).messages(DIALOGUE)["prompt"]
+    assert tokenizer.decode(render_batch(tokenizer, [messages], add_generation_prompt=True)[0]) == (
+        f"<s><start_of_turn>user\n{SYSTEM_PROMPT}\n\n{INSTRUCTION}\n\n{DIALOGUE}<end_of_turn>\n<start_of_turn>model\n"
+    )
+
+
+def test_chatml_has_the_system_prompt_in_a_turn_of_its_own(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
+    messages = PromptSettings(system_prompt=SYSTEM_PROMPT).messages(DIALOGUE)["prompt"]
+    assert chatml_tokenizer.decode(render_batch(chatml_tokenizer, [messages], add_generation_prompt=True)[0]) == (
+        f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n<|im_start|>user\n{INSTRUCTION}\n\n{DIALOGUE}<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
+def test_a_system_role_is_supported_where_the_template_writes_it(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
+    deaf = deepcopy(chatml_tokenizer)
+    deaf.chat_template = (
+        "{% for message in messages if message['role'] != 'system' %}{{ message['content'] }}{% endfor %}"
+    )
+    assert takes_role(chatml_tokenizer, chatml_tokenizer.chat_template, "system")
+    gemma = tokenizer_for_template(FOLDER / "gemma.jinja")
+    assert not takes_role(gemma, gemma.chat_template, "system")  # raises an error
+    assert not takes_role(deaf, deaf.chat_template, "system")
+
+
+@pytest.mark.parametrize("name", ["gptoss.jinja", "llama3_2.jinja", "muse_glimmer.jinja"])
+def test_the_date_in_a_prompt_is_pinned(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = tokenizer_for_template(FOLDER / name)
+    messages = PromptSettings().messages(DIALOGUE)["prompt"]
+    pinned, unpinned = [], []
+    for now in (datetime(2026, 3, 1), datetime(2031, 12, 24)):
+        set_clock(monkeypatch, now)
+        pinned.append(render_batch(tokenizer, [messages], add_generation_prompt=True)[0])
+        unpinned.append(tokenizer.apply_chat_template(messages, return_dict=False))
+    assert pinned[0] == pinned[1]
+    assert unpinned[0] != unpinned[1]  # the template does write the date
+
+
+def test_a_tokenizer_without_a_chat_template_is_refused(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer = deepcopy(chatml_tokenizer)
+    tokenizer.chat_template = None
+    with pytest.raises(InputError, match="no chat template"):
+        render_batch(tokenizer, [PromptSettings().messages(DIALOGUE)["prompt"]])
