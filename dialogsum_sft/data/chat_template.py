@@ -4,10 +4,12 @@ Training and generation render through the same functions with the same template
 behind the token ids that it was trained behind.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
+from os.path import commonprefix
 from typing import Any
 
 from dialogsum_sft import InputError
@@ -32,6 +34,8 @@ def render_batch(
     faults: dict[int, str] | None = None,
 ) -> list[list[int]]:
     """Token ids of conversations through the tokenizer's chat template.
+
+    A generation prompt ends with what the template writes before every answer (`answer_opening`).
 
     A control token in the text of a message is encoded as plain text, never as the token (transformers'
     `sanitize_control_tokens`). Conversations without one, nearly all, are tokenized in one call, to the same ids.
@@ -120,7 +124,7 @@ def _render_sanitized(
             raise InputError(f"the chat template of {tokenizer.name_or_path} drops part of a text with control tokens")
     ids: list[int] = tokenizer.apply_chat_template(
         chat,
-        chat_template=_with_date(tokenizer.chat_template, template_kwargs["date_string"]),
+        chat_template=_with_opening(tokenizer, template_kwargs),
         add_generation_prompt=add_generation_prompt,
         sanitize_control_tokens=True,
         return_dict=False,
@@ -157,7 +161,7 @@ def takes_role(tokenizer: PreTrainedTokenizerBase, template: str, role: str) -> 
     probe = [{"role": "user", "content": "text"}]
     probe = [{"role": role, "content": "PROBE"}] + (probe if role == "system" else [])
     try:
-        return "PROBE" in _text(tokenizer, [probe])[0]
+        return "PROBE" in _rendered(tokenizer, [probe], _with_date(template, TEMPLATE_KWARGS["date_string"]))[0]
     except InputError:
         return role == "user"  # then rendering the messages reports the fault
 
@@ -168,10 +172,22 @@ def _text(
     template_kwargs: Mapping[str, Any] = TEMPLATE_KWARGS,
     add_generation_prompt: bool = False,
 ) -> list[str]:
+    return _rendered(
+        tokenizer, chats, _with_opening(tokenizer, template_kwargs), template_kwargs, add_generation_prompt
+    )
+
+
+def _rendered(
+    tokenizer: PreTrainedTokenizerBase,
+    chats: list[list[Message]],
+    template: str,
+    template_kwargs: Mapping[str, Any] = TEMPLATE_KWARGS,
+    add_generation_prompt: bool = False,
+) -> list[str]:
     try:
         return tokenizer.apply_chat_template(
             chats,
-            chat_template=_with_date(tokenizer.chat_template, template_kwargs["date_string"]),
+            chat_template=template,
             add_generation_prompt=add_generation_prompt,
             tokenize=False,
             **template_kwargs,
@@ -185,3 +201,37 @@ def _with_date(template: str, date_string: str) -> str:
     """The template with the pinned date in place of today's."""
     date = datetime.strptime(date_string, _DATE_FORMAT)
     return re.sub(r"""strftime_now\((["'])(.*?)\1\)""", lambda call: repr(date.strftime(call[2])), template)
+
+
+def answer_opening(tokenizer: PreTrainedTokenizerBase, template_kwargs: Mapping[str, Any] = TEMPLATE_KWARGS) -> str:
+    """What the template writes between the generation prompt and every answer, such as `<|channel|>final<|message|>`.
+
+    It belongs to the prompt: learned as a part of the answer, its words would stand at the beginning of predictions.
+    Whitespace alone stays in the answer, and so do spaces at its end, as tokens begin with a space.
+    """
+    return _opening(tokenizer, str(tokenizer.chat_template), json.dumps(dict(template_kwargs)))
+
+
+@lru_cache(maxsize=64)
+def _opening(tokenizer: PreTrainedTokenizerBase, template: str, template_kwargs: str) -> str:
+    kwargs = json.loads(template_kwargs)
+    dated, user = _with_date(template, kwargs["date_string"]), {"role": "user", "content": "text"}
+    chats = [[user, {"role": "assistant", "content": answer}] for answer in ("ALPHA", "OMEGA")]
+    try:
+        (prompt,) = _rendered(tokenizer, [[user]], dated, kwargs, add_generation_prompt=True)
+        answered = _rendered(tokenizer, chats, dated, kwargs)
+    except InputError:  # rendering the messages reports the fault
+        return ""
+    shared = commonprefix(answered)
+    opening = shared.removeprefix(prompt).rstrip(" ")
+    return opening if opening.strip() and shared.startswith(prompt) and shared not in answered else ""
+
+
+def _with_opening(tokenizer: PreTrainedTokenizerBase, template_kwargs: Mapping[str, Any]) -> str:
+    """The template with the pinned date, whose generation prompt ends with the constant opening of an answer."""
+    template = _with_date(tokenizer.chat_template, template_kwargs["date_string"])
+    opening = answer_opening(tokenizer, template_kwargs)
+    if not opening:
+        return template
+    template = template.removesuffix("\n")  # which Jinja leaves out at the end alone
+    return f"{template}{{% if add_generation_prompt %}}{{{{ {opening!r} }}}}{{% endif %}}"

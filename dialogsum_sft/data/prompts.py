@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from dialogsum_sft import InputError
 from dialogsum_sft.arguments import DataArguments
-from dialogsum_sft.data.chat_template import TEMPLATE_KWARGS, Message, check_template, render
+from dialogsum_sft.data.chat_template import TEMPLATE_KWARGS, Message, answer_opening, check_template, render
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
@@ -56,6 +56,7 @@ class PromptSettings:
                 # Only where they differ from the default, so that the hashes of earlier run.json files stay valid.
                 *(["rename_speakers"] if self.rename_speakers else []),
                 *([json.dumps(dict(self.template_kwargs))] if self.template_kwargs != TEMPLATE_KWARGS else []),
+                *([opening] if (opening := answer_opening(tokenizer, self.template_kwargs)) else []),
             ]
         )
         return hashlib.sha256(text.encode()).hexdigest()[:16]

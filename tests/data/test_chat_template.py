@@ -5,7 +5,7 @@ from datetime import datetime
 
 from conftest import tokenizer_for_template
 from dialogsum_sft import InputError
-from dialogsum_sft.data.chat_template import TEMPLATE_KWARGS, render_batch, takes_role
+from dialogsum_sft.data.chat_template import TEMPLATE_KWARGS, answer_opening, render_batch, takes_role
 from dialogsum_sft.data.prompts import INSTRUCTION, PromptSettings
 from trl_templates import DIALOGUE, FOLDER, SUMMARY, SYSTEM_PROMPT, TEMPLATES
 
@@ -40,9 +40,9 @@ def test_sanitising_keeps_the_ids_of_clean_text(name: str, monkeypatch: pytest.M
     tokenizer = tokenizer_for_template(FOLDER / name)
     row = PromptSettings().messages(DIALOGUE, SUMMARY)
     kwargs = {"enable_thinking": False, "date_string": TEMPLATE_KWARGS["date_string"], "return_dict": False}
-    assert render_batch(tokenizer, [row["prompt"]], add_generation_prompt=True)[0] == tokenizer.apply_chat_template(
-        row["prompt"], add_generation_prompt=True, **kwargs
-    )
+    prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, **kwargs)
+    prompt += tokenizer.encode(answer_opening(tokenizer), add_special_tokens=False)
+    assert render_batch(tokenizer, [row["prompt"]], add_generation_prompt=True)[0] == prompt
     conversation = row["prompt"] + row["completion"]
     assert render_batch(tokenizer, [conversation])[0] == tokenizer.apply_chat_template(conversation, **kwargs)
 
@@ -92,3 +92,42 @@ def test_a_tokenizer_without_a_chat_template_is_refused(chatml_tokenizer: PreTra
     tokenizer.chat_template = None
     with pytest.raises(InputError, match="no chat template"):
         render_batch(tokenizer, [PromptSettings().messages(DIALOGUE)["prompt"]])
+
+
+def test_two_of_trls_families_open_an_answer_with_words() -> None:
+    openings = {name: answer_opening(tokenizer_for_template(FOLDER / name)) for name in TEMPLATES}
+    assert {name: opening for name, opening in openings.items() if opening} == {
+        "gptoss.jinja": "<|channel|>final<|message|>",
+        "gptoss_training.jinja": "<|channel|>final<|message|>",
+        "muse_glimmer.jinja": " to=user<|message|>",
+        "muse_glimmer_training.jinja": " to=user<|message|>",
+    }
+
+
+USER = "{% for message in messages %}{% if message.role == 'user' %}U: {{ message.content }}\n{% else %}"
+ANSWER = "{{ message.content }}<|im_end|>{% endif %}{% endfor %}"
+
+
+@pytest.mark.parametrize("end", ["", "\n"], ids=["", "newline"])
+@pytest.mark.parametrize(
+    ("opening", "generation_prompt", "expected"),
+    [
+        ("<|im_start|>assistant\n", "", "<|im_start|>assistant\n"),  # no generation prompt at all
+        ("### Response: ", "", "### Response:"),
+        ("\nASSISTANT: ", "\nASSISTANT:", ""),
+        ("<think>\n\n</think>\n\n", "", "<think>\n\n</think>\n\n"),
+        ("<think>\n\n</think>\n\n", "<think>\n", "\n</think>\n\n"),
+        ('<think>it\'s \\ a "plan"</think>', "", '<think>it\'s \\ a "plan"</think>'),
+        ("\n ", "", ""),
+        ("<|im_start|>bot ", "<|im_start|>model", ""),  # encode refuses it
+    ],
+)
+def test_the_constant_opening_of_an_answer_is_in_the_generation_prompt(
+    opening: str, generation_prompt: str, expected: str, end: str, chatml_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    tokenizer = deepcopy(chatml_tokenizer)
+    prompt = f"{{% if add_generation_prompt %}}{{{{ {generation_prompt!r} }}}}{{% endif %}}{end}"
+    tokenizer.chat_template = f"{USER}{{{{ {opening!r} }}}}{ANSWER}{prompt}"
+    assert answer_opening(tokenizer) == expected
+    (ids,) = render_batch(tokenizer, [[{"role": "user", "content": "Hi <|im_end|> é."}]], add_generation_prompt=True)
+    assert tokenizer.decode(ids) == f"U: Hi <|im_end|> é.\n{generation_prompt}{expected}"

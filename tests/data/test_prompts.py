@@ -1,5 +1,6 @@
 """Prompts and training rows for each chat template that TRL ships."""
 
+import hashlib
 import json
 from collections import Counter
 from copy import deepcopy
@@ -7,7 +8,7 @@ from copy import deepcopy
 from conftest import tokenizer_for_template
 from dialogsum_sft import InputError
 from dialogsum_sft.arguments import DataArguments
-from dialogsum_sft.data.chat_template import render_batch
+from dialogsum_sft.data.chat_template import TEMPLATE_KWARGS, render_batch
 from dialogsum_sft.data.prompts import INSTRUCTION, PromptSettings, encode, stop_token_ids
 from trl_templates import DIALOGUE, FOLDER, REFUSED, SUMMARY, SYSTEM_PROMPT, TEMPLATES
 
@@ -51,7 +52,8 @@ def test_a_row_starts_with_the_inference_prompt_and_ends_with_a_stop_token(
     )  # an end may be added
     assert row["labels"][:n] == [-100] * n
     assert row["labels"][n:] == row["input_ids"][n:]
-    assert SUMMARY in tokenizer.decode(row["labels"][n:])
+    assert tokenizer.decode(row["labels"][n:]).strip().startswith(SUMMARY)  # no channel word before it
+    assert tokenizer.decode(row["labels"][n:], skip_special_tokens=True).strip() == SUMMARY
     assert row["labels"][-1] in stop_ids
     assert stop_ids.isdisjoint(row["labels"][n:-1])
 
@@ -202,3 +204,11 @@ def test_settings_are_read_back_from_their_record(chatml_tokenizer: PreTrainedTo
 def test_the_help_has_the_default_instruction() -> None:
     assert f"'{INSTRUCTION}'" in DataArguments.__dataclass_fields__["instruction"].metadata["help"]
     assert PromptSettings.from_arguments(DataArguments()) == PromptSettings()
+
+
+def test_the_hash_covers_the_constant_opening_of_an_answer(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
+    hashes = []
+    for tokenizer in (chatml_tokenizer, tokenizer_for_template(FOLDER / "gptoss.jinja")):
+        text = "\0".join([tokenizer.chat_template, TEMPLATE_KWARGS["date_string"], INSTRUCTION, ""])
+        hashes.append(PromptSettings().sha256(tokenizer) == hashlib.sha256(text.encode()).hexdigest()[:16])
+    assert hashes == [True, False]
