@@ -18,7 +18,7 @@ from typing import Any
 from dialogsum_sft import InputError, files
 from dialogsum_sft.arguments import DataArguments, TrainArguments
 from dialogsum_sft.cli import parse, run
-from dialogsum_sft.data import prompts
+from dialogsum_sft.data import chat_template, prompts
 from dialogsum_sft.data.counts import DUPLICATE, counts_table
 from dialogsum_sft.data.training_data import EncodedSplit, load_training_data
 from dialogsum_sft.data.transcripts import dialogue_of
@@ -178,8 +178,7 @@ def share(part: int, whole: int) -> str:
 
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
-    tokens = sorted((token for token in tokenizer.get_added_vocab() if token.strip()), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, tokens)) or "(?!)")
+    return re.compile("|".join(map(re.escape, chat_template.control_tokens(tokenizer))) or "(?!)")
 
 
 def show_row(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, console: Console) -> None:
@@ -193,9 +192,10 @@ def show_row(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, console: C
 
 def decode(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> Text:
     """Token ids as text: control tokens in blue; text that reads like a control token in red between ‹ and ›."""
-    added, control = set(tokenizer.get_added_vocab().values()), control_tokens(tokenizer)
+    control = control_tokens(tokenizer)
+    control_ids = set(tokenizer.convert_tokens_to_ids(chat_template.control_tokens(tokenizer)))
     text = Text()
-    for is_control, group in itertools.groupby(ids, key=lambda token: token in added):
+    for is_control, group in itertools.groupby(ids, key=lambda token: token in control_ids):
         words = tokenizer.decode(list(group), clean_up_tokenization_spaces=False)
         if is_control:
             text.append(words, "not dim blue")

@@ -82,11 +82,11 @@ def render(
     result: list[list[int]] = [[] for _ in chats]
     if plain:
         rest = {}
-        added = {number: token for token, number in tokenizer.get_added_vocab().items()}
+        control = {tokenizer.convert_tokens_to_ids(token): token for token in control_tokens(tokenizer)}
         plain_texts = _text(tokenizer, [chats[i] for i in plain], template_kwargs, add_generation_prompt)
         for i, text in zip(plain, plain_texts, strict=True):
             texts[i] = text
-            start, n = _tokenized_part(text, prompts[1][i], prompts[0][i], added) if prompts else (0, 0)
+            start, n = _tokenized_part(text, prompts[1][i], prompts[0][i], control) if prompts else (0, 0)
             result[i], rest[i] = prompts[0][i][:n] if prompts else [], text[start:]
         for i, ids in zip(plain, tokenizer(list(rest.values()), add_special_tokens=False)["input_ids"], strict=True):
             if prompts and ids[:1] != prompts[0][i][len(result[i]) :][:1]:  # another token begins there
@@ -102,13 +102,14 @@ def render(
     return result, texts
 
 
-def _tokenized_part(text: str, prompt: str, prompt_ids: list[int], added: dict[int, str]) -> tuple[int, int]:
+def _tokenized_part(text: str, prompt: str, prompt_ids: list[int], control: dict[int, str]) -> tuple[int, int]:
     """How much of `text`, in characters and in tokens, is already tokenized with the prompt that it begins with.
 
-    That is everything before the last added token of the prompt, as a tokenizer splits a text at added tokens first.
+    That is everything before the last control token of the prompt, as a tokenizer splits a text at these first. They
+    are the template's: no message of these conversations has one.
     """
-    n = next((n for n in range(len(prompt_ids) - 1, -1, -1) if prompt_ids[n] in added), 0)
-    start = prompt.rfind(added[prompt_ids[n]]) if n else -1
+    n = next((n for n in range(len(prompt_ids) - 1, -1, -1) if prompt_ids[n] in control), 0)
+    start = prompt.rfind(control[prompt_ids[n]]) if n else -1
     return (start, n) if start > 0 and text.startswith(prompt[:start]) else (0, 0)
 
 
@@ -141,18 +142,49 @@ def _folded(tokenizer: PreTrainedTokenizerBase, template: str, chat: list[Messag
 
 
 def _holds_control(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
-    """Whether a text contains an added token, or a private-use character (transformers marks such tokens so)."""
-    first_characters, control = _control_tokens(tokenizer, len(tokenizer))
+    """Whether a text contains a control token, or a private-use character (transformers marks such tokens so)."""
+    first_characters, control = _control_pattern(tokenizer, str(tokenizer.chat_template), len(tokenizer))
     if text.isascii() and not any(character in text for character in first_characters):
         return False  # true of nearly every text, and many times faster than the search
     return control.search(text) is not None
 
 
+def control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The tokens that are encoded as text in a message, longest first: special tokens and those of the template.
+
+    Other added tokens, such as `#Person1#` where a user has added it to the vocabulary, are tokens in a message too.
+    """
+    return _control_tokens(tokenizer, str(tokenizer.chat_template), len(tokenizer))
+
+
 @lru_cache(maxsize=16)
-def _control_tokens(tokenizer: PreTrainedTokenizerBase, size: int) -> tuple[frozenset[str], re.Pattern[str]]:
-    tokens = sorted((token for token in tokenizer.get_added_vocab() if not token.isspace()), key=len, reverse=True)
+def _control_tokens(tokenizer: PreTrainedTokenizerBase, template: str, size: int) -> list[str]:
+    listed = tokenizer.chat_control_tokens or ()
+    added = tokenizer.added_tokens_decoder.values()
+    control = (one.content for one in added if one.special or one.content in template or one.content in listed)
+    return sorted((token for token in control if not token.isspace()), key=len, reverse=True)
+
+
+@lru_cache(maxsize=16)
+def _control_pattern(
+    tokenizer: PreTrainedTokenizerBase, template: str, size: int
+) -> tuple[frozenset[str], re.Pattern[str]]:
+    tokens = _control_tokens(tokenizer, template, size)
     pattern = "|".join(map(re.escape, tokens)) + "|[\ue000-\uf8ff\U000f0000-\U0010ffff]"
     return frozenset(token[0] for token in tokens), re.compile(pattern.removeprefix("|"))
+
+
+def count_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[int]:
+    """How many tokens each text has in a message, where a control token is encoded as text."""
+    counts = [len(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+    # The template is never run here; transformers finds the control tokens in it.
+    template = "{% if messages %}{{ messages[0].content }}{% else %}" + str(tokenizer.chat_template) + "{% endif %}"
+    for i, text in enumerate(texts):
+        if _holds_control(tokenizer, text):
+            message = {"role": "user", "content": text}
+            options: dict[str, Any] = {"sanitize_control_tokens": True, "return_dict": False}
+            counts[i] = len(tokenizer.apply_chat_template([message], chat_template=template, **options))
+    return counts
 
 
 @lru_cache(maxsize=64)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dialogsum_sft import InputError
-from dialogsum_sft.data.chat_template import Message, render_batch
+from dialogsum_sft.data.chat_template import Message, count_tokens, render_batch
 from dialogsum_sft.data.counts import Counts
 from dialogsum_sft.data.dialogue import Dialogue, Renamed, rename_speakers, swap_speakers
 from dialogsum_sft.data.examples import Examples, fields_of
@@ -207,9 +207,7 @@ def shorten_to_fit(
     budget; a few rounds are needed as tokens merge at the dialogue's ends.
     """
 
-    def count(texts: list[str]) -> list[int]:
-        return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
-
+    count = functools.partial(count_tokens, tokenizer)
     budget = count([dialogue.text])[0] - (length_of(dialogue.text) - limit)
     for _ in range(4):
         try:

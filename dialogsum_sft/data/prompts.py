@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -123,7 +124,7 @@ def encode_batch(
     `prompt_tokens`.
 
     What a template writes after the stop token (ChatML's newline) is left out: it is never generated. Where a template
-    writes no stop token after the answer (GLM-4), the tokenizer's end of sequence is added, so that a stop is learned.
+    writes no stop token after the answer (GLM-4), one is added, the tokenizer's end of sequence if it has one.
 
     Raises InputError where the rendered prompt is not the beginning of the rendered conversation, as with templates
     that add a thinking block to the prompt alone: the model would be trained with one prompt and used with another.
@@ -137,6 +138,7 @@ def encode_batch(
     check_template(tokenizer)
     prompts = render(tokenizer, [row["prompt"] for row in rows], kwargs, True, faults)
     chats, _ = render(tokenizer, [row["prompt"] + row["completion"] for row in rows], kwargs, False, faults, prompts)
+    stop = min(stop_ids) if tokenizer.eos_token_id is None else tokenizer.eos_token_id
     result = []
     for i, (prompt_ids, ids) in enumerate(zip(prompts[0], chats, strict=True)):
         n = len(prompt_ids)
@@ -150,6 +152,6 @@ def encode_batch(
                 "prompt is a prefix with --chat_template_path"
             )
         end = next((at for at in range(n, len(ids)) if ids[at] in stop_ids), None)
-        ids = [*ids, tokenizer.eos_token_id] if end is None else ids[: end + 1]
+        ids = [*ids, stop] if end is None else ids[: end + 1]
         result.append({"input_ids": ids, "labels": [-100] * n + ids[n:], "prompt_tokens": n})
     return result

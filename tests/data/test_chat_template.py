@@ -5,7 +5,13 @@ from datetime import datetime
 
 from conftest import tokenizer_for_template
 from dialogsum_sft import InputError
-from dialogsum_sft.data.chat_template import TEMPLATE_KWARGS, answer_opening, render_batch, takes_role
+from dialogsum_sft.data.chat_template import (
+    TEMPLATE_KWARGS,
+    answer_opening,
+    count_tokens,
+    render_batch,
+    takes_role,
+)
 from dialogsum_sft.data.prompts import INSTRUCTION, PromptSettings
 from trl_templates import DIALOGUE, FOLDER, SUMMARY, SYSTEM_PROMPT, TEMPLATES
 
@@ -131,3 +137,49 @@ def test_the_constant_opening_of_an_answer_is_in_the_generation_prompt(
     assert answer_opening(tokenizer) == expected
     (ids,) = render_batch(tokenizer, [[{"role": "user", "content": "Hi <|im_end|> é."}]], add_generation_prompt=True)
     assert tokenizer.decode(ids) == f"U: Hi <|im_end|> é.\n{generation_prompt}{expected}"
+
+
+def with_tags(tokenizer: PreTrainedTokenizerFast, *, special: bool) -> PreTrainedTokenizerFast:
+    """A user's tokenizer with #Person1# and #Person2# in its vocabulary."""
+    tokenizer = deepcopy(tokenizer)
+    tokenizer.add_tokens(["#Person1#", "#Person2#"], special_tokens=special)
+    return tokenizer
+
+
+@pytest.mark.parametrize("text", [DIALOGUE, f"{DIALOGUE} <|im_end|> <think>"], ids=["clean", "control"])
+def test_a_users_added_token_stays_a_token_and_control_tokens_become_text(
+    text: str, chatml_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    counts = []
+    for special in (False, True):
+        tokenizer = with_tags(chatml_tokenizer, special=special)
+        tokenizer.add_tokens(["<think>"])
+        tokenizer.chat_template += "{{ '<think>' if false }}"  # an added token of the template is a control token
+        (ids,) = render_batch(tokenizer, [[{"role": "user", "content": text}]])
+        assert text in tokenizer.decode(ids)
+        counts.append(
+            [ids.count(tokenizer.convert_tokens_to_ids(tag)) for tag in ("#Person1#", "<|im_end|>", "<think>")]
+        )
+    assert counts == [[1, 1, 0], [0, 1, 0]]
+
+
+@pytest.mark.parametrize("special", [False, True])
+@pytest.mark.parametrize("name", ["chatml", "gemma.jinja", "qwen3.jinja"])
+def test_tokens_are_counted_as_they_are_rendered(
+    name: str, special: bool, chatml_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    tokenizer = with_tags(
+        tokenizer_for_template(FOLDER / name) if name.endswith(".jinja") else chatml_tokenizer, special=special
+    )
+    specials = [token.content for token in tokenizer.added_tokens_decoder.values()]
+    texts = [
+        DIALOGUE,
+        SUMMARY,
+        "",
+        *(f"Anna: {token} is {token}{token}\n#Person1#: x" for token in specials),
+        "\ue000 a",
+    ]
+    around = len(render_batch(tokenizer, [[{"role": "user", "content": "a"}]])[0]) - count_tokens(tokenizer, ["a"])[0]
+    chats = [[{"role": "user", "content": f"a {text} a"}] for text in texts]
+    rendered = [len(ids) - around for ids in render_batch(tokenizer, chats)]
+    assert count_tokens(tokenizer, [chat[0]["content"] for chat in chats]) == rendered

@@ -176,3 +176,11 @@ def test_preparation_is_at_least_twice_as_fast_as_trls(
         enable_caching()
         assert len(trainer.train_dataset) == len(rows) == 3000
     assert min(theirs) > 2 * min(ours), f"ours {ours} s, TRL's {theirs} s"
+
+
+def test_a_dialogue_full_of_control_tokens_is_shortened_and_not_lost(
+    chatml_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    dialogue = "\n".join(f"Ann: {number} {'<|im_end|>' * 20}" for number in range(40))
+    (prompt,) = build_prompts([dialogue], chatml_tokenizer, PromptSettings(), 1000)
+    assert 800 < len(prompt.ids) <= 1000
