@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -15,7 +16,7 @@ from dialogsum_sft.kernels.fused_lora import fuse_lora
 
 import torch
 from filelock import FileLock
-from peft import PeftConfig, PeftModel
+from peft import LoraConfig, PeftConfig, PeftModel
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -26,7 +27,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from trl import ModelConfig, get_quantization_config
+from trl import ModelConfig, get_peft_config, get_quantization_config
 
 logger = logging.getLogger(__name__)
 
@@ -141,6 +142,27 @@ def load_config(model_args: ModelConfig, *, trust_remote_code: bool = False) -> 
             _location(model_args), revision=model_args.model_revision, trust_remote_code=trust_remote_code
         )
     return config
+
+
+def lora_config(model_args: ModelConfig, model: PreTrainedModel) -> LoraConfig | None:
+    """TRL's adapter config. A multimodal model gets no adapter outside its language model, as dialogues are text."""
+    config = get_peft_config(model_args)
+    towers = _other_towers(model)
+    if config is not None and towers:
+        config.exclude_modules = rf"(?:{'|'.join(map(re.escape, towers))})(?:\..*)?"
+    return config
+
+
+def _other_towers(model: PreTrainedModel) -> list[str]:
+    """The modules of a multimodal model beside its language model: vision and audio towers, projectors."""
+    if model.config.get_text_config(decoder=True) is model.config:
+        return []
+    decoder, head, parent, prefix, towers = model.get_decoder(), model.get_output_embeddings(), model, "", []
+    for part in next(name for name, module in model.named_modules() if module is decoder).split("."):
+        siblings = (name for name, child in parent.named_children() if name != part and child is not head)
+        towers += [prefix + name for name in siblings]
+        parent, prefix = getattr(parent, part), f"{prefix}{part}."
+    return towers
 
 
 def load_model(model_args: ModelConfig, *, trust_remote_code: bool = False) -> PreTrainedModel:

@@ -38,7 +38,7 @@ from dialogsum_sft.data.examples import Examples, load_examples
 from dialogsum_sft.generation.engine import generation_config
 from dialogsum_sft.generation.transformers_engine import generate_batches
 from dialogsum_sft.hardware import training_defaults
-from dialogsum_sft.modeling import EMBEDDED, embedded_model, load_adapter, load_model, load_tokenizer
+from dialogsum_sft.modeling import EMBEDDED, embedded_model, load_adapter, load_model, load_tokenizer, lora_config
 from dialogsum_sft.tables import Table
 from dialogsum_sft.training.matmul_floor import matmul_floor
 
@@ -50,7 +50,7 @@ from rich.console import Console
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, pipeline
 from transformers.hf_argparser import HfArg
-from trl import ModelConfig, ScriptArguments, SFTConfig, get_peft_config
+from trl import ModelConfig, ScriptArguments, SFTConfig
 
 ROOT = Path(__file__).parent.parent
 TRL_SFT = "trl sft"
@@ -191,7 +191,7 @@ def floor_tokens_per_second(args: BenchmarkArguments, settings: Settings, train:
     encoded = prompts.encode_batch(tokenizer, pairs, stop_ids, settings.prompt)
     encoded.sort(key=lambda row: len(row["input_ids"]))
     batch = encoded[max(0, len(encoded) // 2 - size // 2) :][:size]
-    adapted = get_peft_model(model, get_peft_config(model_args), autocast_adapter_dtype=False)
+    adapted = get_peft_model(model, lora_config(model_args, model), autocast_adapter_dtype=False)
     lengths = [len(row["input_ids"]) for row in batch]
     supervised = sum(len(row["input_ids"]) - row["prompt_tokens"] for row in batch)
     seconds = statistics.median(matmul_floor(adapted, lengths, supervised) for _ in range(args.rounds))

@@ -23,7 +23,7 @@ from dialogsum_sft.data.training_data import TrainingData, load_training_data
 from dialogsum_sft.distributed import run_on_main, started_processes
 from dialogsum_sft.hardware import describe, training_defaults
 from dialogsum_sft.kernels.supervised_logits import without_triton
-from dialogsum_sft.modeling import load_generation_config, load_model, load_tokenizer, public_name
+from dialogsum_sft.modeling import load_generation_config, load_model, load_tokenizer, lora_config, public_name
 from dialogsum_sft.publish import hub, model_card
 from dialogsum_sft.training import manifest
 from dialogsum_sft.training.activation_checkpointing import set_activation_checkpointing
@@ -42,7 +42,7 @@ from rich.table import Table
 from rich.text import Text
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
-from trl import ModelConfig, ScriptArguments, SFTConfig, get_peft_config
+from trl import ModelConfig, ScriptArguments, SFTConfig
 
 
 def main() -> None:
@@ -97,7 +97,7 @@ def main() -> None:
         train_dataset=data.train.rows,
         eval_dataset=data.validation and data.validation.rows,
         processing_class=tokenizer,
-        peft_config=get_peft_config(model_args),
+        peft_config=lora_config(model_args, model),
     )
     stop = add_callbacks(trainer, data, settings, train_args, stop_ids, max_length, console)
 

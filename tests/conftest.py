@@ -18,7 +18,13 @@ from sft_runs import Sft, sft_args
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "dialogsum_sft" / "data" / "sample"
@@ -127,6 +133,15 @@ def tiny_model(tokenizer: PreTrainedTokenizerFast, dtype: torch.dtype = torch.fl
         bos_token_id=None,
     )
     return LlamaForCausalLM(config).to(dtype)
+
+
+def tiny_gemma3(vocab_size: int, **special: Any) -> Gemma3ForConditionalGeneration:
+    """A random Gemma 3 of the class that its checkpoints with a vision tower load as."""
+    sizes = {"intermediate_size": 64, "num_attention_heads": 4}
+    text = sizes | {"hidden_size": 64, "num_hidden_layers": 2, "num_key_value_heads": 2, "head_dim": 16}
+    vision = sizes | {"hidden_size": 32, "num_hidden_layers": 1}
+    config = Gemma3Config(text_config=text | {"vocab_size": vocab_size} | special, vision_config=vision, **special)
+    return Gemma3ForConditionalGeneration(config)
 
 
 @pytest.fixture(scope="session")

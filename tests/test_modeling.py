@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from conftest import tiny_model
+from conftest import tiny_gemma3, tiny_model
 from dialogsum_sft import InputError, modeling
 from dialogsum_sft.modeling import (
     EMBEDDED_HUB_ID,
@@ -14,6 +14,7 @@ from dialogsum_sft.modeling import (
     load_adapter,
     load_model,
     load_tokenizer,
+    lora_config,
     public_name,
     train_in_float32,
 )
@@ -21,8 +22,14 @@ from dialogsum_sft.modeling import (
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
-from trl import ModelConfig
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma4AudioConfig,
+    Gemma4Config,
+    Gemma4VisionConfig,
+    PreTrainedTokenizerFast,
+)
+from trl import ModelConfig, get_peft_config
 
 
 @pytest.mark.slow
@@ -231,3 +238,39 @@ def test_trained_parameters_become_float32_for_fp16(
     train_in_float32(model)
     dtypes = {parameter.requires_grad: parameter.dtype for parameter in model.parameters()}
     assert dtypes == {True: torch.float32, False: torch.float16}
+
+
+@pytest.mark.parametrize("targets", [["all-linear"], ["q_proj", "v_proj"], [".*_proj"]], ids=lambda names: names[0])
+@pytest.mark.parametrize("name", ["gemma3", "gemma4"])
+def test_a_multimodal_model_gets_an_adapter_on_its_language_model_alone(
+    name: str, targets: list[str], tmp_path: Path
+) -> None:
+    model_args = ModelConfig(use_peft=True, lora_target_modules=targets)
+    if name == "gemma3":
+        model = tiny_gemma3(vocab_size=8)
+    else:
+        config = Gemma4Config(vision_config=Gemma4VisionConfig(), audio_config=Gemma4AudioConfig())
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    expected = {name for name in linear if ".language_model." in name}
+    if targets == ["q_proj", "v_proj"]:
+        expected = {name for name in expected if name.endswith(("q_proj", "v_proj"))}
+    elif name == "gemma4":
+        expected = {name for name in expected if name.endswith("_proj")} if targets != ["all-linear"] else expected
+    adapted = get_peft_model(model, lora_config(model_args, model))
+    prefix = "base_model.model."
+    names = {name.split(".lora_")[0].removeprefix(prefix) for name, _ in adapted.named_parameters() if "lora_" in name}
+    assert names == expected
+    if name == "gemma3":
+        adapted.save_pretrained(tmp_path)
+        again = load_adapter(tiny_gemma3(vocab_size=8), str(tmp_path))
+        assert {name for name in again.state_dict() if "lora_" in name} == {
+            name for name in adapted.state_dict() if "lora_" in name
+        }
+
+
+def test_a_text_model_gets_trls_adapter_config(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
+    model_args = ModelConfig(use_peft=True, lora_target_modules=["all-linear"])
+    assert lora_config(model_args, tiny_model(chatml_tokenizer)) == get_peft_config(model_args)
+    assert lora_config(ModelConfig(), tiny_gemma3(vocab_size=8)) is None

@@ -18,6 +18,7 @@ from typing import Any
 from dialogsum_sft.hardware import resolve_dtype
 from dialogsum_sft.kernels.fused_lora import fuse_lora
 from dialogsum_sft.kernels.unpadded import ATTENTION, only_causal
+from dialogsum_sft.modeling import lora_config
 
 import torch
 from peft import get_peft_model
@@ -27,7 +28,7 @@ from torch.func import functional_call
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.training_args import OptimizerNames
-from trl import ModelConfig, SFTConfig, get_peft_config
+from trl import ModelConfig, SFTConfig
 
 # Bytes of a process that has loaded all libraries and the rows of a small dataset, but no model: on a CPU its resident
 # memory as measured before `load_model`, on a GPU the CUDA context with its kernels and workspaces.
@@ -67,7 +68,7 @@ def meta_model(
     with torch.device("meta"):
         options = {"dtype": dtype, "attn_implementation": attention, "trust_remote_code": trust_remote_code}
         model = AutoModelForCausalLM.from_config(config, **options)
-        peft_config = get_peft_config(model_args)
+        peft_config = lora_config(model_args, model)
         if peft_config is not None:
             model = get_peft_model(model, peft_config)
             # PEFT makes float32 adapters, TRL bfloat16 ones on a quantised base; on a CPU ours have the base's dtype.

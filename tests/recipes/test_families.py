@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from conftest import ROOT, SAMPLE, TOKEN_LITERAL, Recipe, trained_bpe
+from conftest import ROOT, SAMPLE, TOKEN_LITERAL, Recipe, tiny_gemma3, trained_bpe
 
 import pytest
 import trl
@@ -67,7 +67,6 @@ SMALL: dict[str, Any] = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
-VISION = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 LONGROPE = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 6, "long_factor": [2.0] * 6}
 
 
@@ -127,11 +126,8 @@ def family_folder(family: Family, folder: Path) -> Path:
     tokenizer = family_tokenizer(family)
     special = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
     sizes = SMALL | {"vocab_size": len(tokenizer)} | special | family.options
-    if family.config is Gemma3Config:
-        config = Gemma3Config(text_config=sizes | {"head_dim": 16}, vision_config=VISION, **special)
-    else:
-        config = family.config(**sizes)
-    model = family.model(config)
+    gemma3 = family.model is Gemma3ForConditionalGeneration
+    model = tiny_gemma3(len(tokenizer), **special) if gemma3 else family.model(family.config(**sizes))
     model.generation_config = GenerationConfig(
         eos_token_id=sorted({tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(family.end)})
     )
