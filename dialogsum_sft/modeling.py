@@ -144,6 +144,27 @@ def load_config(model_args: ModelConfig, *, trust_remote_code: bool = False) -> 
     return config
 
 
+def max_positions(config: PreTrainedConfig) -> int | None:
+    """How many tokens the model can hold; None where it has no limit."""
+    text = config.get_text_config(decoder=True)
+    positions = getattr(text, "max_position_embeddings", None)
+    rope = getattr(text, "rope_parameters", None) or {}
+    kind, factor = rope.get("rope_type"), rope.get("factor") or 1
+    if positions and kind in ("linear", "dynamic"):  # which scale the positions of the config
+        return int(positions * factor)
+    if positions and kind == "yarn":
+        return max(positions, int((rope.get("original_max_position_embeddings") or positions) * factor))
+    return positions or None
+
+
+def length_limit(max_length: int | None, config: PreTrainedConfig) -> int | None:
+    """`max_length`, or what the model can hold where none is given. Raises InputError for more than that."""
+    positions = max_positions(config)
+    if max_length is not None and positions is not None and max_length > positions:
+        raise InputError(f"--max_length {max_length}: the model can hold {positions} tokens; give {positions} or less")
+    return positions if max_length is None else max_length
+
+
 def lora_config(model_args: ModelConfig, model: PreTrainedModel) -> LoraConfig | None:
     """TRL's adapter config. A multimodal model gets no adapter outside its language model, as dialogues are text."""
     config = get_peft_config(model_args)

@@ -24,7 +24,7 @@ from dialogsum_sft.data.training_data import EncodedSplit, load_training_data
 from dialogsum_sft.data.transcripts import dialogue_of
 from dialogsum_sft.evaluation.tokenizers import lost_share, suggest_tokenizer
 from dialogsum_sft.hardware import Device, training_defaults
-from dialogsum_sft.modeling import load_config, load_generation_config, load_tokenizer, public_name
+from dialogsum_sft.modeling import load_config, load_generation_config, load_tokenizer, max_positions, public_name
 from dialogsum_sft.tables import Table
 from dialogsum_sft.training import memory
 from dialogsum_sft.training.activation_checkpointing import set_activation_checkpointing
@@ -74,12 +74,11 @@ def main() -> None:
     console.width = min(console.width, 100)
 
     # 1. Data: both splits as recipes/sft.py makes them, but with rows of any length
+    trust, evaluates = training_args.trust_remote_code, training_args.eval_strategy != "no"
     tokenizer = load_tokenizer(
-        model_args,
-        chat_template_path=training_args.chat_template_path,
-        trust_remote_code=training_args.trust_remote_code,
+        model_args, chat_template_path=training_args.chat_template_path, trust_remote_code=trust
     )
-    evaluates = training_args.eval_strategy != "no"
+    positions = max_positions(load_config(model_args, trust_remote_code=trust)) or sys.maxsize
     data = load_training_data(
         script_args,
         data_args,
@@ -107,7 +106,7 @@ def main() -> None:
     # 3. Lengths
     console.print(length_table(splits))
     console.print(histogram(splits["training"].total, "tokens of the training rows"), "")
-    console.print(too_long_table(splits, training_args.max_length), "")
+    console.print(too_long_table(splits, training_args.max_length, positions), "")
 
     # 4. Rows as the model sees them
     for row in itertools.islice(splits["training"].rows, inspect_args.num_examples):
@@ -125,12 +124,13 @@ def main() -> None:
         total = int(gpu_memory * GIB) if device == "cuda" else None
         set_activation_checkpointing(*settings[device], splits["training"].rows, kind=device, total_memory=total)
     try:
-        estimates, batch_size = step_memory(splits["training"], settings, gpu_memory)
+        estimates, batch_size = step_memory(splits["training"], settings, gpu_memory, positions)
         console.print(memory_table(estimates))
     except (ValueError, RuntimeError) as error:  # a model's own code may need real tensors
         console.print(Text(f"memory not estimated: {str(error).splitlines()[0]}", "yellow"))
     references = [text for row in data.train.examples.rows for text in row["references"]]
-    console.print(suggestions(splits["training"], batch_size, gpu_memory, suggest_tokenizer(references)))
+    tokenizer_name = suggest_tokenizer(references)
+    console.print(suggestions(splits["training"], batch_size, gpu_memory, tokenizer_name, positions))
 
     # 6. Save the page
     if inspect_args.output is not None:
@@ -234,10 +234,13 @@ def histogram(lengths: np.ndarray, title: str) -> Table:
     return table
 
 
-def too_long_table(splits: dict[str, Split], configured: int | None) -> Table:
-    limits = sorted({*MAX_LENGTHS, *([] if configured is None else [configured])})
+def too_long_table(splits: dict[str, Split], configured: int | None, positions: int) -> Table:
+    held = {min(limit, positions) for limit in MAX_LENGTHS}
+    limits = sorted(held if configured is None else {*held, configured})
     titles = (f"{limit}*" if limit == configured else str(limit) for limit in limits)
     note = "" if configured is None else "* in the config; longer rows lose whole turns of their dialogue"
+    if configured is not None and configured > positions:
+        note = f"* in the config, and refused by a training: the model can hold {positions} tokens"
     table = Table(header=["rows longer than max_length", *titles], note=note)
     for name, split in splits.items():
         counts = [int((split.total > limit).sum()) for limit in limits]
@@ -246,13 +249,13 @@ def too_long_table(splits: dict[str, Split], configured: int | None) -> Table:
 
 
 def step_memory(
-    training: Split, settings: dict[str, tuple[SFTConfig, ModelConfig]], gpu_memory: float
+    training: Split, settings: dict[str, tuple[SFTConfig, ModelConfig]], gpu_memory: float, positions: int
 ) -> tuple[dict[str, memory.MemoryEstimate], int]:
     """Estimates by `rows x tokens`, and the largest batch size that fits.
 
     The estimates are for the configured batch, and for the largest batch (a power of two up to 64) of the longest rows
     that leaves a tenth of the GPU's memory free. The batch size is 0 if not even one row fits. `settings` are the
-    options of a training on each device.
+    options of a training on each device; rows are shortened to `positions`, what the model can hold.
     """
     training_args, model_args = settings["cuda"]
     trust = training_args.trust_remote_code
@@ -272,7 +275,8 @@ def step_memory(
         args, model_options = settings[device]
         return memory.estimate(models[device], model_options, args, device=device, **options)
 
-    longest, configured, batch_size = int(training.total.max()), training_args.per_device_train_batch_size, 0
+    longest = min(int(training.total.max()), positions)
+    configured, batch_size = training_args.per_device_train_batch_size, 0
     for rows in (2**power for power in range(7) if 2**power <= len(training.total)):
         if not of("cuda", rows, longest).fits(int(0.9 * gpu_memory * GIB)):
             break
@@ -304,18 +308,24 @@ def verdict(estimate: memory.MemoryEstimate, total_bytes: int) -> tuple[str, str
     return ("yes", "green") if estimate.fits(int(0.9 * total_bytes)) else ("barely", "yellow")
 
 
-def suggestions(training: Split, batch_size: int | None, gpu_memory: float, rouge_tokenizer: str) -> Table:
-    """Options for the config; a `batch_size` of 0 means that no row fits, None that it is unknown."""
+def suggestions(
+    training: Split, batch_size: int | None, gpu_memory: float, rouge_tokenizer: str, positions: int
+) -> Table:
+    """Options for the config, within the `positions` that the model can hold.
+
+    A `batch_size` of 0 means that no row fits, None that it is unknown.
+    """
     longest, summary = int(training.total.max()), int((training.total - training.prompt).max())
     table = Table("suggested", labels=3)
-    table.add_row("max_length:", str(math.ceil(longest / 64) * 64), f"the longest row has {longest} tokens")
+    reason = f"the longest row has {longest} tokens" + f"; the model can hold {positions}" * (longest > positions)
+    table.add_row("max_length:", str(min(math.ceil(longest / 64) * 64, positions)), reason)
     fit = f"such rows fit {gpu_memory:g} GiB, a tenth left free"
     if batch_size == 0:
         fit = f"not one row fits {gpu_memory:g} GiB: load_in_4bit, activation_checkpointing or a smaller model"
     if batch_size is not None:
         table.add_row("per_device_train_batch_size:", str(batch_size or "-"), fit)
-    new_tokens = str(max(48, math.ceil(1.2 * summary / 16) * 16))
-    table.add_row("max_new_tokens:", new_tokens, f"for evaluation; the longest summary has {summary}")
+    new_tokens = min(max(48, math.ceil(1.2 * summary / 16) * 16), max(1, positions - int(training.prompt.min())))
+    table.add_row("max_new_tokens:", str(new_tokens), f"for evaluation; the longest summary has {summary}")
     table.add_row("rouge_tokenizer:", rouge_tokenizer, "for evaluation; by the letters of the summaries")
     return table
 

@@ -23,7 +23,15 @@ from dialogsum_sft.data.training_data import TrainingData, load_training_data
 from dialogsum_sft.distributed import run_on_main, started_processes
 from dialogsum_sft.hardware import describe, training_defaults
 from dialogsum_sft.kernels.supervised_logits import without_triton
-from dialogsum_sft.modeling import load_generation_config, load_model, load_tokenizer, lora_config, public_name
+from dialogsum_sft.modeling import (
+    length_limit,
+    load_config,
+    load_generation_config,
+    load_model,
+    load_tokenizer,
+    lora_config,
+    public_name,
+)
 from dialogsum_sft.publish import hub, model_card
 from dialogsum_sft.training import manifest
 from dialogsum_sft.training.activation_checkpointing import set_activation_checkpointing
@@ -54,7 +62,7 @@ def main() -> None:
     state = PartialState()
     check_training(script_args, training_args, model_args, train_args, processes, connected=state.num_processes)
     training_args.gradient_accumulation_steps = accumulation_steps(training_args, train_args, processes)
-    output_dir, max_length = Path(training_args.output_dir), training_args.max_length
+    output_dir = Path(training_args.output_dir)
     console = Console(quiet=not state.is_main_process, soft_wrap=True)
     if training_args.push_to_hub and state.is_main_process:
         name = training_args.hub_model_id or output_dir.resolve().name
@@ -63,6 +71,7 @@ def main() -> None:
     # 2. Data: dialogues to chat messages to token ids
     trust, template = training_args.trust_remote_code, training_args.chat_template_path
     tokenizer = load_tokenizer(model_args, chat_template_path=template, trust_remote_code=trust)
+    max_length = length_limit(training_args.max_length, load_config(model_args, trust_remote_code=trust))
     stop_ids = prompts.stop_token_ids(tokenizer, load_generation_config(model_args))
     settings = prompts.PromptSettings.from_arguments(data_args)
     evaluates = training_args.eval_strategy != "no"

@@ -11,10 +11,12 @@ from dialogsum_sft.modeling import (
     EMBEDDED_HUB_ID,
     check_adapter,
     embedded_model,
+    length_limit,
     load_adapter,
     load_model,
     load_tokenizer,
     lora_config,
+    max_positions,
     public_name,
     train_in_float32,
 )
@@ -23,10 +25,12 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     Gemma4AudioConfig,
     Gemma4Config,
     Gemma4VisionConfig,
+    LlamaConfig,
     PreTrainedTokenizerFast,
 )
 from trl import ModelConfig, get_peft_config
@@ -274,3 +278,42 @@ def test_a_text_model_gets_trls_adapter_config(chatml_tokenizer: PreTrainedToken
     model_args = ModelConfig(use_peft=True, lora_target_modules=["all-linear"])
     assert lora_config(model_args, tiny_model(chatml_tokenizer)) == get_peft_config(model_args)
     assert lora_config(ModelConfig(), tiny_gemma3(vocab_size=8)) is None
+
+
+@pytest.mark.parametrize(
+    ("config", "positions"),
+    [
+        (LlamaConfig(max_position_embeddings=512), 512),
+        (AutoConfig.for_model("gpt2", n_positions=256), 256),
+        (AutoConfig.for_model("mamba"), None),
+        (tiny_gemma3(vocab_size=8).config, 131072),
+        (
+            LlamaConfig(max_position_embeddings=512, rope_parameters={"rope_type": "linear", "factor": 4.0}),
+            2048,
+        ),
+        (
+            LlamaConfig(
+                max_position_embeddings=512,
+                rope_parameters={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512},
+            ),
+            2048,
+        ),
+        (
+            LlamaConfig(
+                max_position_embeddings=2048,
+                rope_parameters={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512},
+            ),
+            2048,
+        ),
+    ],
+    ids=["llama", "gpt2", "mamba", "gemma3", "linear", "yarn", "yarn, extended"],
+)
+def test_a_length_is_within_the_positions_of_the_model(config: Any, positions: int | None) -> None:
+    assert max_positions(config) == positions
+    assert length_limit(None, config) == positions
+    assert length_limit(100, config) == 100
+    if positions is not None:
+        assert length_limit(positions, config) == positions
+        message = f"--max_length {positions + 1}: the model can hold {positions} tokens; give {positions} or less"
+        with pytest.raises(InputError, match=message):
+            length_limit(positions + 1, config)

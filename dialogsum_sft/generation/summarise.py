@@ -18,7 +18,7 @@ from dialogsum_sft.generation.openai_engine import OpenAIEngine, request_fields
 from dialogsum_sft.generation.transformers_engine import TransformersEngine
 from dialogsum_sft.generation.vllm_engine import VllmEngine
 from dialogsum_sft.hardware import resolve_dtype
-from dialogsum_sft.modeling import load_adapter, load_config, load_generation_config, load_model
+from dialogsum_sft.modeling import length_limit, load_adapter, load_config, load_generation_config, load_model
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -59,6 +59,7 @@ def open_engine(
 
     model_args.dtype = str(resolve_dtype(model_args.dtype)).removeprefix("torch.")
     model_config = load_config(model_args, trust_remote_code=eval_args.trust_remote_code)
+    max_length = length_limit(eval_args.max_length, model_config)
     own_config = load_generation_config(model_args) or GenerationConfig.from_model_config(model_config)
     config = generation_config(tokenizer, stop_token_ids(tokenizer, own_config), eval_args.max_new_tokens, **kwargs)
     adapter, model = eval_args.adapter_path, Path(str(model_args.model_name_or_path))
@@ -85,7 +86,7 @@ def open_engine(
         partial(_load, eval_args, model_args),
         tokenizer,
         config,
-        max_length=eval_args.max_length or model_config.get_text_config().max_position_embeddings,
+        max_length=max_length,
         max_batch_tokens=eval_args.max_batch_tokens,
         systems=systems,
     )

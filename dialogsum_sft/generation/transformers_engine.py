@@ -48,7 +48,7 @@ class TransformersEngine:
         tokenizer: PreTrainedTokenizerBase,
         config: GenerationConfig,
         *,
-        max_length: int,
+        max_length: int | None,
         max_batch_tokens: int,
         systems: Sequence[System] = (),
     ) -> None:

@@ -20,6 +20,7 @@ from dialogsum_sft.evaluation.tokenizers import suggest_tokenizer
 from dialogsum_sft.generation.engine import Completion, generation_config, max_prompt_tokens
 from dialogsum_sft.generation.summarise import summarise
 from dialogsum_sft.generation.transformers_engine import TransformersEngine
+from dialogsum_sft.modeling import length_limit
 
 import numpy as np
 import torch
@@ -111,12 +112,11 @@ class GenerationEvaluation(TrainerCallback):
         self.rows = list(rows)
         self.references = [row["references"] for row in self.rows]
         self.rouge_tokenizer = train_args.eval_rouge_tokenizer
-        positions = trainer.model.config.get_text_config().max_position_embeddings
         self.engine = TransformersEngine(
             lambda: trainer.model,
             tokenizer,
             generation_config(tokenizer, stop_ids, train_args.eval_max_new_tokens),
-            max_length=min(positions, max_length or positions),
+            max_length=length_limit(max_length, trainer.model.config),
             max_batch_tokens=train_args.eval_max_batch_tokens,
         )
         try:

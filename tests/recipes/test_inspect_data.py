@@ -93,7 +93,7 @@ def test_figures_of_the_sample(shown_sample, chatml_tokenizer):
         for label, values in ((f"{split}: prompt", prompt), ("summary and stop", summary), ("both", total)):
             assert figures(block, label) == [at(values, p) for p in (0, 50, 90, 99, 100)]
         block = shown[shown.index("rows longer than max_length") :]
-        limits = (256, 512, 768, 1024, 2048, 4096)
+        limits = (256, 512, 768, 1024, 2048)  # the model can hold 2048
         assert figures(block, split) == [sum(n > limit for n in total) for limit in limits]
 
     bars = re.findall(r"(\d+) to (\d+) +█* (\d+)", shown)
@@ -176,11 +176,13 @@ def test_a_gpu_too_small_for_one_row(inspect):
 def test_suggested_lengths_are_rounded_up():
     """To multiples of 64 and, with a fifth to spare, of 16."""
     training = SimpleNamespace(total=np.array([100, 193]), prompt=np.array([10, 112]))
-    table = inspect_data.suggestions(training, 4, 24.0, "default")
+    table = inspect_data.suggestions(training, 4, 24.0, "default", 8192)
     assert [row[1] for row in table.rows] == ["256", "4", "112", "default"]  # 1.2 x 90 = 108
     training = SimpleNamespace(total=np.array([128]), prompt=np.array([100]))
-    table = inspect_data.suggestions(training, None, 24.0, "unicode")
+    table = inspect_data.suggestions(training, None, 24.0, "unicode", 8192)
     assert [row[1] for row in table.rows] == ["128", "48", "unicode"]
+    table = inspect_data.suggestions(training, None, 24.0, "unicode", 120)
+    assert [row[1] for row in table.rows] == ["120", "20", "unicode"]
 
 
 def test_memory_verdicts():

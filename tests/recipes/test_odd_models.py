@@ -1,16 +1,20 @@
 """Model folders with tokens, templates and limits that are unusual: trained and evaluated, or refused in one line."""
 
+import json
+import shutil
 from pathlib import Path
 
 from conftest import (
     Recipe,
     evaluation_args,
+    fails,
     tiny_gemma3,
     tokenizer_for_template,
     training_args,
 )
 from trl_templates import FOLDER
 
+import pytest
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -34,3 +38,31 @@ def test_all_linear_layers_of_gemma_3_are_those_of_its_language_model(recipe: Re
         "--num_prompts=1",
     )
     assert type(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")).__name__ == "Gemma3ForConditionalGeneration"
+
+
+def test_max_length_beyond_the_positions_of_the_model_is_refused(
+    recipe: Recipe, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ("--max_length=4096",)
+    message = "error: --max_length 4096: the model can hold 2048 tokens; give 2048 or less"
+    assert fails(recipe, capsys, "sft", *training_args(tiny_folder, tmp_path, *args)) == message
+    assert fails(recipe, capsys, "eval", *evaluation_args(tiny_folder, tmp_path, *args)) == message
+
+
+def test_nothing_that_the_model_cannot_hold_is_suggested(
+    recipe: Recipe, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "tiny")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 400}))
+    recipe("inspect_data", *training_args(folder, tmp_path, "--max_length=500"))
+    shown = capsys.readouterr().out
+    assert "* in the config, and refused by a training: the model can hold 400 tokens" in " ".join(shown.split())
+    header = next(line for line in shown.splitlines() if "rows longer than max_length" in line)
+    assert [word for word in header.split() if word.strip("*").isdigit()] == ["256", "400", "500*"]
+    suggested = shown[shown.index("suggested") :]
+    values = {line.split()[0]: line.split()[1:] for line in suggested.splitlines() if ":" in line}
+    assert values["max_length:"][0] == "400"
+    assert "tokens; the model can hold 400" in " ".join(suggested.split())
+    assert int(values["max_new_tokens:"][0]) < 400
+    assert "x 400, GPU" in shown
