@@ -107,9 +107,10 @@ def load_tokenizer(
     chat_template_path: str | None = None,
     trust_remote_code: bool = False,
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer, with a pad token. The one saved beside the adapter is used if there is one.
+    """The tokenizer, with a pad token and one chat template. That beside the adapter is used if there is one.
 
-    `chat_template_path` (a .jinja file) replaces the chat template.
+    `chat_template_path` (a .jinja file) replaces the chat template. Of several named templates the default is used.
+    Raises InputError where a token that prompts may have is beyond the model's embeddings.
     """
     saved = adapter_path is not None and (Path(adapter_path) / "tokenizer_config.json").is_file()
     location = str(adapter_path) if saved else _location(model_args)
@@ -122,17 +123,56 @@ def load_tokenizer(
         if not Path(chat_template_path).is_file():
             raise InputError(f"--chat_template_path: no such file: {chat_template_path}")
         tokenizer.chat_template = Path(chat_template_path).read_text(encoding="utf-8")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token  # padding is masked by length, so the tokens may be the same
+    elif isinstance(tokenizer.chat_template, dict):
+        try:
+            tokenizer.chat_template = tokenizer.get_chat_template()
+        except ValueError as error:
+            raise InputError(
+                f"the tokenizer of {tokenizer.name_or_path} has no default among its chat templates "
+                f"({', '.join(tokenizer.chat_template)}): save one of them to a file for --chat_template_path"
+            ) from error
+    _fit_embeddings(tokenizer, model_args, trust_remote_code)
     return tokenizer
 
 
-def load_generation_config(model_args: ModelConfig) -> GenerationConfig | None:
-    """The model's generation config, which lists its stop tokens; None if it has none."""
+def _fit_embeddings(tokenizer: PreTrainedTokenizerBase, model_args: ModelConfig, trust_remote_code: bool) -> None:
+    """Choose a pad token that the model has an embedding for; refuse other tokens without one.
+
+    Padding is masked by length, so the pad token may be a stop token.
+    """
+    try:
+        size = load_config(model_args, trust_remote_code=trust_remote_code).get_text_config().vocab_size
+    except (InputError, AttributeError):  # the tokenizer of an endpoint's model may be alone in its folder
+        size = len(tokenizer)
+    pad = tokenizer.pad_token
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= size:
+        config = load_generation_config(model_args, trust_remote_code=trust_remote_code)
+        listed = config.eos_token_id if config is not None else None
+        stops = [tokenizer.eos_token_id, *([listed] if isinstance(listed, int) else listed or ())]
+        stop = next((token for token in stops if token is not None and token < size), None)
+        tokenizer.pad_token = None if stop is None else tokenizer.convert_ids_to_tokens(stop)
+        if pad is not None:
+            text = "the pad token %r of %s is beyond the model's %d embeddings: %r pads instead"
+            logger.warning(text, pad, tokenizer.name_or_path, size, tokenizer.pad_token)
+    for number, token in tokenizer.added_tokens_decoder.items():
+        # A special token that no template writes is never in a prompt, and many models have such tokens.
+        written = token.content in (tokenizer.chat_template or "") or number == tokenizer.eos_token_id
+        if number >= size and token.content != pad and (written or not token.special):
+            raise InputError(
+                f"{tokenizer.name_or_path} has {token.content!r} as token {number} of its tokenizer, but {size} "
+                "embeddings: save the model again after model.resize_token_embeddings(len(tokenizer)), or take the "
+                "token out of the tokenizer"
+            )
+
+
+def load_generation_config(model_args: ModelConfig, *, trust_remote_code: bool = False) -> GenerationConfig | None:
+    """The model's generation config, which lists its stop tokens; one by the model's config where it has none."""
     try:
         return GenerationConfig.from_pretrained(_location(model_args), revision=model_args.model_revision)
     except OSError:
-        return None
+        with contextlib.suppress(InputError):
+            return GenerationConfig.from_model_config(load_config(model_args, trust_remote_code=trust_remote_code))
+    return None
 
 
 def load_config(model_args: ModelConfig, *, trust_remote_code: bool = False) -> PreTrainedConfig:

@@ -84,7 +84,7 @@ def main() -> None:
         data_args,
         train_args,
         tokenizer,
-        prompts.stop_token_ids(tokenizer, load_generation_config(model_args)),
+        prompts.stop_token_ids(tokenizer, load_generation_config(model_args, trust_remote_code=trust)),
         max_length=None,
         evaluates=evaluates,
         optional_validation=True,

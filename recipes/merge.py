@@ -58,7 +58,7 @@ def main() -> None:
     )
     trust = args.trust_remote_code
     tokenizer = modeling.load_tokenizer(model_args, adapter_path=args.adapter_path, trust_remote_code=trust)
-    stop_ids = prompts.stop_token_ids(tokenizer, modeling.load_generation_config(model_args))
+    stop_ids = prompts.stop_token_ids(tokenizer, modeling.load_generation_config(model_args, trust_remote_code=trust))
     run_json = adapter_path / "run.json"
     record = json.loads(run_json.read_text(encoding="utf-8")) if run_json.is_file() else {}
     rows = encode_rows(record, tokenizer, stop_ids, args.num_prompts)

@@ -72,7 +72,7 @@ def main() -> None:
     trust, template = training_args.trust_remote_code, training_args.chat_template_path
     tokenizer = load_tokenizer(model_args, chat_template_path=template, trust_remote_code=trust)
     max_length = length_limit(training_args.max_length, load_config(model_args, trust_remote_code=trust))
-    stop_ids = prompts.stop_token_ids(tokenizer, load_generation_config(model_args))
+    stop_ids = prompts.stop_token_ids(tokenizer, load_generation_config(model_args, trust_remote_code=trust))
     settings = prompts.PromptSettings.from_arguments(data_args)
     evaluates = training_args.eval_strategy != "no"
     data = load_training_data(

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from dialogsum_sft.modeling import (
     embedded_model,
     length_limit,
     load_adapter,
+    load_generation_config,
     load_model,
     load_tokenizer,
     lora_config,
@@ -27,6 +29,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoTokenizer,
     Gemma4AudioConfig,
     Gemma4Config,
     Gemma4VisionConfig,
@@ -244,40 +247,90 @@ def test_trained_parameters_become_float32_for_fp16(
     assert dtypes == {True: torch.float32, False: torch.float16}
 
 
-@pytest.mark.parametrize("targets", [["all-linear"], ["q_proj", "v_proj"], [".*_proj"]], ids=lambda names: names[0])
-@pytest.mark.parametrize("name", ["gemma3", "gemma4"])
-def test_a_multimodal_model_gets_an_adapter_on_its_language_model_alone(
-    name: str, targets: list[str], tmp_path: Path
+def named_templates(tiny_folder: Path, folder: Path, templates: Any) -> ModelConfig:
+    """The tiny model with the chat templates of its tokenizer_config.json replaced."""
+    shutil.copytree(tiny_folder, folder, ignore=shutil.ignore_patterns("*.jinja"))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": templates}))
+    return ModelConfig(model_name_or_path=str(folder))
+
+
+def test_of_several_named_chat_templates_the_default_is_used_and_saved(tiny_folder: Path, tmp_path: Path) -> None:
+    templates = [{"name": "rag", "template": "rag"}, {"name": "default", "template": "{{ messages[0].content }}"}]
+    tokenizer = load_tokenizer(named_templates(tiny_folder, tmp_path / "tiny", templates))
+    assert tokenizer.chat_template == "{{ messages[0].content }}"
+    tokenizer.save_pretrained(tmp_path / "saved")
+    assert AutoTokenizer.from_pretrained(tmp_path / "saved").chat_template == "{{ messages[0].content }}"
+
+
+def test_named_chat_templates_without_a_default_need_a_file(tiny_folder: Path, tmp_path: Path) -> None:
+    templates = [{"name": "rag", "template": "rag"}, {"name": "tool_use", "template": "tools"}]
+    model_args = named_templates(tiny_folder, tmp_path / "tiny", templates)
+    with pytest.raises(InputError, match=r"no default among its chat templates \(rag, tool_use\): .*template_path"):
+        load_tokenizer(model_args)
+    (tmp_path / "t.jinja").write_text("from a file")
+    assert load_tokenizer(model_args, chat_template_path=str(tmp_path / "t.jinja")).chat_template == "from a file"
+
+
+def with_tokenizer(tiny_folder: Path, folder: Path, **tokens: Any) -> tuple[ModelConfig, PreTrainedTokenizerFast]:
+    """The tiny model beside a tokenizer that was changed after its training, as in many folders on the hub."""
+    shutil.copytree(tiny_folder, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for name, token in tokens.items():
+        setattr(tokenizer, name, token)
+        tokenizer.add_tokens([token] if token else [], special_tokens=True)
+    tokenizer.save_pretrained(folder)
+    return ModelConfig(model_name_or_path=str(folder)), tokenizer
+
+
+@pytest.mark.parametrize("eos", ["<|im_end|>", None], ids=["eos", "generation config"])
+def test_a_pad_token_beyond_the_embeddings_is_replaced_by_a_stop_token(
+    tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, eos: str | None
 ) -> None:
-    model_args = ModelConfig(use_peft=True, lora_target_modules=targets)
-    if name == "gemma3":
-        model = tiny_gemma3(vocab_size=8)
-    else:
-        config = Gemma4Config(vision_config=Gemma4VisionConfig(), audio_config=Gemma4AudioConfig())
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-    linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    expected = {name for name in linear if ".language_model." in name}
-    if targets == ["q_proj", "v_proj"]:
-        expected = {name for name in expected if name.endswith(("q_proj", "v_proj"))}
-    elif name == "gemma4":
-        expected = {name for name in expected if name.endswith("_proj")} if targets != ["all-linear"] else expected
-    adapted = get_peft_model(model, lora_config(model_args, model))
-    prefix = "base_model.model."
-    names = {name.split(".lora_")[0].removeprefix(prefix) for name, _ in adapted.named_parameters() if "lora_" in name}
-    assert names == expected
-    if name == "gemma3":
-        adapted.save_pretrained(tmp_path)
-        again = load_adapter(tiny_gemma3(vocab_size=8), str(tmp_path))
-        assert {name for name in again.state_dict() if "lora_" in name} == {
-            name for name in adapted.state_dict() if "lora_" in name
-        }
+    model_args, saved = with_tokenizer(tiny_folder, tmp_path / "tiny", pad_token="[PAD]", eos_token=eos)
+    size = AutoConfig.from_pretrained(tmp_path / "tiny").vocab_size
+    assert saved.pad_token_id == size
+    tokenizer = load_tokenizer(model_args)
+    assert (tokenizer.pad_token, tokenizer.eos_token) == ("<|im_end|>", eos)
+    assert f"the pad token '[PAD]' of tiny is beyond the model's {size} embeddings: '<|im_end|>' pads" in caplog.text
 
 
-def test_a_text_model_gets_trls_adapter_config(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
-    model_args = ModelConfig(use_peft=True, lora_target_modules=["all-linear"])
-    assert lora_config(model_args, tiny_model(chatml_tokenizer)) == get_peft_config(model_args)
-    assert lora_config(ModelConfig(), tiny_gemma3(vocab_size=8)) is None
+def test_without_eos_and_pad_tokens_the_generation_config_has_the_stop(tiny_folder: Path, tmp_path: Path) -> None:
+    model_args, _ = with_tokenizer(tiny_folder, tmp_path / "tiny", pad_token=None, eos_token=None)
+    tokenizer = load_tokenizer(model_args)
+    assert (tokenizer.pad_token, tokenizer.eos_token) == ("<|im_end|>", None)
+    (tmp_path / "tiny/generation_config.json").unlink()  # then the model's config
+    config = load_generation_config(model_args)
+    assert config is not None
+    assert config.eos_token_id == tokenizer.pad_token_id
+    assert load_tokenizer(model_args).pad_token == "<|im_end|>"
+
+
+def test_a_tokenizer_without_a_model_is_loaded(tiny_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "tiny", ignore=shutil.ignore_patterns("*config.json", "*.safetensors"))
+    shutil.copy(tiny_folder / "tokenizer_config.json", tmp_path / "tiny")
+    assert load_tokenizer(ModelConfig(model_name_or_path=str(tmp_path / "tiny"))).pad_token == "<|endoftext|>"
+
+
+@pytest.mark.parametrize(
+    ("special", "template", "refused"),
+    [(False, "", True), (True, "<tag>", True), (True, "", False)],
+    ids=["a user's", "of the template", "never used"],
+)
+def test_a_token_without_an_embedding_is_refused_where_prompts_may_have_it(
+    tiny_folder: Path, tmp_path: Path, special: bool, template: str, refused: bool
+) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "tiny")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tiny")
+    tokenizer.add_tokens(["<tag>"], special_tokens=special)
+    tokenizer.chat_template += template
+    tokenizer.save_pretrained(tmp_path / "tiny")
+    model_args = ModelConfig(model_name_or_path=str(tmp_path / "tiny"))
+    if not refused:
+        load_tokenizer(model_args)
+        return
+    with pytest.raises(InputError, match=r"tiny has '<tag>' as token (1\d+) of its tokenizer, but \1 embeddings"):
+        load_tokenizer(model_args)
 
 
 @pytest.mark.parametrize(
@@ -317,3 +370,39 @@ def test_a_length_is_within_the_positions_of_the_model(config: Any, positions: i
         message = f"--max_length {positions + 1}: the model can hold {positions} tokens; give {positions} or less"
         with pytest.raises(InputError, match=message):
             length_limit(positions + 1, config)
+
+
+@pytest.mark.parametrize("targets", [["all-linear"], ["q_proj", "v_proj"], [".*_proj"]], ids=lambda names: names[0])
+@pytest.mark.parametrize("name", ["gemma3", "gemma4"])
+def test_a_multimodal_model_gets_an_adapter_on_its_language_model_alone(
+    name: str, targets: list[str], tmp_path: Path
+) -> None:
+    model_args = ModelConfig(use_peft=True, lora_target_modules=targets)
+    if name == "gemma3":
+        model = tiny_gemma3(vocab_size=8)
+    else:
+        config = Gemma4Config(vision_config=Gemma4VisionConfig(), audio_config=Gemma4AudioConfig())
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    expected = {name for name in linear if ".language_model." in name}
+    if targets == ["q_proj", "v_proj"]:
+        expected = {name for name in expected if name.endswith(("q_proj", "v_proj"))}
+    elif name == "gemma4":
+        expected = {name for name in expected if name.endswith("_proj")} if targets != ["all-linear"] else expected
+    adapted = get_peft_model(model, lora_config(model_args, model))
+    prefix = "base_model.model."
+    names = {name.split(".lora_")[0].removeprefix(prefix) for name, _ in adapted.named_parameters() if "lora_" in name}
+    assert names == expected
+    if name == "gemma3":
+        adapted.save_pretrained(tmp_path)
+        again = load_adapter(tiny_gemma3(vocab_size=8), str(tmp_path))
+        assert {name for name in again.state_dict() if "lora_" in name} == {
+            name for name in adapted.state_dict() if "lora_" in name
+        }
+
+
+def test_a_text_model_gets_trls_adapter_config(chatml_tokenizer: PreTrainedTokenizerFast) -> None:
+    model_args = ModelConfig(use_peft=True, lora_target_modules=["all-linear"])
+    assert lora_config(model_args, tiny_model(chatml_tokenizer)) == get_peft_config(model_args)
+    assert lora_config(ModelConfig(), tiny_gemma3(vocab_size=8)) is None

@@ -24,7 +24,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from peft import PeftModel
 from tqdm import tqdm
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import ModelConfig
 
 # How candidates are sampled unless --generation_kwargs say otherwise: greedy ones would all be alike.
@@ -60,7 +60,7 @@ def open_engine(
     model_args.dtype = str(resolve_dtype(model_args.dtype)).removeprefix("torch.")
     model_config = load_config(model_args, trust_remote_code=eval_args.trust_remote_code)
     max_length = length_limit(eval_args.max_length, model_config)
-    own_config = load_generation_config(model_args) or GenerationConfig.from_model_config(model_config)
+    own_config = load_generation_config(model_args, trust_remote_code=eval_args.trust_remote_code)
     config = generation_config(tokenizer, stop_token_ids(tokenizer, own_config), eval_args.max_new_tokens, **kwargs)
     adapter, model = eval_args.adapter_path, Path(str(model_args.model_name_or_path))
     # Other folders than that of the current adapter have names of their own, so that no score replaces another's.

@@ -3,12 +3,14 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from conftest import (
     Recipe,
     evaluation_args,
     fails,
     tiny_gemma3,
+    tiny_model,
     tokenizer_for_template,
     training_args,
 )
@@ -16,28 +18,45 @@ from trl_templates import FOLDER
 
 import pytest
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 
-def test_all_linear_layers_of_gemma_3_are_those_of_its_language_model(recipe: Recipe, tmp_path: Path) -> None:
-    tokenizer = tokenizer_for_template(FOLDER / "gemma3.jinja")
-    special = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
-    tiny_gemma3(len(tokenizer), **special).save_pretrained(tmp_path / "tiny")
+def without_eos_and_pad(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.eos_token = tokenizer.pad_token = None
+
+
+def with_a_pad_token_of_its_own(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+
+
+def with_named_templates(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.chat_template = {"rag": "{{ documents }}", "default": tokenizer.chat_template}
+
+
+@pytest.mark.parametrize("change", [without_eos_and_pad, with_a_pad_token_of_its_own, with_named_templates])
+def test_an_odd_tokenizer_trains_evaluates_and_merges(
+    recipe: Recipe, tiny_folder: Path, tmp_path: Path, change: Any
+) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "tiny", ignore=shutil.ignore_patterns("*.jinja"))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+    change(tokenizer)
+    tokenizer.save_pretrained(folder)
+    recipe("sft", *training_args(folder, tmp_path))
+    recipe("eval", *evaluation_args(folder, tmp_path, f"--adapter_path={tmp_path / 'adapter'}"))
+    assert len((tmp_path / "eval-tuned/predictions.jsonl").read_text().splitlines()) == 3
+    recipe("merge", f"--model_name_or_path={folder}", f"--adapter_path={tmp_path / 'adapter'}", "--num_prompts=1")
+
+
+def test_the_channel_of_an_answer_is_not_supervised(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = tokenizer_for_template(FOLDER / "gptoss.jinja")
+    tiny_model(tokenizer).save_pretrained(tmp_path / "tiny")
     tokenizer.save_pretrained(tmp_path / "tiny")
-    recipe("sft", *training_args(tmp_path / "tiny", tmp_path, "--learning_rate=0.01"))
-    weights = load_file(tmp_path / "adapter/adapter_model.safetensors")
-    assert {key.split(".lora_")[0].split(".layers.")[0] for key in weights} == {
-        "base_model.model.model.language_model"
-    }
-    assert len(weights) == 2 * 2 * 7
+    recipe("sft", *training_args(tmp_path / "tiny", tmp_path))
+    shown = capsys.readouterr().out
+    assert "<|start|>assistant<|channel|>final<|message|>⟦" in shown.replace("\n", "")
     recipe("eval", *evaluation_args(tmp_path / "tiny", tmp_path, f"--adapter_path={tmp_path / 'adapter'}"))
-    recipe(
-        "merge",
-        f"--model_name_or_path={tmp_path / 'tiny'}",
-        f"--adapter_path={tmp_path / 'adapter'}",
-        "--num_prompts=1",
-    )
-    assert type(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")).__name__ == "Gemma3ForConditionalGeneration"
 
 
 def test_max_length_beyond_the_positions_of_the_model_is_refused(
@@ -66,3 +85,24 @@ def test_nothing_that_the_model_cannot_hold_is_suggested(
     assert "tokens; the model can hold 400" in " ".join(suggested.split())
     assert int(values["max_new_tokens:"][0]) < 400
     assert "x 400, GPU" in shown
+
+
+def test_all_linear_layers_of_gemma_3_are_those_of_its_language_model(recipe: Recipe, tmp_path: Path) -> None:
+    tokenizer = tokenizer_for_template(FOLDER / "gemma3.jinja")
+    special = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
+    tiny_gemma3(len(tokenizer), **special).save_pretrained(tmp_path / "tiny")
+    tokenizer.save_pretrained(tmp_path / "tiny")
+    recipe("sft", *training_args(tmp_path / "tiny", tmp_path, "--learning_rate=0.01"))
+    weights = load_file(tmp_path / "adapter/adapter_model.safetensors")
+    assert {key.split(".lora_")[0].split(".layers.")[0] for key in weights} == {
+        "base_model.model.model.language_model"
+    }
+    assert len(weights) == 2 * 2 * 7
+    recipe("eval", *evaluation_args(tmp_path / "tiny", tmp_path, f"--adapter_path={tmp_path / 'adapter'}"))
+    recipe(
+        "merge",
+        f"--model_name_or_path={tmp_path / 'tiny'}",
+        f"--adapter_path={tmp_path / 'adapter'}",
+        "--num_prompts=1",
+    )
+    assert type(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")).__name__ == "Gemma3ForConditionalGeneration"
