@@ -16,6 +16,7 @@ from dialogsum_sft.kernels.fused_lora import fuse_lora
 
 import torch
 from filelock import FileLock
+from jinja2.exceptions import TemplateError
 from peft import LoraConfig, PeftConfig, PeftModel
 from transformers import (
     AutoConfig,
@@ -154,10 +155,13 @@ def _fit_embeddings(tokenizer: PreTrainedTokenizerBase, model_args: ModelConfig,
         if pad is not None:
             text = "the pad token %r of %s is beyond the model's %d embeddings: %r pads instead"
             logger.warning(text, pad, tokenizer.name_or_path, size, tokenizer.pad_token)
+    written = {tokenizer.eos_token_id}
+    with contextlib.suppress(TemplateError, TypeError, ValueError):  # rendering the prompts reports the fault
+        chat = [{"role": "user", "content": "text"}, {"role": "assistant", "content": "text"}]
+        written.update(tokenizer.apply_chat_template(chat, return_dict=False))
     for number, token in tokenizer.added_tokens_decoder.items():
-        # A special token that no template writes is never in a prompt, and many models have such tokens.
-        written = token.content in (tokenizer.chat_template or "") or number == tokenizer.eos_token_id
-        if number >= size and token.content != pad and (written or not token.special):
+        # Other special tokens, such as that of an image, are in no prompt.
+        if number >= size and token.content != pad and (number in written or not token.special):
             raise InputError(
                 f"{tokenizer.name_or_path} has {token.content!r} as token {number} of its tokenizer, but {size} "
                 "embeddings: save the model again after model.resize_token_embeddings(len(tokenizer)), or take the "

@@ -314,8 +314,8 @@ def test_a_tokenizer_without_a_model_is_loaded(tiny_folder: Path, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("special", "template", "refused"),
-    [(False, "", True), (True, "<tag>", True), (True, "", False)],
-    ids=["a user's", "of the template", "never used"],
+    [(False, "", True), (True, "<tag>", True), (True, "", False), (True, "{% if images %}<tag>{% endif %}", False)],
+    ids=["a user's", "of the template", "never used", "of an image"],
 )
 def test_a_token_without_an_embedding_is_refused_where_prompts_may_have_it(
     tiny_folder: Path, tmp_path: Path, special: bool, template: str, refused: bool

@@ -105,6 +105,13 @@ def test_a_stop_token_is_added_where_the_template_writes_none() -> None:
     assert row["labels"][row["prompt_tokens"] :] == [*text_ids(tokenizer, f"\n{SUMMARY}"), tokenizer.eos_token_id]
 
 
+def test_without_an_eos_token_the_added_stop_is_the_generation_configs() -> None:
+    tokenizer = tokenizer_for_template(FOLDER / "glm4moe.jinja")
+    stop, tokenizer.eos_token = tokenizer.eos_token_id, None
+    row = encode(tokenizer, DIALOGUE, SUMMARY, stop_token_ids(tokenizer, GenerationConfig(eos_token_id=stop)))
+    assert row["labels"][-1] == stop
+
+
 def test_any_stop_token_of_the_generation_config_ends_a_row() -> None:
     tokenizer = tokenizer_for_template(FOLDER / "glm4moe_training.jinja")  # GLM ends an answer with <|user|>
     stops = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|user|>", "<|observation|>"])
