@@ -11,13 +11,29 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args, get_type_hints
 
 from dialogsum_sft import InputError, Stopped
 from dialogsum_sft.distributed import exit_process
 
 import yaml
 from trl import TrlParser
+
+# Options by the names that they had in earlier versions of transformers and TRL; "" for those that are gone.
+_FORMER_NAMES = {
+    **{"torch_dtype": "dtype", "bnb_4bit_compute_dtype": "dtype", "bnb_4bit_use_double_quant": "use_bnb_nested_quant"},
+    **{"warmup_ratio": "warmup_steps (below 1 a share of all steps)", "max_seq_length": "max_length"},
+    **{"group_by_length": "train_sampling_strategy: group_by_length", "evaluation_strategy": "eval_strategy"},
+    **{"use_flash_attention_2": "attn_implementation: flash_attention_2", "use_liger": "use_liger_kernel"},
+    **{"no_cuda": "use_cpu", "use_lora": "use_peft", "peft_lora_r": "lora_r", "peft_lora_alpha": "lora_alpha"},
+    **{"per_gpu_train_batch_size": "per_device_train_batch_size", "push_to_hub_model_id": "hub_model_id"},
+    **{"per_gpu_eval_batch_size": "per_device_eval_batch_size", "push_to_hub_token": "hub_token"},
+    **{"dataset_train_name": "dataset_train_split", "dataset_test_name": "dataset_test_split"},
+    **{"include_inputs_for_metrics": "include_for_metrics: [inputs]", "adafactor": "optim: adafactor"},
+    **dict.fromkeys(("save_safetensors", "use_mps_device", "fp16_backend", "half_precision_backend"), ""),
+    **dict.fromkeys(("fp16_opt_level", "logging_dir", "jit_mode_eval", "include_tokens_per_second"), ""),
+    **dict.fromkeys(("dataset_batch_size", "num_of_sequences", "chars_per_token", "past_index", "ray_scope"), ""),
+}
 
 
 class _Parser(TrlParser):
@@ -56,20 +72,29 @@ def parse(
     args = list(sys.argv[1:] if argv is None else argv)
     unknown = [word.split("=")[0] for word in args if re.match(r"--[A-Za-z]", word)]
     unknown = [word for word in unknown if word not in flags | {"--config"}]
-    source = "the command line"
+    source, unset = "the command line", []
     if any(word == "--config" or word.startswith("--config=") for word in args):
         config, args = _split_config(args)
         if not unknown:
             unknown, source = [f"--{key}" for key in config if f"--{key}" not in flags], "the config file"
+        unset = [key for key, value in config.items() if value is None and _takes_none(types, key)]
         args = _to_argv(config) + args
     if unknown:
+        words = [word.removeprefix("--") for word in unknown]
+        hint = "".join(
+            f"; {word} is now {now}" if now else f"; {word} is gone: leave it out"
+            for word in words
+            if (now := _FORMER_NAMES.get(word)) is not None
+            and (not now or f"--{now.split(':')[0].split()[0]}" in flags)
+        )
         near = difflib.get_close_matches(unknown[0], {flag for flag in flags if "-" not in flag[2:]}, n=2, cutoff=0.75)
-        hint = f"; did you mean {' or '.join(word.removeprefix('--') for word in near)}?" if near else ""
-        names = ", ".join(word.removeprefix("--") for word in unknown)
-        raise InputError(f"unknown option in {source}: {names}{hint}")
+        if near and not hint:
+            hint = f"; did you mean {' or '.join(word.removeprefix('--') for word in near)}?"
+        raise InputError(f"unknown option in {source}: {', '.join(words)}{hint}")
     try:
         if defaults is not None and not {"-h", "--help"} & set(args):
-            parser.set_defaults(**defaults(_given_options(parser, args)))
+            parser.set_defaults(**defaults(dict.fromkeys(unset) | _given_options(parser, args)))
+        parser.set_defaults(**dict.fromkeys(unset))
         return tuple(parser.parse_args_and_config(args))
     except (
         ValueError,
@@ -113,14 +138,24 @@ def _split_config(args: list[str]) -> tuple[dict[str, Any], list[str]]:
         raise InputError(f"{path} must hold a YAML mapping of option: value")
     if any(word == "--config" or word.startswith("--config=") for word in rest):
         raise InputError("--config is given twice; put both files' options into one")
-    # A mapping is a JSON option (model_init_kwargs, ...) whose values keep their YAML types; null is left out.
-    values = {key: typed[key] if isinstance(value, dict) else value for key, value in as_written.items()}
-    return {key: value for key, value in values.items() if typed[key] is not None}, rest
+    # A mapping is a JSON option (model_init_kwargs, ...) whose values keep their YAML types.
+    return {
+        key: typed[key] if isinstance(value, dict) or typed[key] is None else value
+        for key, value in as_written.items()
+    }, rest
+
+
+def _takes_none(types: tuple[type[Any], ...], option: str) -> bool:
+    """Whether null is a value of an option, such as no limit for max_length; for others it means the default."""
+    hints = next((hints for hints in map(get_type_hints, types) if option in hints), {})
+    return type(None) in get_args(hints.get(option))
 
 
 def _to_argv(config: dict[str, Any]) -> list[str]:
     argv: list[str] = []
     for key, value in config.items():
+        if value is None:
+            continue
         if isinstance(value, list):
             argv += [f"--{key}", *map(str, value)]
         else:

@@ -1,8 +1,11 @@
 """YAML and the command line become the dataclasses of arguments.py; the exit status of errors."""
 
+import dataclasses
+import re
+
 from dialogsum_sft import InputError
 from dialogsum_sft.arguments import DataArguments, EvalArguments, TrainArguments
-from dialogsum_sft.cli import parse, run
+from dialogsum_sft.cli import _FORMER_NAMES, parse, run
 
 import pytest
 from trl import ModelConfig, ScriptArguments, SFTConfig
@@ -117,6 +120,65 @@ def test_all_unknown_yaml_keys_are_named(config):
 def test_a_yaml_key_of_another_recipe_is_unknown(config):
     assert "unknown option in the config file: lora_rank" in refusal(SFT, config("lora_rank: 8"))
     assert "unknown option in the config file: learning_rate" in refusal(EVAL, config("learning_rate: 1"))
+
+
+@pytest.mark.parametrize(
+    ("former", "now"),
+    [
+        ("torch_dtype", "dtype"),
+        ("warmup_ratio", "warmup_steps (below 1 a share of all steps)"),
+        ("group_by_length", "train_sampling_strategy: group_by_length"),
+        ("max_seq_length", "max_length"),
+        ("evaluation_strategy", "eval_strategy"),
+        ("no_cuda", "use_cpu"),
+        ("use_flash_attention_2", "attn_implementation: flash_attention_2"),
+        ("bnb_4bit_use_double_quant", "use_bnb_nested_quant"),
+    ],
+)
+def test_an_option_by_its_former_name(config, former, now):
+    assert (
+        refusal(SFT, config(f"{former}: 1")) == f"unknown option in the config file: {former}; {former} is now {now}"
+    )
+    assert refusal(SFT, [f"--{former}", "1"]).endswith(f"; {former} is now {now}")
+
+
+def test_all_former_names_are_explained_and_are_no_options():
+    fields = {field.name for kind in SFT for field in dataclasses.fields(kind)}
+    assert not fields & _FORMER_NAMES.keys()
+    for now in filter(None, _FORMER_NAMES.values()):
+        assert re.match(r"\w+", now)[0] in fields
+    message = refusal(SFT, ["--output_dir=x", "--torch_dtype=auto", "--zzz=1", "--save_safetensors=true"])
+    words = (
+        "torch_dtype, zzz, save_safetensors",
+        "torch_dtype is now dtype",
+        "save_safetensors is gone: leave it out",
+    )
+    assert message == "unknown option in the command line: " + "; ".join(words)
+
+
+def test_a_former_name_is_not_explained_where_the_option_is_unknown():
+    assert refusal(EVAL, ["--evaluation_strategy=epoch"]) == (
+        "unknown option in the command line: evaluation_strategy"
+    )
+
+
+@pytest.mark.parametrize("text", ["null", "~", ""])
+def test_null_is_a_value_where_an_option_takes_it(config, text):
+    flags = config(f"max_length: {text}\nreport_to: {text}") + NO_BF16
+    assert parse(SFT, flags)[1].max_length is None
+    assert parse(SFT, [*flags, "--max_length=5"])[1].max_length == 5
+
+
+def test_null_is_given_to_the_defaults(config):
+    seen = {}
+    argv = ["--output_dir=x", *NO_BF16, *config("max_length: null")]
+    (training,) = parse((SFTConfig,), argv, defaults=lambda given: seen.update(given) or {"max_length": 7})
+    assert training.max_length is None
+    assert seen["max_length"] is None
+
+
+def test_an_unknown_option_that_is_null_is_refused(config):
+    assert "unknown option in the config file: max_lenght; did you mean" in refusal(SFT, config("max_lenght: null"))
 
 
 @pytest.mark.parametrize("argv", [["--learing_rate", "1"], ["--learing_rate=1"]])
