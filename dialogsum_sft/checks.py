@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from typing import Any
 
 from dialogsum_sft import InputError
@@ -43,6 +43,7 @@ def check_training(
         *_training(training_args, model_args, train_args),
         *_sharded(training_args, model_args),
         *_rows(script_args, training_args),
+        *_without_effect(script_args, training_args),
         *_kernels(training_args, model_args),
         *_global_batch(training_args, train_args, processes),
         *_trackers(training_args),
@@ -54,6 +55,18 @@ def check_training(
     if optim and not torch.accelerator.is_available():
         logger.warning("no GPU: adamw_torch is used instead of %s", optim)
         training_args.optim = "adamw_torch"
+
+
+def check_steps(training_args: SFTConfig, rows: Sized, processes: int) -> None:
+    """Raise InputError where these rows make no whole step and `dataloader_drop_last` drops the others."""
+    if not training_args.dataloader_drop_last or not isinstance(rows, Sized):  # a stream has no length
+        return
+    step = training_args.per_device_train_batch_size * training_args.gradient_accumulation_steps * processes
+    if len(rows) < step:
+        raise InputError(
+            f"--dataloader_drop_last drops all rows: there are {len(rows)}, and a step takes {step}: leave it out, or "
+            "give a smaller --per_device_train_batch_size"
+        )
 
 
 def check_engine(eval_args: EvalArguments, model_args: ModelConfig, processes: int) -> None:
@@ -156,6 +169,13 @@ def _training(training_args: SFTConfig, model_args: ModelConfig, train_args: Tra
             yield f"--{name} {getattr(training_args, name)}: give 1 or more"
     if model_args.use_peft and model_args.lora_r < 1:
         yield f"--lora_r {model_args.lora_r}: give 1 or more"
+    targets = model_args.lora_target_modules or []
+    targets = [targets] if isinstance(targets, str) else targets  # as ModelConfig makes of a single one
+    if model_args.use_peft and (heads := [name for name in targets if name.split(".")[-1] == "lm_head"]):
+        yield (
+            f"lora_target_modules: {heads[0]}: TRL computes the loss from the head's own weight, so an adapter on it "
+            "is not trained: leave it out"
+        )
     if not model_args.use_peft:
         if model_args.load_in_4bit or model_args.load_in_8bit:
             yield "a quantised base cannot be trained itself: add use_peft: true"
@@ -217,6 +237,31 @@ def _rows(script_args: ScriptArguments, training_args: SFTConfig) -> Iterator[st
         yield "eval_packing without packing lets one dialogue see the next: add packing: true"
     if script_args.dataset_streaming and training_args.max_steps <= 0:
         yield "with --dataset_streaming the number of rows is not known: give --max_steps"
+    if script_args.dataset_streaming and training_args.dataloader_num_workers > 0:
+        yield "--dataloader_num_workers with --dataset_streaming reads rows where they are not counted: leave it out"
+    if training_args.max_steps <= 0 and training_args.num_train_epochs <= 0:
+        yield f"--num_train_epochs {training_args.num_train_epochs:g} trains nothing: give more than 0"
+
+
+def _without_effect(script_args: ScriptArguments, training_args: SFTConfig) -> Iterator[str]:
+    """Options of TRL that have no effect on rows of token ids with labels, or fail on them."""
+    summary = "the loss is on the summary and its end alone"
+    own_collator = not (training_args.packing or training_args.padding_free)
+    refused = {
+        "assistant_only_loss": (training_args.assistant_only_loss, summary),
+        "completion_only_loss: false": (training_args.completion_only_loss is False, summary),
+        "eos_token": (training_args.eos_token, "a summary ends with the stop token of the chat template"),
+        "pad_token": (training_args.pad_token, "the tokenizer has one, which is never trained on"),
+        "dataset_text_field": (training_args.dataset_text_field != "text", "the dialogue is named by dialogue_column"),
+        "dataset_kwargs": (training_args.dataset_kwargs, "the recipe encodes the rows"),
+        "truncation_mode": (training_args.truncation_mode != "keep_start", "a long dialogue loses turns, not its end"),
+        "shuffle_dataset": (training_args.shuffle_dataset, "rows are shuffled in each epoch"),
+        "pad_to_multiple_of": (training_args.pad_to_multiple_of and own_collator, "rows are padded to the longest"),
+        "ignore_bias_buffers": (script_args.ignore_bias_buffers, "no supported model needs it"),
+    }
+    for name, (is_given, reason) in refused.items():
+        if is_given:
+            yield f"{name} has no place here, as {reason}: leave it out"
 
 
 def _kernels(training_args: SFTConfig, model_args: ModelConfig) -> Iterator[str]:

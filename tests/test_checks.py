@@ -11,7 +11,7 @@ from unittest.mock import Mock
 
 from dialogsum_sft import InputError, checks
 from dialogsum_sft.arguments import EvalArguments, TrainArguments
-from dialogsum_sft.checks import check_engine, check_training
+from dialogsum_sft.checks import check_engine, check_steps, check_training
 from dialogsum_sft.cli import parse
 from dialogsum_sft.modeling import load_model
 
@@ -282,6 +282,55 @@ def test_a_stream_needs_max_steps(tmp_path: Path) -> None:
     check(tmp_path, "--dataset_streaming=true", "--max_steps=3")
     with pytest.raises(InputError, match="give --max_steps"):
         check(tmp_path, "--dataset_streaming=true")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--assistant_only_loss=true"], "assistant_only_loss has no place here, as the loss is on the summary"),
+        (["--completion_only_loss=false"], "completion_only_loss: false has no place here"),
+        (["--eos_token=</s>"], "eos_token has no place here, as a summary ends with the stop token"),
+        (["--pad_token=</s>"], "pad_token has no place here"),
+        (["--dataset_text_field=dialogue"], "dataset_text_field has no place here, as the dialogue is named by"),
+        (['--dataset_kwargs={"skip_prepare_dataset": true}'], "dataset_kwargs has no place here"),
+        (["--truncation_mode=keep_end"], "truncation_mode has no place here"),
+        (["--shuffle_dataset=true"], "shuffle_dataset has no place here"),
+        (["--pad_to_multiple_of=8"], "pad_to_multiple_of has no place here"),
+        (["--ignore_bias_buffers=true"], "ignore_bias_buffers has no place here"),
+        (["--use_peft=true", "--lora_target_modules=lm_head"], "lora_target_modules: lm_head: TRL computes"),
+        (["--use_peft=true", "--lora_target_modules", "q_proj", "lm_head"], "lora_target_modules: lm_head: TRL"),
+        (["--num_train_epochs=0"], "--num_train_epochs 0 trains nothing: give more than 0"),
+        (["--dataset_streaming=true", "--max_steps=3", "--dataloader_num_workers=2"], "where they are not counted"),
+    ],
+)
+def test_options_that_trl_refuses_late_or_ignores(tmp_path: Path, flags: list[str], message: str) -> None:
+    with pytest.raises(InputError) as refused:
+        check(tmp_path, *flags)
+    assert message in str(refused.value)
+    assert len(refused.value.args) == 1
+
+
+def test_options_that_trl_honours_pass(tmp_path: Path) -> None:
+    check(tmp_path, "--completion_only_loss=true", "--use_peft=true", "--lora_target_modules", "q_proj", "v_proj")
+    check(tmp_path, "--pad_to_multiple_of=8", "--packing=true", "--num_train_epochs=0.1")
+    check(tmp_path, "--num_train_epochs=0", "--max_steps=2", "--lora_target_modules=lm_head")
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch", "accumulation", "processes"), [(3, 4, 1, 1), (7, 4, 2, 1), (7, 4, 1, 2), (0, 1, 1, 1)]
+)
+def test_rows_that_do_not_fill_a_step_are_not_dropped_in_silence(
+    tmp_path: Path, rows: int, batch: int, accumulation: int, processes: int
+) -> None:
+    options = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation, "bf16": False}
+    args = SFTConfig(str(tmp_path), use_cpu=True, dataloader_drop_last=True, **options)
+    step = batch * accumulation * processes
+    with pytest.raises(InputError, match=f"drop_last drops all rows: there are {rows}, and a step takes {step}"):
+        check_steps(args, range(rows), processes)
+    check_steps(args, range(step), processes)
+    check_steps(args, iter(()), processes)
+    args.dataloader_drop_last = False
+    check_steps(args, range(rows), processes)
 
 
 def test_a_run_cannot_begin_anew_and_resume(tmp_path: Path) -> None:

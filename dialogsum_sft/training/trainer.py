@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dialogsum_sft import InputError, Stopped
+from dialogsum_sft.checks import check_steps
 from dialogsum_sft.distributed import on_any_process, run_on_main
 from dialogsum_sft.files import free_space, size_of
 from dialogsum_sft.kernels.fused_lora import fuse_lora
@@ -52,7 +53,11 @@ class ResumableSFTTrainer(SFTTrainer):
             args.train_sampling_strategy = "random"  # a stream cannot be sorted by length
         args.use_cache = True  # is saved in the model's config, where false would slow down generation
         args.logging_nan_inf_filter = False  # it hides a loss that is not finite and trains on
-        super().__init__(args=args, train_dataset=train_dataset, **kwargs)
+        try:
+            super().__init__(args=args, train_dataset=train_dataset, **kwargs)
+        except ValueError as error:  # options that do not fit each other or the model
+            raise InputError(f"SFTTrainer refuses these options: {error}") from error
+        check_steps(self.args, self.train_dataset, self.args.world_size)  # packed rows are fewer
         self.save_total_limit = self.args.save_total_limit
         self.args.save_total_limit = None  # transformers would delete the older one before the new one is marked
         self.weight_shapes = checkpoints.weight_shapes(self.model)
@@ -98,7 +103,12 @@ class ResumableSFTTrainer(SFTTrainer):
             return TrainOutput(self.state.global_step, 0.0, {"train_runtime": 0.0})
 
     def final_metrics(self, metrics: dict[str, Any]) -> dict[str, Any]:
-        """`metrics` of the training, the tokens trained on, and the evaluation of the weights that will be saved."""
+        """`metrics` of the training, the tokens trained on, and the evaluation of the weights that will be saved.
+
+        Raises InputError where no step was trained.
+        """
+        if self.state.global_step == 0:
+            raise InputError("not one step was trained, so nothing is saved: the rows do not fill a batch")
         metrics = metrics | {"num_tokens": int(self._total_train_tokens)}
         if self.eval_dataset is None:
             return metrics
