@@ -59,6 +59,21 @@ class DataArguments:
         default=None, help="System message; the head of the user's turn where the chat template has no system role."
     )
     max_eval_samples: int | None = HfArg(default=None, help="Use only the first N dialogues of the evaluation split.")
+    train_file: str | None = HfArg(
+        default=None,
+        help="Training split in a file of its own (or a glob or folder), in place of --dataset_name. A name without a "
+        "path may be that of a file in the folder --dataset_name.",
+    )
+    validation_file: str | None = HfArg(default=None, help="The same for the split evaluated during training.")
+    test_file: str | None = HfArg(
+        default=None, help="The same for the split evaluated by recipes/eval.py. Default: --validation_file."
+    )
+    validation_share: float | None = HfArg(
+        default=None,
+        help="Hold out this share of the training split's dialogues, such as 0.1, to evaluate on. The choice depends "
+        "on the dialogues and the seed alone.",
+    )
+    validation_seed: int | None = HfArg(default=None, help="Seed of --validation_share. Default: --seed.")
 
 
 @dataclass

@@ -26,8 +26,9 @@ from dialogsum_sft.checks import check_engine
 from dialogsum_sft.cli import parse, run
 from dialogsum_sft.data.counts import counts_table
 from dialogsum_sft.data.encoding import Prompt, build_prompts
-from dialogsum_sft.data.examples import Examples, load_examples
+from dialogsum_sft.data.examples import Examples
 from dialogsum_sft.data.prompts import PromptSettings
+from dialogsum_sft.data.training_data import evaluated_split, first_examples, load_evaluation
 from dialogsum_sft.distributed import run_on_main, started_processes
 from dialogsum_sft.evaluation.bertscore import BertScorer
 from dialogsum_sft.evaluation.consensus import consensus
@@ -42,7 +43,13 @@ from dialogsum_sft.provenance import git_revision, hardware, versions, weights_d
 from dialogsum_sft.publish import model_card
 from dialogsum_sft.report.report import write_report
 from dialogsum_sft.report.summary import diagnostics_table, dialogue_panel, score_table
-from dialogsum_sft.training.record import check_prompt, evaluation_defaults, note_of_other_run, read_run_record
+from dialogsum_sft.training.record import (
+    check_prompt,
+    evaluation_defaults,
+    note_of_other_run,
+    read_run_record,
+    trained_on,
+)
 
 import torch
 from accelerate import PartialState
@@ -72,8 +79,9 @@ def main() -> None:
         return
 
     # 2. Data: dialogues with their references
-    examples = load_examples(script_args, data_args, script_args.dataset_test_split, data_args.max_eval_samples)
-    console.print(*examples.notes, counts_table({script_args.dataset_test_split: examples.counts}), sep="\n")
+    split = load_evaluation(script_args, data_args, eval_args.seed)
+    console.print(*split.notes, counts_table({evaluated_split(script_args, data_args)[1]: split.counts}), sep="\n")
+    examples = first_examples(split, data_args.max_eval_samples)
     rows = examples.rows.to_list()
     warn_of_tokenizer(console, rows, eval_args.rouge_tokenizer)
 
@@ -84,7 +92,7 @@ def main() -> None:
         tokenizer = load_tokenizer(
             model_args, adapter_path=eval_args.adapter_path, trust_remote_code=eval_args.trust_remote_code
         )
-    check_training_record(console, model_args, eval_args, settings, tokenizer)
+    known = check_training_record(console, model_args, eval_args, settings, tokenizer, split)
     engine = open_engine(eval_args, model_args, tokenizer)
     prompts = build_prompts(rows, tokenizer, settings, max_prompt_tokens(engine))
     record = {
@@ -97,7 +105,7 @@ def main() -> None:
             "load_in_8bit": model_args.load_in_8bit,
         },
         "data": data_record(script_args, data_args, examples)
-        | {"shortened": sum(bool(prompt.lost) for prompt in prompts)},
+        | {"shortened": sum(bool(prompt.lost) for prompt in prompts), "trained_on": known},
         "prompt": settings.record(tokenizer),
     }
 
@@ -121,27 +129,39 @@ def check_training_record(
     eval_args: EvalArguments,
     settings: PromptSettings,
     tokenizer: PreTrainedTokenizerBase | None,
-) -> None:
-    """Refuse an adapter of another base model or, unless allowed, another prompt than that of the training."""
+    split: Examples,
+) -> int | None:
+    """Refuse an adapter of another base model or, unless allowed, another prompt than that of the training.
+
+    Returns how many dialogues of the split the weights were trained on; None where no record says so.
+    """
     if eval_args.adapter_path is not None:
         check_adapter(eval_args.adapter_path, str(model_args.model_name_or_path))
     folder = Path(eval_args.adapter_path or str(model_args.model_name_or_path))
     record = read_run_record(folder)
-    if record is None and eval_args.adapter_path is not None:
-        console.print(f"[yellow]warning: no run.json in {folder}: prompt and dtype are not those of its training")
-    if record is None or tokenizer is None:
-        return
-    if not eval_args.allow_other_prompt:
+    if record is None:
+        if eval_args.adapter_path is not None:
+            console.print(f"[yellow]warning: no run.json in {folder}: prompt and dtype are not those of its training")
+        return None
+    if tokenizer is not None and not eval_args.allow_other_prompt:
         check_prompt(folder, record, settings, tokenizer)
     if note := note_of_other_run(folder, record):
         console.print(f"[yellow]warning: {note}")
+    known = trained_on(record, split.rows["dialogue"])
+    if known:
+        console.print(
+            f"[yellow]warning: {known} of the {len(split.rows)} dialogues of the evaluation split were trained on: "
+            "scores on them do not show how well new dialogues are summarised"
+        )
+    return known
 
 
 def data_record(script_args: ScriptArguments, data_args: DataArguments, examples: Examples) -> dict[str, Any]:
+    name, split, is_share = evaluated_split(script_args, data_args)
     return {
-        "dataset_name": files.public(script_args.dataset_name),
+        "dataset_name": files.public(name),
         "revision": data_args.dataset_revision,
-        "split": script_args.dataset_test_split,
+        "split": f"{data_args.validation_share:g} held out of {split}" if is_share else split,
         "counts": examples.counts.record(),
         "fingerprint": examples.fingerprint(),
     }
@@ -254,13 +274,13 @@ def score_file(
     """Scores of summaries that another program wrote, in the same records."""
     path = Path(str(eval_args.predictions_file))
     predictions, data = read_predictions(path), {}
-    if script_args.dataset_name is None:
+    name, split, _ = evaluated_split(script_args, data_args)
+    if not name:
         rows = own_references(predictions, path)
     else:
-        split = script_args.dataset_test_split
-        examples = load_examples(script_args, data_args, split)
+        examples = load_evaluation(script_args, data_args, eval_args.seed)
         console.print(*examples.notes, counts_table({split: examples.counts}), sep="\n")
-        rows = match_examples(examples.rows.to_list(), predictions, path, f"{script_args.dataset_name} ({split})")
+        rows = match_examples(examples.rows.to_list(), predictions, path, f"{name} ({split})")
         data = data_record(script_args, data_args, examples)
     rows = rows[: data_args.max_eval_samples]
     warn_of_tokenizer(console, rows, eval_args.rouge_tokenizer)

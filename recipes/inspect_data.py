@@ -19,7 +19,7 @@ from dialogsum_sft import InputError, files
 from dialogsum_sft.arguments import DataArguments, TrainArguments
 from dialogsum_sft.cli import parse, run
 from dialogsum_sft.data import chat_template, prompts
-from dialogsum_sft.data.counts import DUPLICATE, counts_table
+from dialogsum_sft.data.counts import counts_table
 from dialogsum_sft.data.training_data import EncodedSplit, load_training_data
 from dialogsum_sft.data.transcripts import dialogue_of
 from dialogsum_sft.evaluation.tokenizers import lost_share, suggest_tokenizer
@@ -87,6 +87,7 @@ def main() -> None:
         prompts.stop_token_ids(tokenizer, load_generation_config(model_args, trust_remote_code=trust)),
         max_length=None,
         evaluates=evaluates,
+        seed=training_args.seed,
         optional_validation=True,
     )
     splits = {"training": Split(**vars(data.train))}
@@ -94,8 +95,8 @@ def main() -> None:
         splits["validation" if evaluates else "evaluation"] = Split(**vars(data.validation))
 
     # 2. Counts and texts; the encoding has checked the labels of every row
-    name = public_name(str(model_args.model_name_or_path))
-    console.print(Text.assemble("\n", (str(script_args.dataset_name), "bold"), " as ", (name, "bold"), " sees it"))
+    name, dataset = public_name(str(model_args.model_name_or_path)), data_args.train_file or script_args.dataset_name
+    console.print(Text.assemble("\n", (str(dataset), "bold"), " as ", (name, "bold"), " sees it"))
     console.print(*map(Text, data.notes), sep="\n")
     show_counts(splits, refuses, console)
     console.print(text_table(splits, tokenizer))
@@ -146,7 +147,7 @@ def show_counts(splits: dict[str, Split], refuses: bool, console: Console) -> No
         for part in (split.examples.counts, split.counts):
             for row in part.named:
                 console.print(Text(f"  dropped of {name}: {row}", "yellow"))
-            if refuses and part.dropped.total() - part.dropped[DUPLICATE] > part.read / 100:
+            if refuses and part.lost > part.read / 100:
                 console.print("[yellow]  more than 1% are lost: training needs --allow_dropped_rows true")
     console.print("  Each row is supervised on its summary and stop token alone, after the prompt of an evaluation.")
 

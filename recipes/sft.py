@@ -15,7 +15,7 @@ from typing import Any
 
 from dialogsum_sft import files
 from dialogsum_sft.arguments import DataArguments, TrainArguments
-from dialogsum_sft.checks import check_training
+from dialogsum_sft.checks import check_steps, check_training
 from dialogsum_sft.cli import parse, run
 from dialogsum_sft.data import prompts
 from dialogsum_sft.data.counts import counts_table
@@ -75,9 +75,10 @@ def main() -> None:
     stop_ids = prompts.stop_token_ids(tokenizer, load_generation_config(model_args, trust_remote_code=trust))
     settings = prompts.PromptSettings.from_arguments(data_args)
     evaluates = training_args.eval_strategy != "no"
-    data = load_training_data(
-        script_args, data_args, train_args, tokenizer, stop_ids, max_length=max_length, evaluates=evaluates
-    )
+    options = {"max_length": max_length, "evaluates": evaluates, "seed": training_args.seed}
+    data = load_training_data(script_args, data_args, train_args, tokenizer, stop_ids, **options)
+    script_args.dataset_name = script_args.dataset_name or data_args.train_file
+    check_steps(training_args, data.train.rows, processes)
     set_activation_checkpointing(training_args, model_args, data.train.rows)
     console.print(describe(training_args, model_args), highlight=False)
     show_row(data.train.rows, tokenizer, console)
@@ -118,6 +119,8 @@ def main() -> None:
     trained = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     stop.raise_if_stopped()
     metrics = trainer.final_metrics(trained.metrics)
+    if script_args.dataset_streaming:
+        console.print(*data.notes, counts_table(data.counts()), sep="\n")
 
     # 6. Save the weights, the record of how they were made, and the model card
     final = output_dir / ("adapter" if model_args.use_peft else "model")

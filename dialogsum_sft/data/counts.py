@@ -1,13 +1,18 @@
 """Counts of the rows of a split: read, kept, and dropped by reason."""
 
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from dialogsum_sft.tables import Table
 
 DUPLICATE = "same dialogue and summary as an earlier row"  # and the same id, where rows have ids
 IN_OTHER_SPLIT = "dialogue is in the evaluation split too"
+HELD_OUT = "held out for validation"  # by --validation_share
+EMPTY_ROW = "row is empty"  # as spreadsheets leave them
+T = TypeVar("T")
+_EXPECTED = (DUPLICATE, HELD_OUT, EMPTY_ROW)  # these do not count as lost
 
 _DETAILS = ("one_speaker", "system_lines", "skipped_turns", "dropped_turns", "cut_turns", "dropped_tokens")
 
@@ -31,12 +36,14 @@ class Counts:
     cut_turns: int = 0
     dropped_tokens: int = 0
 
-    def clear(self) -> None:
-        self.__dict__.update(vars(Counts()))
+    @property
+    def lost(self) -> int:
+        """Dropped rows that a training refuses when they are more than 1%."""
+        return self.dropped.total() - sum(self.dropped[reason] for reason in _EXPECTED)
 
     def drop(self, row: str, reason: str) -> None:
         self.dropped[reason] += 1
-        if len(self.named) < 5:
+        if len(self.named) < 5 and reason not in _EXPECTED:
             self.named.append(f"{row}: {reason}")
 
     def shorten(self, dropped_turns: int, cut_turns: int, dropped_tokens: int) -> None:
@@ -57,6 +64,17 @@ class Counts:
             "shortened": self.shortened,
             **{name: getattr(self, name) for name in _DETAILS if getattr(self, name)},
         }
+
+
+def longest_pass(counts: Counts, rows: Callable[[Counts], Iterator[T]]) -> Iterator[T]:
+    """A pass over a stream of `rows`; `counts` become those of the pass that has read most."""
+    own = Counts()
+    for row in rows(own):
+        if own.read >= counts.read:
+            counts.__dict__.update(vars(own))
+        yield row
+    if own.read >= counts.read:
+        counts.__dict__.update(vars(own))
 
 
 def counts_table(columns: dict[str, Counts]) -> Table:

@@ -8,7 +8,7 @@ from typing import Any
 
 from dialogsum_sft import InputError
 from dialogsum_sft.data.chat_template import Message, count_tokens, render_batch
-from dialogsum_sft.data.counts import Counts
+from dialogsum_sft.data.counts import Counts, longest_pass
 from dialogsum_sft.data.dialogue import Dialogue, Renamed, rename_speakers, swap_speakers
 from dialogsum_sft.data.examples import Examples, fields_of
 from dialogsum_sft.data.grouping import on_disk
@@ -70,7 +70,7 @@ def training_rows(
                 if swapped != (dialogue, summary):
                     yield f"{name}_swapped", *swapped, fields
 
-    def encoded() -> Iterator[dict[str, Any]]:
+    def encoded(counts: Counts) -> Iterator[dict[str, Any]]:
         nonlocal longest
         stream = pairs()
         while batch := list(itertools.islice(stream, _BATCH)):
@@ -99,8 +99,8 @@ def training_rows(
                 yield {"id": name, **row, "length": len(row["input_ids"]), **lost.record()}
 
     if isinstance(examples.rows, IterableDataset):
-        return IterableDataset.from_generator(encoded, features=FEATURES), counts
-    rows = on_disk(encoded(), FEATURES, "tokenizing")
+        return IterableDataset.from_generator(lambda: longest_pass(counts, encoded), features=FEATURES), counts
+    rows = on_disk(encoded(counts), FEATURES, "tokenizing")
     lost = counts.read - counts.kept
     if counts.kept == 0 or (lost > counts.read / 100 and not allow_dropped_rows):
         hint = ""

@@ -3,14 +3,14 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 from dialogsum_sft import InputError
 from dialogsum_sft.arguments import DataArguments
 from dialogsum_sft.data.columns import Columns, fanned_out, find_columns, references_of, value_at
-from dialogsum_sft.data.counts import DUPLICATE, IN_OTHER_SPLIT, Counts
+from dialogsum_sft.data.counts import HELD_OUT, IN_OTHER_SPLIT, Counts, longest_pass
 from dialogsum_sft.data.dialogue import Dialogue
 from dialogsum_sft.data.grouping import FEATURES, group, join_neighbours, text_hash
 from dialogsum_sft.data.sources import BadRow, Place, Row, one_line, open_source, reason_of
@@ -48,6 +48,9 @@ def load_examples(
     limit: int | None = None,
     *,
     other_split: Examples | None = None,
+    file: str | None = None,
+    only: Set[int] | None = None,
+    held_out: Set[int] = frozenset(),
 ) -> Examples:
     """Load a split of `dataset_name`: `sample`, a file, a glob, a folder (a file or shards for each split, or one from
     `save_to_disk`), or a dataset on the hub.
@@ -57,11 +60,14 @@ def load_examples(
     its id is equal too, or if it has none. With streaming, only neighbouring rows are joined. Dialogues of
     `other_split` are left out. `limit` counts dialogues.
 
+    `training_data` has the splits as the options describe them: `file` stands in for `dataset_name`; `only` these
+    dialogues (by `text_hash`) are loaded and counted; those `held_out` are left out.
+
     A row that cannot be used is dropped and counted with its reason. Raises InputError when more than 1% of the rows
     are dropped (without duplicates, and not with `allow_dropped_rows` or streaming), when no row is left, and for a
     source, split or column that does not exist; the message lists those that do.
     """
-    name = script_args.dataset_name
+    name = file or script_args.dataset_name
     if not name:
         raise InputError("no dataset: give --dataset_name (a hub id, a file, a folder, a glob, or 'sample')")
     if limit is not None and limit < 1:
@@ -88,15 +94,23 @@ def load_examples(
     counts = Counts()
     excluded = {text_hash(row["dialogue"]) for row in other_split.rows} if other_split is not None else set()
     if script_args.dataset_streaming:
+        begin = Counts()
+        list(_kept(first, reader, begin, excluded))
+        lost = begin.lost - begin.dropped[IN_OTHER_SPLIT]
+        if lost == begin.read or (lost > begin.read / 2 and not data_args.allow_dropped_rows):
+            raise InputError(
+                f"{name} ({split}): {lost} of the first {begin.read} rows cannot be used: {'; '.join(begin.named)}"
+                + ("" if lost == begin.read else ". Correct them, or continue: --allow_dropped_rows true")
+            )
 
         def stream() -> Iterator[dict[str, Any]]:
-            counts.clear()  # those of an earlier pass
-            return join_neighbours(_kept(source(), reader, counts, excluded), counts)
+            return longest_pass(counts, lambda own: join_neighbours(_kept(source(), reader, own, excluded), own))
 
         rows = IterableDataset.from_generator(stream, features=FEATURES)
         return Examples(rows if limit is None else rows.take(limit), counts, notes)
-    rows = group(_kept(source(), reader, counts, excluded), counts)
-    lost = counts.read - counts.kept - counts.dropped[DUPLICATE]
+    kept = _kept(source(), reader, counts if only is None else Counts(), excluded, held_out)
+    rows = group(kept if only is None else _only(kept, only, counts), counts)
+    lost = counts.lost
     if counts.kept == 0 or (lost > counts.read / 100 and not data_args.allow_dropped_rows):
         more = f"; and {lost - len(counts.named)} more" if lost > len(counts.named) else ""
         raise InputError(
@@ -122,8 +136,23 @@ def _format(rows: list[dict[str, Any]], columns: Columns, data_args: DataArgumen
     )
 
 
+def _only(
+    kept: Iterable[tuple[int, dict[str, Any]]], dialogues: Set[int], counts: Counts
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of these dialogues, which alone are counted."""
+    for key, row in kept:
+        if text_hash(row["dialogue"]) in dialogues:
+            counts.read += 1
+            counts.kept += 1
+            yield key, row
+
+
 def _kept(
-    source: Iterable[tuple[Place, Row]], reader: "_Reader", counts: Counts, excluded: set[int]
+    source: Iterable[tuple[Place, Row]],
+    reader: "_Reader",
+    counts: Counts,
+    excluded: set[int],
+    held_out: Set[int] = frozenset(),
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """The usable rows, normalised, each after a hash of its id (if any) and content; the others are counted."""
     columns = reader.columns
@@ -149,8 +178,9 @@ def _kept(
             except (ValueError, RecursionError) as error:
                 counts.drop(label, str(error))
                 continue
-            if text_hash(dialogue.text) in excluded:
-                counts.drop(label, IN_OTHER_SPLIT)
+            digest = text_hash(dialogue.text)
+            if digest in held_out or digest in excluded:
+                counts.drop(label, HELD_OUT if digest in held_out else IN_OTHER_SPLIT)
                 continue
             counts.empty_references += len(values) - len(present)
             counts.kept += 1

@@ -9,20 +9,23 @@ import csv
 import glob
 import gzip
 import io
+import itertools
 import json
 import re
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from dialogsum_sft import InputError
+from dialogsum_sft.data.counts import EMPTY_ROW
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import get_dataset_split_names, load_dataset, load_from_disk
+from datasets import Dataset, IterableDataset, get_dataset_split_names, load_dataset, load_from_disk
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
 SAMPLE = Path(__file__).parent / "sample"
@@ -39,6 +42,11 @@ class BadRow:
 Row = dict[str, Any] | BadRow
 Place = int | str  # number of a row in its file, after the file's name if there are several files
 _Bytes = Any  # a binary file; gzip and plain files share no other type
+_Content: TypeAlias = Dataset | IterableDataset | list[Path]
+# Names of one split, the usual one first.
+_SAME_SPLIT = (("train", "training"), ("validation", "valid", "val", "dev", "eval"), ("test", "testing"))
+_BOUND = r"-?\d+|-?(?:100|\d?\d)%"
+_SLICE = re.compile(rf"(?P<split>[^][+]+)(\[(?P<start>{_BOUND})?:(?P<end>{_BOUND})?\])?")
 
 
 def suffix_of(path: Path) -> str | None:
@@ -51,32 +59,25 @@ def open_source(
 ) -> Iterator[tuple[Place, Row]]:
     """Yield (place, row) of a split of `name`, which `examples.load_examples` describes.
 
-    Raises InputError for a split or file that does not exist; the message lists those that do.
+    A split may be a slice of rows such as train[:90%], train[100:] or train[:10]+test[-5:], as in
+    `datasets.load_dataset`. A single file has its rows under every name. Sliced rows keep their places.
+
+    Raises InputError for a split or file that does not exist (the message lists those that do), and for a malformed
+    slice.
     """
-    path = SAMPLE if name == "sample" else Path(name).expanduser()
+    parts = [_SLICE.fullmatch(part.strip()) for part in split.split("+")] if re.search(r"[][+]", split) else []
+    if not all(parts):
+        raise InputError(f"split {split!r} is no slice: write train[:90%], train[100:] or train[10:20]+test[-5:]")
     try:
-        if path.is_file():
-            return read_file(path)
-        if path.is_dir():
-            if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-                saved = load_from_disk(str(path))
-                if not isinstance(saved, dict):
-                    return enumerate(saved, 1)
-                if split not in saved:
-                    raise InputError(f"no split {split!r} in {name}: there are {', '.join(saved)}")
-                return enumerate(saved[split], 1)
-            return _read_all(_files_of_split(path, name, split))
-        if glob.has_magic(name):
-            files = [Path(file) for file in sorted(glob.glob(str(path), recursive=True)) if suffix_of(Path(file))]
-            if not files:
-                raise InputError(f"no data file matches {name}")
-            return _read_all(files)
-        if suffix_of(path) or name.startswith((".", "/", "~")):
-            raise InputError(f"dataset file not found: {name}")
-        splits = get_dataset_split_names(name, config, revision=revision)
-        if split not in splits:
-            raise InputError(f"no split {split!r} in {name}: there are {', '.join(splits)}")
-        return enumerate(load_dataset(name, config, split=split, revision=revision, streaming=streaming), 1)
+        if not parts:
+            return _rows(_open_split(name, split, config, revision, streaming))
+        slices = []
+        for part in filter(None, parts):
+            content = _open_split(name, part["split"], config, revision, streaming)
+            relative = re.search("[-%]", part[0].removeprefix(part["split"]))
+            count = _count(content, name) if relative else sys.maxsize
+            slices.append((content, _row_number(part["start"] or "0", count), _row_number(part["end"], count)))
+        return itertools.chain.from_iterable(_rows(*place) for place in slices)
     except DatasetNotFoundError as error:
         raise InputError(f"dataset {name!r} is neither a file here nor on the hub: {reason_of(error)}") from error
     except (OSError, ValueError, KeyError, TypeError, DatasetsError) as error:
@@ -84,17 +85,109 @@ def open_source(
         raise InputError(f"cannot read dataset {name!r}: {reason_of(error)}") from error
 
 
+def in_folder(file: str, name: str | None) -> str:
+    """The path of a file that may be named without the folder `name` in which it is."""
+    beside = Path(name or "").expanduser() / file
+    return str(beside) if name and not Path(file).expanduser().exists() and beside.is_file() else file
+
+
+def serves_both(name: str, split: str, other_name: str, other_split: str) -> bool:
+    """Whether two splits share rows because they are the same file, or because one is the other or a slice of it."""
+    (path, base, rows), (other_path, other_base, other_rows) = _place(name, split), _place(other_name, other_split)
+    return (
+        bool(name) and (path, base) == (other_path, other_base) and (rows == other_rows or not rows or not other_rows)
+    )
+
+
+def _place(name: str, split: str) -> tuple[str, str, str]:
+    """Path or name, split (none for what has only one) and slice."""
+    path = Path(name).expanduser()
+    base, rows = re.fullmatch(r"([^][+]*)(.*)", split.strip()).groups()  # type: ignore[union-attr]
+    if path.is_file() or (path / "state.json").is_file() or (glob.has_magic(name) and not path.exists()):
+        base = ""
+    return str(path.resolve()) if path.exists() else name, sorted(_names_of(base))[0], rows
+
+
+def _open_split(name: str, split: str, config: str | None, revision: str | None, streaming: bool) -> _Content:
+    path = SAMPLE if name == "sample" else Path(name).expanduser()
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        if not (path / "dataset_dict.json").is_file() and not (path / "state.json").is_file():
+            return _files_of_split(path, name, split)
+        saved = load_from_disk(str(path))
+        return saved[_existing(split, list(saved), name)] if isinstance(saved, dict) else saved
+    if glob.has_magic(name):
+        files = [Path(file) for file in sorted(glob.glob(str(path), recursive=True)) if suffix_of(Path(file))]
+        if not files:
+            raise InputError(f"no data file matches {name}")
+        return files
+    if suffix_of(path) or name.startswith((".", "/", "~")):
+        raise InputError(f"dataset file not found: {name}")
+    split = _existing(split, get_dataset_split_names(name, config, revision=revision), name)
+    return load_dataset(name, config, split=split, revision=revision, streaming=streaming)
+
+
+def _names_of(split: str) -> list[str]:
+    """The split itself, then other names of it: valid, val, dev and eval for validation."""
+    return list(dict.fromkeys([split, *next((names for names in _SAME_SPLIT if split in names), ())]))
+
+
+def _existing(split: str, splits: list[str], name: str) -> str:
+    for existing in _names_of(split):
+        if existing in splits:
+            return existing
+    raise InputError(f"no split {split!r} in {name}: there are {', '.join(splits)}")
+
+
 def _files_of_split(folder: Path, name: str, split: str) -> list[Path]:
-    """The files of a split; train.jsonl, dialogsum.train.jsonl and train-00000-of-00002.parquet belong to train."""
+    """The files of a split; train.jsonl, dialogsum.train.jsonl and train-00000-of-00002.parquet belong to train.
+
+    A file named by the split alone wins over a longer name: valid.csv over valid_metadata.csv.
+    """
     files = [file for file in sorted(folder.iterdir()) if suffix_of(file)]
-    chosen = [file for file in files if re.search(rf"(?<![^._-]){re.escape(split)}[._-]", file.name)]
+    whole, part = r"{}([._-]?\d+([._-]of[._-]\d+)?)?\.(jsonl|json|csv|tsv|parquet)(\.gz)?", r"(.*[._-])?{}[._-].*"
+    patterns = [pattern.format(re.escape(same)) for pattern in (whole, part) for same in _names_of(split)]
+    matches = ([file for file in files if re.fullmatch(pattern, file.name, re.IGNORECASE)] for pattern in patterns)
+    chosen: list[Path] = next(filter(None, matches), [])
+    by_name = "name the file by --train_file, --validation_file or --test_file"
     if not chosen:
+        names = ", ".join(file.name for file in files)
         raise InputError(
-            f"no split {split!r} in {name}: there are {', '.join(f.name for f in files) or 'no data files'}"
+            f"no split {split!r} in {name}: there are {f'{names}; {by_name}' if files else 'no data files'}"
         )
     if len({re.sub(r"\d+", "", file.name) for file in chosen}) > 1:  # not shards of one file
-        raise InputError(f"which is the split {split!r} in {name}: {', '.join(f.name for f in chosen)}? Name the file")
+        names = ", ".join(file.name for file in chosen)
+        raise InputError(f"which is the split {split!r} in {name}: {names}? N{by_name[1:]}")
     return chosen
+
+
+def _count(content: _Content, name: str) -> int:
+    """The number of rows; files are read for it."""
+    if isinstance(content, Dataset):
+        return len(content)
+    if isinstance(content, IterableDataset):
+        count = (content.info.splits or {}).get(str(content.split))
+        if count is None or not count.num_examples:
+            raise InputError(f"{name} does not say how many rows it has: give a slice without % and negative numbers")
+        return int(count.num_examples)
+    return sum(1 for _ in _read_all(content))
+
+
+def _row_number(text: str | None, count: int) -> int:
+    """A bound of a slice, 0 to `count`."""
+    if text is None:
+        return count
+    number = round(int(text[:-1]) * count / 100) if text.endswith("%") else int(text)
+    return max(number + count, 0) if number < 0 else min(number, count)
+
+
+def _rows(content: _Content, start: int = 0, end: int = sys.maxsize) -> Iterator[tuple[Place, Row]]:
+    if isinstance(content, Dataset):
+        return enumerate(content.select(range(start, max(start, min(end, len(content))))), start + 1)
+    if isinstance(content, list):
+        return itertools.islice(_read_all(content), start, max(start, end))
+    return itertools.islice(enumerate(content, 1), start, max(start, end))
 
 
 def _read_all(files: list[Path]) -> Iterator[tuple[Place, Row]]:
@@ -190,12 +283,20 @@ def _read_json(file: _Bytes, path: Path) -> Iterator[tuple[int, Row]]:
         yield number, row if isinstance(row, dict) else BadRow("element is not a JSON object")
 
 
-def _read_csv(file: _Bytes, path: Path, delimiter: str) -> Iterator[tuple[int, Row]]:
+def _read_csv(file: _Bytes, path: Path, usual: str) -> Iterator[tuple[int, Row]]:
+    """Records as rows, without the empty columns that spreadsheets add after the last one with a name."""
     csv.field_size_limit(sys.maxsize)
-    _refuse_utf16(file.peek(2) if hasattr(file, "peek") else b"", path)
+    file = io.BufferedReader(file, 2**16)
+    _refuse_utf16(file.peek(2), path)
+    start = file.peek(2**16).decode("utf-8-sig", errors="replace")
+    if named := re.match(r"sep=(.)\r?\n", start):  # Excel's own line before the header
+        usual = named[1]
+        file.readline()
+    else:
+        usual = _delimiter(start, usual)
     # Bytes that are not UTF-8 become lone surrogates, which `examples` rejects row by row.
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    reader = csv.reader(text, delimiter=delimiter, strict=True)
+    reader = csv.reader(text, delimiter=usual, strict=True)
     header: list[str] | None = None
     number = 0
     while True:
@@ -214,14 +315,32 @@ def _read_csv(file: _Bytes, path: Path, delimiter: str) -> Iterator[tuple[int, R
             continue
         if header is None:
             header = [name.strip() for name in fields]
+            while header and not header[-1]:
+                header.pop()
             if len(set(header)) < len(header):
                 raise InputError(f"{path} has two columns of the same name: {one_line(', '.join(header))}")
             continue
         number += 1
-        if len(fields) != len(header):
+        while len(fields) > len(header) and not fields[-1].strip():
+            fields.pop()
+        if not any(fields):
+            yield number, BadRow(EMPTY_ROW)
+        elif len(fields) != len(header):
             yield number, BadRow("row has another number of fields than the header (a comma without quotes?)")
         else:
             yield number, dict(zip(header, fields, strict=True))
+
+
+def _delimiter(text: str, usual: str) -> str:
+    """The delimiter of the header: of comma, semicolon, tab and bar the most frequent one outside quotes.
+
+    The `usual` one wins a tie, and always where it is a tab.
+    """
+    header = re.match(r'(?:"[^"]*"|[^"\r\n])*', text.lstrip("\r\n"))
+    counts = Counter(re.sub('"[^"]*"', "", header[0] if header else ""))
+    if usual == "\t" and counts[usual]:
+        return usual
+    return max((usual, ",", ";", "\t", "|"), key=lambda char: counts[char])
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[int, Row]]:

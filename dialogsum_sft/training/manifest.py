@@ -28,14 +28,16 @@ _WITHOUT_EFFECT = (
     *("dataloader_in_order", "dataloader_multiprocessing", "ddp_", "local_rank", "skip_memory_metrics"),
     *("torch_empty_cache_steps", "label_names", "full_determinism", "bf16_full", "fp16_full"),
     *("model_name_or_path", "chat_template_path", "trust_remote_code", "length_column_name", "remove_unused_columns"),
-    *("truncation_mode", "eos_token", "pad_token", "ignore_bias_buffers", "allow_dropped_rows"),
+    *("truncation_mode", "eos_token", "pad_token", "ignore_bias_buffers", "allow_dropped_rows", "test_file"),
 )
 # Options that determine the rows. The fingerprints cover them, except in a stream, whose rows are not known before.
 _ROW_OPTIONS = (
     *("dataset_", "dialogue_column", "summary_columns", "id_column", "topic_column", "max_train_samples"),
     *("instruction", "system_prompt", "max_length", "swap_speakers", "rename_speakers"),
     *("dialogue_format", "speaker_key", "text_key", "speaker_column", "summary_join"),
+    *("train_file", "validation_file", "validation_share", "validation_seed"),
 )
+_FILES = ("train_file", "validation_file", "test_file")
 
 
 def describe_run(arguments: dict[str, Any], **facts: Any) -> dict[str, Any]:
@@ -89,7 +91,8 @@ class RunFolder:
         self.anew = word in ("false", "no", "0")
         self.named = Path(resume) if resume and not self.anew and word not in ("true", "yes", "1") else None
         # run.json, which may be published, has only the last part of these.
-        paths = {name: arguments[name] for name in ("model_name_or_path", "dataset_name", "chat_template_path")}
+        names = ("model_name_or_path", "chat_template_path", "dataset_name", *_FILES)
+        paths = {name: arguments.get(name) for name in names}
         self.paths = {name: str(path) for name, path in paths.items() if files.public(path) != path}
 
     def check_start(self) -> str | None:

@@ -1,14 +1,16 @@
 """run.json: the record of a training, saved beside its weights and read back by an evaluation."""
 
+import base64
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from dialogsum_sft import InputError, files, provenance
 from dialogsum_sft.data.prompts import PromptSettings
-from dialogsum_sft.data.training_data import TrainingData
+from dialogsum_sft.data.sources import serves_both
+from dialogsum_sft.data.training_data import TrainingData, dialogue_digest
 from dialogsum_sft.training import manifest
 from dialogsum_sft.training.checkpoints import step_of
 from dialogsum_sft.training.trainer import ResumableSFTTrainer
@@ -16,9 +18,11 @@ from dialogsum_sft.training.trainer import ResumableSFTTrainer
 from transformers import PreTrainedTokenizerBase
 
 # Options of the training that are an evaluation's default: the dataset and the prompt; the base model of an adapter.
+_FILES = ("train_file", "validation_file", "test_file", "validation_share", "validation_seed")
 _DATA: tuple[str, ...] = (
     *("dataset_name", "dataset_config", "dataset_revision", "dialogue_column", "summary_columns", "id_column"),
     *("dialogue_format", "speaker_key", "text_key", "speaker_column", "summary_join"),
+    *_FILES,
     *("topic_column", "instruction", "system_prompt", "rename_speakers", "max_length", "trust_remote_code"),
 )
 _BASE = ("model_name_or_path", "model_revision", "dtype", "attn_implementation")
@@ -58,6 +62,7 @@ def run_record(
         "git_revision": provenance.git_revision(),
         "hardware": provenance.hardware(),
         "seconds": round(time.time() - started, 1),
+        "trained_dialogues": data.trained_dialogues(),
     }
 
 
@@ -95,6 +100,8 @@ def evaluation_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     if adapter:
         names += _BASE if given.get("engine") == "vllm" else _BASE + _QUANTISATION
     paths = (_manifest_beside(folder) or {}).get("paths", {})
+    if "dataset_name" in given:  # other data than that of the training
+        names = tuple(name for name in names if name not in _FILES)
     for name in record.get("cut_paths", []):
         if name in names and name not in paths and name not in given:
             raise InputError(
@@ -104,7 +111,36 @@ def evaluation_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     arguments = record["arguments"] | paths
     defaults = {option: arguments[option] for option in names if arguments.get(option) is not None}
     defaults |= {option: arguments[own] for option, own in _RENAMED.items() if arguments.get(own) is not None}
+    if "validation_share" in defaults:  # held out by the seed of the training
+        defaults = {"validation_seed": arguments["seed"]} | defaults
+        defaults["dataset_train_split"] = arguments["dataset_train_split"]
+    elif not {"dataset_name", "dataset_test_split", "validation_file", "test_file"} & given.keys():
+        defaults |= _other_split(arguments)
     return defaults | {"output_dir": str(folder.parent)}
+
+
+def _other_split(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Where a training had one file: the slice that it was evaluated on. Raises InputError where there is none."""
+    name, train = str(arguments.get("dataset_name") or ""), str(arguments.get("dataset_train_split"))
+    file = arguments.get("train_file") or name
+    if arguments.get("test_file") or arguments.get("validation_file") or not serves_both(file, train, name, "test"):
+        return {}
+    test = str(arguments.get("dataset_test_split"))
+    if "[" in test and not serves_both(file, train, name, test):
+        return {"dataset_test_split": test}
+    raise InputError(
+        f"{name} was trained on and would serve the evaluation too: give other dialogues by --test_file or "
+        "--dataset_name, or a slice by --dataset_test_split"
+    )
+
+
+def trained_on(record: Mapping[str, Any], dialogues: Iterable[str]) -> int | None:
+    """How many of the `dialogues` a training had, by `TrainingData.trained_dialogues`; None in earlier records."""
+    if record.get("trained_dialogues") is None:
+        return None
+    digests = base64.b64decode(record["trained_dialogues"])
+    trained = {digests[at : at + 6] for at in range(0, len(digests), 6)}
+    return sum(dialogue_digest(dialogue) in trained for dialogue in dialogues)
 
 
 def check_prompt(

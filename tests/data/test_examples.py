@@ -275,7 +275,9 @@ def test_no_dataset_at_all():
 def test_a_missing_split_is_refused_with_the_existing_ones(tmp_path):
     write(tmp_path / "train.jsonl", [row()])
     write(tmp_path / "test.jsonl", [row()])
-    assert refusal(tmp_path, "validation") == f"no split 'validation' in {tmp_path}: there are test.jsonl, train.jsonl"
+    by_name = "name the file by --train_file, --validation_file or --test_file"
+    message = f"no split 'validation' in {tmp_path}: there are test.jsonl, train.jsonl; {by_name}"
+    assert refusal(tmp_path, "validation") == message
 
 
 def test_a_folder_without_data_files_says_so(tmp_path):

@@ -178,7 +178,7 @@ FILES: dict[str, tuple[str, bytes, list[tuple[str, ...]], dict[str, int]]] = {
         {},
     ),
     "unquoted comma": ("a.csv", records("2,Well, no,It is."), [PLAIN], {FIELDS: 1}),
-    "ragged CSV": ("a.csv", records("2,a", "3", "4,a,b,"), [PLAIN], {FIELDS: 3}),
+    "ragged CSV": ("a.csv", records("2,a", "3", "4,a,b,c"), [PLAIN], {FIELDS: 3}),
     "CSV with CRLF": ("a.csv", records('2,"a\r\nb",c', end="\r\n"), [PLAIN, ("a\nb", "c")], {}),
     "CSV with lone CR": ("a.csv", records("2,a,b", end="\r"), [PLAIN, ("a", "b")], {}),
     "CSV with a BOM": ("a.csv", BOM + records("2,a,b"), [PLAIN, ("a", "b")], {}),
@@ -262,7 +262,7 @@ def test_every_row_is_kept_or_counted(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", FILES)
 def test_a_stream_counts_the_same_in_every_pass(case: str, tmp_path: Path) -> None:
     name, content, kept, dropped = FILES[case]
-    examples = load(write(tmp_path, name, content), streaming=True)
+    examples = load(write(tmp_path, name, content), streaming=True, allow_dropped_rows=True)
     for _ in range(2):
         assert found(examples) == kept
         assert rows_of(examples) == (len(kept) + sum(dropped.values()), len(kept), dropped)
@@ -299,11 +299,43 @@ def test_a_second_summary_is_kept_and_a_repeated_row_is_not(tmp_path: Path) -> N
 
 def test_a_stream_of_all_odd_rows_counts_the_same_in_every_pass(tmp_path: Path) -> None:
     rows = [row for row, _ in DROPPED.values()] + [row for kept, _ in KEPT.values() for row in (kept, HELLO)]
-    examples = load(write(tmp_path, "a.jsonl", lines(*rows)), streaming=True)
+    examples = load(write(tmp_path, "a.jsonl", lines(*rows)), streaming=True, allow_dropped_rows=True)
     reasons = dict(Counter(reason for _, reason in DROPPED.values()))
     for _ in range(2):
         assert found(examples) == [example for _, kept in KEPT.values() for example in (kept, GREETING)]
         assert rows_of(examples) == (len(DROPPED) + 2 * len(KEPT), 2 * len(KEPT), reasons)
+
+
+BAD = {"id": "bad", "dialogue": 5, "summary": "Five."}
+
+
+@pytest.mark.parametrize(
+    ("rows", "lost", "read"),
+    [
+        ([HELLO] * 4 + [BAD] * 96, 96, 100),
+        ([BAD] * 60 + [TEA] * 1000, 60, 100),
+        ([BAD] * 100 + [TEA] * 50, 100, 100),
+        ([BAD, BAD, TEA], 2, 3),
+        (["{oops"] * 70 + [TEA] * 50, 70, 100),
+        ([TEA | {"summary": None}] * 99 + [TEA], 99, 100),
+    ],
+)
+def test_a_stream_that_begins_with_bad_rows_is_refused(tmp_path: Path, rows: list[Any], lost: int, read: int) -> None:
+    path = write(tmp_path, "a.jsonl", lines(*rows))
+    message = refusal(path, streaming=True)
+    assert message.startswith(f"{path} (test): {lost} of the first {read} rows cannot be used: row ")
+    assert message.endswith("--allow_dropped_rows true") == (lost < read)
+    if lost < read:
+        assert found(load(path, streaming=True, allow_dropped_rows=True))
+    else:
+        assert refusal(path, streaming=True, allow_dropped_rows=True) == message
+
+
+def test_a_short_pass_over_a_stream_keeps_the_counts_of_a_longer_one(tmp_path: Path) -> None:
+    examples = load(write(tmp_path, "a.jsonl", lines(HELLO, TEA, BAD)), streaming=True)
+    assert len(list(examples.rows)) == 2
+    next(iter(examples.rows))
+    assert rows_of(examples) == (3, 2, {"dialogue is not text": 1})
 
 
 def test_a_stream_joins_neighbours(tmp_path: Path) -> None:

@@ -1,14 +1,17 @@
 """Every kind of source gives the same rows; bad rows are in test_odd_rows.py and test_refused_files.py."""
 
+import codecs
 import csv
 import gzip
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from dialogsum_sft import InputError
-from dialogsum_sft.data.sources import BadRow, one_line, open_source, read_file, reason_of
+from dialogsum_sft.data import sources as sources_module
+from dialogsum_sft.data.sources import BadRow, one_line, open_source, read_file, reason_of, serves_both
 
 import datasets
 import pyarrow as pa
@@ -119,12 +122,199 @@ def test_a_split_may_have_any_name(tmp_path: Path, name: str, split: str) -> Non
     assert read(tmp_path, split) == ROWS
 
 
-@pytest.mark.parametrize("other", ["train_small.jsonl", "old.train.jsonl", "train.csv"])
-def test_files_that_are_not_shards_are_not_joined(tmp_path: Path, other: str) -> None:
-    (tmp_path / "train.jsonl").write_bytes(content("jsonl"))
-    (tmp_path / other).touch()
-    with pytest.raises(InputError, match=r"which is the split 'train' in .*train\.jsonl.*\? Name the file"):
+@pytest.mark.parametrize(
+    "names", [("train.jsonl", "train.csv"), ("train_a.jsonl", "train_b.jsonl"), ("old.train.jsonl", "new.train.jsonl")]
+)
+def test_files_that_are_not_shards_are_not_joined(tmp_path: Path, names: tuple[str, str]) -> None:
+    for name in names:
+        (tmp_path / name).write_bytes(content("jsonl"))
+    with pytest.raises(InputError, match=r"which is the split 'train' in .*\? Name the file by --train_file, "):
         read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("split", "name"),
+    [
+        ("train", "train.jsonl"),
+        ("validation", "valid.jsonl"),
+        ("validation", "dev.jsonl"),
+        ("valid", "validation.jsonl"),
+        ("dev", "val-00000-of-00001.jsonl"),
+        ("validation", "Validation.JSONL"),
+        ("test", "test.jsonl"),
+    ],
+)
+def test_a_file_named_by_its_split_alone_wins(tmp_path: Path, split: str, name: str) -> None:
+    (tmp_path / name).write_bytes(content("jsonl"))
+    for other in (f"{split}_metadata.jsonl", f"old.{split}.jsonl", "valid_metadata.csv", "notes.csv"):
+        (tmp_path / other).touch()
+    assert read(tmp_path, split) == ROWS
+
+
+def test_other_names_of_a_saved_split(tmp_path: Path) -> None:
+    datasets.DatasetDict({"dev": datasets.Dataset.from_list(ROWS)}).save_to_disk(tmp_path)
+    assert read(tmp_path, "validation") == read(tmp_path, "dev") == ROWS
+
+
+MANY = [{"id": str(number), "dialogue": f"Ann: {number}", "summary": "s"} for number in range(84)]
+SLICES = {
+    "train[:9]": range(9),
+    "train[9:]": range(9, 84),
+    "train[:90%]": range(76),
+    "train[90%:]": range(76, 84),
+    "train[-5:]": range(79, 84),
+    "train[10:-10%]": range(10, 76),
+    "train[80:200]": range(80, 84),
+    "train[:2] + train[-2:]": [0, 1, 82, 83],
+    "train[50:40]": [],
+    "train[:]": range(84),
+}
+
+
+def sources(folder: Path) -> dict[str, str]:
+    """The same rows as a file, files, a glob and saved datasets."""
+    saved = datasets.Dataset.from_list(MANY)
+    saved.save_to_disk(folder / "one")
+    datasets.DatasetDict({"train": saved}).save_to_disk(folder / "many")
+    (folder / "shards").mkdir()
+    saved.to_parquet(folder / "a.parquet")
+    for number, rows in enumerate((MANY[:30], MANY[30:])):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / "shards" / f"train-{number}.jsonl").write_text(text)
+    with (folder / "a.csv").open("w") as file:
+        writer = csv.DictWriter(file, list(MANY[0]))
+        writer.writeheader()
+        writer.writerows(MANY)
+    names = {name: str(folder / name) for name in ("one", "many", "shards", "a.parquet", "a.csv")}
+    return names | {"glob": str(folder / "shards" / "*.jsonl")}
+
+
+@pytest.mark.parametrize("split", SLICES)
+def test_a_slice_is_the_same_of_every_source(tmp_path: Path, split: str) -> None:
+    for name in sources(tmp_path).values():
+        assert [int(row["id"]) for row in read(name, split)] == list(SLICES[split]), name
+
+
+def test_slices_are_those_of_datasets(tmp_path: Path) -> None:
+    name = sources(tmp_path)["a.parquet"]
+    for split in (split for split in SLICES if "50:40" not in split and "-10%" not in split):
+        ours = [row["id"] for row in read(name, split)]
+        assert ours == datasets.load_dataset("parquet", data_files=name, split=split.replace(" ", ""))["id"], split
+
+
+def test_sliced_rows_keep_their_places(tmp_path: Path) -> None:
+    for kind, name in sources(tmp_path).items():
+        (place, _), *_ = open_source(name, "train[40:]", None, None, False)
+        assert place == ("train-1.jsonl:11" if kind in ("shards", "glob") else 41)
+
+
+@pytest.mark.parametrize(
+    "split",
+    ["train[:9", "train[9]", "train[::2]", "train[:12.5%]", "train[:150%]", "train[a:b]", "[:9]"],
+)
+def test_a_malformed_slice_is_refused_everywhere(tmp_path: Path, split: str) -> None:
+    for name in [*sources(tmp_path).values(), "org/dataset"]:
+        with pytest.raises(InputError, match=rf"split {re.escape(repr(split))} is no slice: write train\[:90%\], "):
+            read(name, split)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_slice_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streaming: bool) -> None:
+    rows = datasets.Dataset.from_list(MANY)
+    monkeypatch.setattr(sources_module, "get_dataset_split_names", lambda *_, **__: ["train", "dev"])
+    given = []
+
+    def load(name: str, config: None, *, split: str, revision: None, streaming: bool) -> Any:
+        given.append(split)
+        return rows.to_iterable_dataset() if streaming else rows
+
+    monkeypatch.setattr(sources_module, "load_dataset", load)
+    read_hub = [int(row["id"]) for _, row in open_source("org/d", "validation[9:20]", None, None, streaming)]
+    assert read_hub == list(range(9, 20))
+    assert given == ["dev"]
+    if streaming:
+        with pytest.raises(InputError, match="org/d does not say how many rows it has: give a slice without %"):
+            open_source("org/d", "train[:90%]", None, None, streaming)
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "other", "other_split", "expected"),
+    [
+        ("a.csv", "train", "a.csv", "test", True),
+        ("a.csv", "train", "./a.csv", "test", True),
+        ("a.csv", "train[:9]", "a.csv", "train[9:]", False),
+        ("a.csv", "train[:9]", "a.csv", "test", True),
+        ("a.csv", "train", "b.csv", "test", False),
+        ("*.csv", "train", "*.csv", "test", True),
+        (".", "train", ".", "test", False),
+        (".", "valid", ".", "validation", True),
+        ("org/d", "train", "org/d", "test", False),
+        ("org/d", "train", "org/d", "train[:10%]", True),
+        ("", "train", "", "train", False),
+    ],
+)
+def test_splits_that_share_rows_by_their_names(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    split: str,
+    other: str,
+    other_split: str,
+    expected: bool,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file in ("a.csv", "b.csv"):
+        (tmp_path / file).touch()
+    assert serves_both(name, split, other, other_split) is expected
+
+
+TABLE = [["id", "dialogue", "summary"], ["1", "Ann: Hi; you, there.\nBob: A|B\tC", 'They, greet; and "talk".']]
+
+
+def table(delimiter: str, extra: list[str] | None = None, before: str = "", end: str = "\r\n") -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, delimiter=delimiter, lineterminator=end)
+    writer.writerows([*row, *(extra or [])] for row in TABLE)
+    return (before + text.getvalue()).encode()
+
+
+SPREADSHEETS = {
+    "semicolons": ("a.csv", table(";")),
+    "semicolons with a BOM": ("a.csv", codecs.BOM_UTF8 + table(";")),
+    "tabs in .csv": ("a.csv", table("\t")),
+    "bars": ("a.csv", table("|", end="\n")),
+    "commas in .tsv": ("a.tsv", table(",")),
+    "tabs": ("a.tsv", table("\t")),
+    "Excel's own line": ("a.csv", table(";", before="sep=;\r\n")),
+    "trailing columns": ("a.csv", codecs.BOM_UTF8 + table(",", ["", ""])),
+    "trailing columns and semicolons": ("a.csv", table(";", [""] * 5)),
+    "trailing columns in rows alone": ("a.csv", table(",").replace(b'."\r\n', b'.",,,\r\n')),
+    "trailing columns of spaces": ("a.csv", table(",", [" ", ""])),
+    "quoted header": ("a.csv", table(";").replace(b"id;dialogue;summary", b'"id";"dialogue";"summary"')),
+    "compressed": ("a.csv.gz", gzip.compress(table(";", [""]))),
+}
+
+
+@pytest.mark.parametrize("case", SPREADSHEETS)
+def test_tables_as_spreadsheets_write_them(tmp_path: Path, case: str) -> None:
+    name, data = SPREADSHEETS[case]
+    (tmp_path / name).write_bytes(data)
+    assert read(tmp_path / name) == [dict(zip(*TABLE, strict=True))]
+
+
+def test_a_delimiter_in_a_quoted_name_does_not_count(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('"a; b; c; d",e\n1,2\n')
+    assert read(tmp_path / "a.csv") == [{"a; b; c; d": "1", "e": "2"}]
+
+
+def test_a_name_in_tsv_may_have_commas(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("a, b, c\td\n1\t2\n")
+    assert read(tmp_path / "a.tsv") == [{"a, b, c": "1", "d": "2"}]
+
+
+def test_empty_records_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a;b;;\n1;2;;\n;;;\n;;;\n")
+    assert read(tmp_path / "a.csv") == [{"a": "1", "b": "2"}, BadRow("row is empty"), BadRow("row is empty")]
 
 
 def test_rows_of_several_files_are_named_by_file(tmp_path: Path) -> None:

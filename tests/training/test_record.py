@@ -15,7 +15,7 @@ ARGUMENTS = {
     **{"model_name_or_path": "org/model", "model_revision": None, "dtype": "auto", "load_in_4bit": True},
     **{"dataset_name": "data.jsonl", "summary_columns": ["note"], "dataset_test_split": "validation"},
     **{"instruction": None, "rename_speakers": True, "max_length": 512, "learning_rate": 1.0},
-    **{"eval_max_new_tokens": 80, "eval_rouge_tokenizer": "unicode"},
+    **{"eval_max_new_tokens": 80, "eval_rouge_tokenizer": "unicode", "dialogue_column": "turns"},
 }
 
 
@@ -39,8 +39,49 @@ def test_an_evaluation_has_the_options_of_the_training(tmp_path: Path) -> None:
     assert evaluation_defaults({"adapter_path": str(folder)}) == {
         **{"model_name_or_path": "org/model", "dtype": "auto", "load_in_4bit": True},
         **{"dataset_name": "data.jsonl", "summary_columns": ["note"], "rename_speakers": True, "max_length": 512},
+        **{"dialogue_column": "turns"},
         **{"max_new_tokens": 80, "rouge_tokenizer": "unicode", "output_dir": str(tmp_path / "run")},
     }
+
+
+FILES = {"train_file": "a.csv", "validation_file": "b.csv", "test_file": "c.csv"}
+
+
+def test_an_evaluation_has_the_files_of_the_training_unless_it_has_a_dataset(tmp_path: Path) -> None:
+    folder = trained(tmp_path, arguments=ARGUMENTS | FILES)
+    assert evaluation_defaults({"adapter_path": str(folder)}).items() >= FILES.items()
+    defaults = evaluation_defaults({"adapter_path": str(folder), "dataset_name": "other"})
+    assert not defaults.keys() & FILES.keys()
+
+
+@pytest.mark.parametrize(("seed", "expected"), [(None, 7), (3, 3)])
+def test_a_share_is_that_of_the_training(tmp_path: Path, seed: int | None, expected: int) -> None:
+    share = {"validation_share": 0.1, "validation_seed": seed, "seed": 7, "dataset_train_split": "all"}
+    folder = trained(tmp_path, arguments=ARGUMENTS | share)
+    defaults = evaluation_defaults({"adapter_path": str(folder)})
+    assert [defaults[name] for name in ("validation_share", "validation_seed", "dataset_train_split")] == [
+        *(0.1, expected, "all"),
+    ]
+    assert "validation_seed" not in evaluation_defaults({"adapter_path": str(folder), "dataset_name": "other"})
+
+
+def test_the_only_file_of_a_training_is_not_evaluated(tmp_path: Path) -> None:
+    file = tmp_path / "all.csv"
+    file.touch()
+    splits = {"dataset_train_split": "train", "dataset_test_split": "test"}
+    one = {"adapter_path": str(trained(tmp_path, arguments=ARGUMENTS | splits | {"dataset_name": str(file)}))}
+    with pytest.raises(InputError, match="all.csv was trained on and would serve the evaluation too: give other"):
+        evaluation_defaults(one)
+    for other in ({"test_file": "a.csv"}, {"dataset_name": "b.csv"}, {"dataset_test_split": "train"}):
+        assert evaluation_defaults(one | other)["dialogue_column"] == "turns"
+
+
+def test_the_slice_that_a_training_left_is_evaluated(tmp_path: Path) -> None:
+    file = tmp_path / "all.csv"
+    file.touch()
+    splits = {"dataset_train_split": "train[:9]", "dataset_test_split": "train[9:]", "dataset_name": str(file)}
+    folder = trained(tmp_path, arguments=ARGUMENTS | splits)
+    assert evaluation_defaults({"adapter_path": str(folder)})["dataset_test_split"] == "train[9:]"
 
 
 def test_a_whole_model_keeps_its_own_weights_and_dtype(tmp_path: Path) -> None:
