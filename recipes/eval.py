@@ -43,13 +43,7 @@ from dialogsum_sft.provenance import git_revision, hardware, versions, weights_d
 from dialogsum_sft.publish import model_card
 from dialogsum_sft.report.report import write_report
 from dialogsum_sft.report.summary import diagnostics_table, dialogue_panel, score_table
-from dialogsum_sft.training.record import (
-    check_prompt,
-    evaluation_defaults,
-    note_of_other_run,
-    read_run_record,
-    trained_on,
-)
+from dialogsum_sft.training.record import compare_with_training, evaluation_defaults
 
 import torch
 from accelerate import PartialState
@@ -138,21 +132,9 @@ def check_training_record(
     if eval_args.adapter_path is not None:
         check_adapter(eval_args.adapter_path, str(model_args.model_name_or_path))
     folder = Path(eval_args.adapter_path or str(model_args.model_name_or_path))
-    record = read_run_record(folder)
-    if record is None:
-        if eval_args.adapter_path is not None:
-            console.print(f"[yellow]warning: no run.json in {folder}: prompt and dtype are not those of its training")
-        return None
-    if tokenizer is not None and not eval_args.allow_other_prompt:
-        check_prompt(folder, record, settings, tokenizer)
-    if note := note_of_other_run(folder, record):
-        console.print(f"[yellow]warning: {note}")
-    known = trained_on(record, split.rows["dialogue"])
-    if known:
-        console.print(
-            f"[yellow]warning: {known} of the {len(split.rows)} dialogues of the evaluation split were trained on: "
-            "scores on them do not show how well new dialogues are summarised"
-        )
+    prompt = None if eval_args.allow_other_prompt or tokenizer is None else (settings, tokenizer)
+    known, warnings = compare_with_training(folder, prompt, split.rows["dialogue"])
+    console.print(*(f"[yellow]warning: {line}" for line in warnings), sep="\n", end="\n" if warnings else "")
     return known
 
 

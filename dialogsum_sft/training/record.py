@@ -3,7 +3,7 @@
 import base64
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +132,28 @@ def _other_split(arguments: Mapping[str, Any]) -> dict[str, Any]:
         f"{name} was trained on and would serve the evaluation too: give other dialogues by --test_file or "
         "--dataset_name, or a slice by --dataset_test_split"
     )
+
+
+def compare_with_training(
+    folder: Path, prompt: tuple[PromptSettings, PreTrainedTokenizerBase] | None, dialogues: Sequence[str]
+) -> tuple[int | None, list[str]]:
+    """How many of the `dialogues` the weights in `folder` were trained on (None: unknown), and warnings.
+
+    Raises InputError where a `prompt` is given and is another one than that of the training.
+    """
+    record = read_run_record(folder)
+    if record is None:
+        is_adapter = (folder / "adapter_config.json").is_file()
+        return None, [f"no run.json in {folder}: prompt and dtype are not those of its training"] * is_adapter
+    if prompt is not None:
+        check_prompt(folder, record, *prompt)
+    warnings, known = [note_of_other_run(folder, record)], trained_on(record, dialogues)
+    if known:
+        warnings.append(
+            f"{known} of the {len(dialogues)} dialogues of the evaluation split were trained on: scores on them do "
+            "not show how well new dialogues are summarised"
+        )
+    return known, [line for line in warnings if line]
 
 
 def trained_on(record: Mapping[str, Any], dialogues: Iterable[str]) -> int | None:

@@ -260,7 +260,7 @@ def test_output_fits_a_hundred_columns(shown_sample):
         (["--gpu_memory=24"], "unknown option in the command line: gpu_memory; did you mean gpu_memory_gib"),
         (["--output=page.txt"], "--output page.txt: give the name of an .html file"),
         (["--dataset_name=nowhere.jsonl"], "dataset file not found: nowhere.jsonl"),
-        (["--dataset_train_split=dev"], "no split 'dev' in sample"),
+        (["--dataset_train_split=all"], "no split 'all' in sample"),
         (["--model_name_or_path=./nowhere"], "cannot load the tokenizer of './nowhere'"),
     ],
 )

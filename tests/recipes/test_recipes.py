@@ -344,8 +344,8 @@ GOOD = {"id": "a", "dialogue": "#Person1#: Hi.\n#Person2#: Hi.", "summary": "The
         (["--dataset_name=nowhere.jsonl"], "dataset file not found: nowhere.jsonl"),
         (["--summary_columns=abstract"], "sample has no column abstract: there are id, dialogue, summary, topic"),
         (
-            ["--dataset_train_split=training"],
-            "no split 'training' in sample: there are test.jsonl, train.jsonl, validation.jsonl",
+            ["--dataset_train_split=all"],
+            "no split 'all' in sample: there are test.jsonl, train.jsonl, validation.jsonl",
         ),
         (
             ["--max_length=40"],
