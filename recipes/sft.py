@@ -81,9 +81,7 @@ def main() -> None:
     check_steps(training_args, data.train.rows, processes)
     set_activation_checkpointing(training_args, model_args, data.train.rows)
     console.print(describe(training_args, model_args), highlight=False)
-    show_row(data.train.rows, tokenizer, console)
-    if not script_args.dataset_streaming:  # a stream is counted while it is trained on
-        console.print(*data.notes, counts_table(data.counts()), sep="\n")
+    show_data(data, tokenizer, console)
 
     # 3. Model, unless this run has finished; a folder that holds another run is refused
     arguments = training_args.to_dict() | vars(script_args) | vars(model_args) | vars(data_args) | vars(train_args)
@@ -113,14 +111,11 @@ def main() -> None:
 
     # 5. Train, from the newest complete checkpoint of this run if there is one
     checkpoint, notes = run_on_main(lambda: folder.open(trainer.weight_shapes))
-    for note in notes:
-        console.print(note)
+    console.print(*notes, sep="\n", end="\n" if notes else "")
     stop.request.listen()
     trained = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     stop.raise_if_stopped()
     metrics = trainer.final_metrics(trained.metrics)
-    if script_args.dataset_streaming:
-        console.print(*data.notes, counts_table(data.counts()), sep="\n")
 
     # 6. Save the weights, the record of how they were made, and the model card
     final = output_dir / ("adapter" if model_args.use_peft else "model")
@@ -132,7 +127,7 @@ def main() -> None:
         model_card.write(partial)
         files.replace_folder(partial, final)
         folder.mark_finished(trainer.state.global_step)
-        show_result(metrics, final, console)
+        show_result(metrics, data, final, console)
     if push_to_hub and state.is_main_process:
         what = f"{final.name} of {record['base_model']}, trained on {record['arguments']['dataset_name']}"
         console.print("pushed: " + hub.upload(final, training_args.hub_model_id, what, training_args.hub_revision))
@@ -164,9 +159,12 @@ def add_callbacks(
     return stop
 
 
-def show_row(rows: Dataset | IterableDataset, tokenizer: PreTrainedTokenizerBase, console: Console) -> None:
-    """Print the first row as the model sees it; the labels of all rows were checked while they were made."""
-    row = next(iter(rows))
+def show_data(data: TrainingData, tokenizer: PreTrainedTokenizerBase, console: Console) -> None:
+    """Print the first row as the model sees it, then the counts; the labels of all rows were checked as they were made.
+
+    The rows of a stream are counted during training: `show_result` prints their counts.
+    """
+    row = next(iter(data.train.rows))
     n = row["prompt_tokens"]
     console.print(
         Text(f"\ntraining row {row['id']}, supervised between ⟦ and ⟧ ({len(row['labels']) - n} tokens):", "bold")
@@ -175,6 +173,8 @@ def show_row(rows: Dataset | IterableDataset, tokenizer: PreTrainedTokenizerBase
         Text(tokenizer.decode(row["input_ids"][:n]), "dim")
         + Text(f"⟦{tokenizer.decode(row['input_ids'][n:])}⟧", "bold green")
     )
+    if isinstance(data.train.rows, Dataset):
+        console.print(*data.notes, counts_table(data.counts()), sep="\n")
 
 
 def show_samples(console: Console, step: int, samples: list[dict[str, Any]]) -> None:
@@ -187,7 +187,9 @@ def show_samples(console: Console, step: int, samples: list[dict[str, Any]]) -> 
             console.print(Panel(table, title=f"step {step}: {sample['id']}", title_align="left"))
 
 
-def show_result(metrics: dict[str, Any], final: Path, console: Console) -> None:
+def show_result(metrics: dict[str, Any], data: TrainingData, final: Path, console: Console) -> None:
+    if isinstance(data.train.rows, IterableDataset):
+        console.print(*data.notes, counts_table(data.counts()), sep="\n")
     console.print(
         f"trained on {metrics['num_tokens']} tokens in {metrics['train_runtime']:.0f} s, evaluations included"
         + (f"; eval loss {metrics['eval_loss']:.3f}" if "eval_loss" in metrics else "")
