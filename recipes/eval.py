@@ -22,7 +22,6 @@ from typing import Any
 
 from dialogsum_sft import InputError, files
 from dialogsum_sft.arguments import DataArguments, EvalArguments
-from dialogsum_sft.checks import check_engine
 from dialogsum_sft.cli import parse, run
 from dialogsum_sft.data.counts import counts_table
 from dialogsum_sft.data.encoding import Prompt, build_prompts
@@ -30,6 +29,7 @@ from dialogsum_sft.data.examples import Examples
 from dialogsum_sft.data.prompts import PromptSettings
 from dialogsum_sft.data.training_data import evaluated_split, first_examples, load_evaluation
 from dialogsum_sft.distributed import run_on_main, started_processes
+from dialogsum_sft.engine_checks import check_engine
 from dialogsum_sft.evaluation.bertscore import BertScorer
 from dialogsum_sft.evaluation.consensus import consensus
 from dialogsum_sft.evaluation.predictions import match_examples, own_references, read_predictions

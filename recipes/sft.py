@@ -160,7 +160,7 @@ def add_callbacks(
 
 
 def show_data(data: TrainingData, tokenizer: PreTrainedTokenizerBase, console: Console) -> None:
-    """Print the first row as the model sees it, then the counts; the labels of all rows were checked as they were made.
+    """Print the first row as the model sees it, then the counts; all labels were checked as they were made.
 
     The rows of a stream are counted during training: `show_result` prints their counts.
     """

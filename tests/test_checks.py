@@ -10,8 +10,8 @@ from typing import Any
 from unittest.mock import Mock
 
 from dialogsum_sft import InputError, checks
-from dialogsum_sft.arguments import EvalArguments, TrainArguments
-from dialogsum_sft.checks import check_engine, check_steps, check_training
+from dialogsum_sft.arguments import TrainArguments
+from dialogsum_sft.checks import check_steps, check_training
 from dialogsum_sft.cli import parse
 from dialogsum_sft.modeling import load_model
 
@@ -348,30 +348,6 @@ def check(folder: Path, *flags: str, processes: int = 1, connected: int | None =
     types = (ScriptArguments, SFTConfig, ModelConfig, TrainArguments)
     arguments = parse(types, [f"--output_dir={folder}", "--use_cpu=true", "--bf16=no", *flags])
     check_training(*arguments, processes, connected=connected)
-
-
-MODEL = ModelConfig(model_name_or_path="m")
-
-
-def test_sharded_evaluation_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    check_engine(EvalArguments(), MODEL, 1)
-    for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
-        with monkeypatch.context() as patch:
-            patch.setenv(name, "true")
-            with pytest.raises(InputError, match=r"ddp\.yaml"):
-                check_engine(EvalArguments(), MODEL, 1)
-
-
-def test_all_faults_of_an_evaluation_are_named() -> None:
-    options = EvalArguments(engine="vllm", base_url="http://localhost/v1", num_candidates=0)
-    with pytest.raises(InputError) as error:
-        check_engine(options, ModelConfig(load_in_4bit=True), 1)
-    assert [str(fault).split(":")[0] for fault in error.value.args] == [
-        "--num_candidates 0",
-        "--base_url and --served_model_name are for --engine openai, not vllm",
-        "no model",
-        "--load_in_4bit with --engine vllm",
-    ]
 
 
 def test_a_model_is_loaded_without_a_device_map(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

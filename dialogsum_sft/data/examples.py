@@ -13,7 +13,8 @@ from dialogsum_sft.data.columns import Columns, fanned_out, find_columns, refere
 from dialogsum_sft.data.counts import HELD_OUT, IN_OTHER_SPLIT, Counts, longest_pass
 from dialogsum_sft.data.dialogue import Dialogue
 from dialogsum_sft.data.grouping import FEATURES, group, join_neighbours, text_hash
-from dialogsum_sft.data.sources import BadRow, Place, Row, one_line, open_source, reason_of
+from dialogsum_sft.data.row_files import BadRow, Place, Row, one_line, reason_of
+from dialogsum_sft.data.sources import open_source
 from dialogsum_sft.data.transcripts import detect_format, parse, with_line_breaks
 from dialogsum_sft.data.turn_lists import TurnKeys, parse_turns, stored_list
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dialogsum_sft import InputError
-from dialogsum_sft.data.sources import BadRow, one_line, read_file, suffix_of
+from dialogsum_sft.data.row_files import BadRow, one_line, read_file, suffix_of
 
 Row = dict[str, Any]
 

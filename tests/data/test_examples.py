@@ -8,7 +8,8 @@ from dialogsum_sft import InputError
 from dialogsum_sft.arguments import DataArguments
 from dialogsum_sft.data.counts import DUPLICATE, IN_OTHER_SPLIT, Counts
 from dialogsum_sft.data.examples import load_examples
-from dialogsum_sft.data.sources import SAMPLE, SUFFIXES
+from dialogsum_sft.data.row_files import SUFFIXES
+from dialogsum_sft.data.sources import SAMPLE
 
 import datasets
 import huggingface_hub
