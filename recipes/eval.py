@@ -125,10 +125,7 @@ def check_training_record(
     tokenizer: PreTrainedTokenizerBase | None,
     split: Examples,
 ) -> int | None:
-    """Refuse an adapter of another base model or, unless allowed, another prompt than that of the training.
-
-    Returns how many dialogues of the split the weights were trained on; None where no record says so.
-    """
+    """Refuse an adapter of another base model or prompt; return how many dialogues were trained on, if known."""
     if eval_args.adapter_path is not None:
         check_adapter(eval_args.adapter_path, str(model_args.model_name_or_path))
     folder = Path(eval_args.adapter_path or str(model_args.model_name_or_path))
