@@ -120,15 +120,28 @@ def _read_json(file: _Bytes, path: Path) -> Iterator[tuple[int, Row]]:
             yield from _read_jsonl(io.BytesIO(start), path)
             return
         raise InputError(f"{path} is not JSON (cut short?): {error}") from error
-    if isinstance(content, dict):  # {"data": [...]}, or a single row
-        lists = [
-            value for value in content.values() if isinstance(value, list) and value and isinstance(value[0], dict)
-        ]
-        content = lists[0] if len(lists) == 1 and len(content) == 1 else [content]
+    if isinstance(content, dict):
+        content = _rows_of_object(content)
     if not isinstance(content, list):
         raise InputError(f"{path} must hold a JSON array of objects, not {type(content).__name__}")
     for number, row in enumerate(content, 1):
         yield number, row if isinstance(row, dict) else BadRow("element is not a JSON object")
+
+
+def _rows_of_object(content: dict[str, Any]) -> list[Any]:
+    """The rows of `{"data": [...]}` or of an object of columns (lists, or objects by row); else the object itself."""
+    values = list(content.values())
+    if len(values) == 1 and isinstance(values[0], list) and values[0] and isinstance(values[0][0], dict):
+        return values[0]
+    by_row = all(isinstance(value, dict) and value.keys() == values[0].keys() for value in values)
+    columns = [list(value.values()) for value in values] if by_row else values
+    if len(columns) < 2 or not all(isinstance(column, list) and column for column in columns):
+        return [content]
+    if not by_row and any(isinstance(cell, (list, dict)) for column in columns for cell in column):  # turns of one row
+        return [content]
+    if len({len(column) for column in columns}) > 1:
+        return [content]
+    return [dict(zip(content, cells, strict=True)) for cells in zip(*columns, strict=True)]
 
 
 def _read_csv(file: _Bytes, path: Path, usual: str) -> Iterator[tuple[int, Row]]:
