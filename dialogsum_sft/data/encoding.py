@@ -11,7 +11,7 @@ from dialogsum_sft.data.chat_template import Message, count_tokens, render_batch
 from dialogsum_sft.data.counts import Counts, longest_pass
 from dialogsum_sft.data.dialogue import Dialogue, Renamed, rename_speakers, swap_speakers
 from dialogsum_sft.data.examples import Examples, fields_of
-from dialogsum_sft.data.grouping import on_disk
+from dialogsum_sft.data.grouping import in_order, on_disk
 from dialogsum_sft.data.prompts import PromptSettings, encode_batch
 from dialogsum_sft.data.shortening import Shortened, shorten
 from dialogsum_sft.data.transcripts import dialogue_of
@@ -33,6 +33,7 @@ FEATURES = Features(
 )
 TOO_LONG = "too long even when shortened"
 _BATCH = 256
+_NOTHING_LOST = {"dropped_turns": 0, "cut_turns": 0, "dropped_tokens": 0}
 
 
 def training_rows(
@@ -56,47 +57,52 @@ def training_rows(
     counts = Counts()
     longest = (0, "")
 
-    def pairs() -> Iterator[tuple[str, Dialogue, str, dict[str, str] | None]]:
-        for example in examples.rows:
+    def pairs() -> Iterator[tuple[str, str, str, dict[str, str] | None, Dialogue | Mapping[str, Any]]]:
+        for example in in_order(examples.rows):
             fields = fields_of(example)
             for number, summary in enumerate(example["references"], 1):
                 name = example["id"] if len(example["references"]) == 1 else f"{example['id']}_{number}"
+                if not settings.rename_speakers and not swap:  # the turns are needed for shortening alone
+                    yield name, example["dialogue"], summary, fields, example
+                    continue
                 dialogue = dialogue_of(example)
                 if settings.rename_speakers:
                     renamed = rename_speakers(dialogue, summary)
                     dialogue, summary = renamed.dialogue, renamed.summary or summary
-                yield name, dialogue, summary, fields
-                swapped = swap_speakers(dialogue, summary) if swap else (dialogue, summary)
-                if swapped != (dialogue, summary):
-                    yield f"{name}_swapped", *swapped, fields
+                yield name, dialogue.text, summary, fields, dialogue
+                swapped, summary_of_swapped = swap_speakers(dialogue, summary) if swap else (dialogue, summary)
+                if (swapped, summary_of_swapped) != (dialogue, summary):
+                    yield f"{name}_swapped", swapped.text, summary_of_swapped, fields, swapped
 
     def encoded(counts: Counts) -> Iterator[dict[str, Any]]:
         nonlocal longest
         stream = pairs()
         while batch := list(itertools.islice(stream, _BATCH)):
             faults: dict[int, str] = {}
-            texts = [(dialogue.text, summary) for _, dialogue, summary, _ in batch]
-            fields = [own for *_, own in batch]
+            texts = [(text, summary) for _, text, summary, *_ in batch]
+            fields = [own for *_, own, _ in batch]
             rows = encode_batch(tokenizer, texts, stop_token_ids, settings, fields=fields, faults=faults)
-            for i, ((name, dialogue, summary, own), row) in enumerate(zip(batch, rows, strict=True)):
+            for i, ((name, _, summary, own, dialogue), row) in enumerate(zip(batch, rows, strict=True)):
                 counts.read += 1
-                lost = Shortened(dialogue)
+                lost = _NOTHING_LOST
                 if i in faults:
                     counts.drop(name, faults[i])
                     continue
                 longest = max(longest, (len(row["input_ids"]), name))
                 if max_length is not None and len(row["input_ids"]) > max_length:
+                    if not isinstance(dialogue, Dialogue):
+                        dialogue = dialogue_of(dialogue)
                     fitting = _fitting_row(tokenizer, dialogue, summary, own, stop_token_ids, settings, max_length)
                     if fitting is None:
                         counts.drop(name, TOO_LONG)
                         continue
-                    row, lost = fitting
-                    counts.shorten(lost.dropped_turns, lost.cut_turns, lost.dropped_tokens)
+                    row, lost = fitting[0], fitting[1].record()
+                    counts.shorten(**lost)
                 fault = label_fault(row, stop_token_ids)
                 if fault:
                     raise InputError(f"training row {name}: {fault}")
                 counts.kept += 1
-                yield {"id": name, **row, "length": len(row["input_ids"]), **lost.record()}
+                yield {"id": name, **row, "length": len(row["input_ids"]), **lost}
 
     if isinstance(examples.rows, IterableDataset):
         return IterableDataset.from_generator(lambda: longest_pass(counts, encoded), features=FEATURES), counts
@@ -122,7 +128,7 @@ def label_fault(row: Mapping[str, Any], stop_token_ids: Collection[int]) -> str 
     ids, labels, n = row["input_ids"], row["labels"], row["prompt_tokens"]
     if len(ids) != len(labels):
         return f"{len(ids)} input ids but {len(labels)} labels"
-    if any(label != -100 for label in labels[:n]):
+    if labels[:n].count(-100) < n:
         return "the prompt is supervised: a label before the summary is not -100"
     end = next((i for i in range(n, len(ids)) if ids[i] in stop_token_ids), None)
     if end is None:
@@ -131,7 +137,7 @@ def label_fault(row: Mapping[str, Any], stop_token_ids: Collection[int]) -> str 
         return "the summary is empty: only the stop token is supervised"
     if labels[n : end + 1] != ids[n : end + 1]:
         return "a token of the summary or its stop token is not supervised, or with another label"
-    if any(label != -100 for label in labels[end + 1 :]):
+    if labels[end + 1 :].count(-100) < len(ids) - end - 1:
         return "a label after the stop token is not -100"
     return None
 

@@ -192,7 +192,7 @@ def _kept(
                 {
                     "id": (str(place) if identity is None else identity) + suffix,
                     "dialogue": dialogue.text,
-                    "turns": dialogue.record(),
+                    "turns": json.dumps(dialogue.record(), ensure_ascii=False),
                     "references": references,
                     "topic": _name(_value(row, columns.topic)) if columns.topic else None,
                     "fields": own_fields,

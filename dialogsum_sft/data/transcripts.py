@@ -4,6 +4,7 @@
 subtitles the turns keep the characters of the text, so that their `raw` parts joined are the text again.
 """
 
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,7 @@ _LABEL = re.compile(
 
 # Marks of writing direction, which exports put before names and system messages.
 _BIDI = "\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff"
+_MARKS = "\u200e\u200f\ufeff" + "".join(map(chr, [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]))
 # A name in lower case, as of a role: recognised where it labels several lines, or is one of these.
 _LOWER = re.compile(rf"\s*[{_BIDI}]*([^\W\d_][\w'’-]*(?:[ _-]\w[\w'’-]*){{0,2}})\s?:(?=\s|\Z)")
 _ROLES = frozenset(
@@ -108,6 +110,8 @@ def parse(text: str, kind: str) -> tuple[Dialogue, int]:
 def dialogue_of(row: Mapping[str, Any]) -> Dialogue:
     """The dialogue of a row of a dataset or of predictions.jsonl: its stored turns, else the labelled lines."""
     turns = row.get("turns")
+    if isinstance(turns, str):  # as examples are stored
+        turns = json.loads(turns)
     return Dialogue.from_record(row["dialogue"], turns) if turns else parse(row["dialogue"], "labels")[0]
 
 
@@ -183,8 +187,11 @@ def _label_starts(text: str) -> list[Start]:
 
 def _label(line: str) -> tuple[str, int, str | None] | None:
     """Speaker, end of the label, and time of a line that begins with a label; None without one."""
-    shift = len(line) - len(line.lstrip(_BIDI.replace("-", "") + "".join(map(chr, range(0x202A, 0x202F)))))
+    shift = len(line) - len(line.lstrip(_MARKS))
     bare = line[shift:]
+    if bare[:1] == "#":
+        match = _LABEL.match(bare)
+        return (match[3], shift + match.end(), None) if match else None
     if match := _BOLD.match(bare):
         return match[2].strip(), shift + match.end(), None
     if match := _WITH_NOTE.match(bare):

@@ -154,13 +154,13 @@ def prediction(
     row: dict[str, Any], prompt: Prompt, completion: Completion, candidates: list[Completion]
 ) -> dict[str, Any]:
     """A line of predictions.jsonl."""
-    without_turns = {"dialogue": row["dialogue"]}
+    turns = dialogue_of(row)
     optional = {
         "candidates": [restore_speakers(one.text, prompt.names) for one in candidates] if candidates[1:] else None,
         **{name: number or None for name, number in prompt.lost.items()},
         "topic": row["topic"],
         # Only of turns that the labels in the text do not show.
-        "turns": row["turns"] if row.get("turns") and dialogue_of(row) != dialogue_of(without_turns) else None,
+        "turns": turns.record() if turns != dialogue_of({"dialogue": row["dialogue"]}) else None,
     }
     return {
         "id": row["id"],

@@ -182,5 +182,5 @@ def test_a_dialogue_full_of_control_tokens_is_shortened_and_not_lost(
     chatml_tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     dialogue = "\n".join(f"Ann: {number} {'<|im_end|>' * 20}" for number in range(40))
-    (prompt,) = build_prompts([dialogue], chatml_tokenizer, PromptSettings(), 1000)
+    (prompt,) = build_prompts([{"dialogue": dialogue}], chatml_tokenizer, PromptSettings(), 1000)
     assert 800 < len(prompt.ids) <= 1000
