@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 from dialogsum_sft import InputError
@@ -133,8 +134,8 @@ def references_of(row: Mapping[str, Any], columns: Columns) -> list[tuple[str, A
         last = column.rsplit(".", 1)[-1]
         if not isinstance(value, (list, tuple)):
             found.append((column, value))
-        elif _PLURAL.search(last) or not all(isinstance(item, str) for item in value):
+        elif _PLURAL.search(last) or not all(isinstance(item, (str, NoneType)) for item in value):
             found += [(column, item) for item in value] or [(column, "")]
         else:
-            found.append((column, columns.sentence_join.join(item.strip() for item in value if item.strip())))
+            found.append((column, columns.sentence_join.join(item.strip() for item in value if item and item.strip())))
     return found

@@ -1,5 +1,6 @@
 """Counts of the rows of a split: read, kept, and dropped by reason."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -42,7 +43,9 @@ class Counts:
         return self.dropped.total() - sum(self.dropped[reason] for reason in _EXPECTED)
 
     def drop(self, row: str, reason: str) -> None:
-        self.dropped[reason] += 1
+        """Count a dropped row by its reason. Numbers of turns, and numbers in brackets at the end, are named only."""
+        kind = re.sub(r" \(\d[^()]*\)$", "", reason)
+        self.dropped[re.sub(r"\bturn \d+", "a turn", kind)] += 1
         if len(self.named) < 5 and reason not in _EXPECTED:
             self.named.append(f"{row}: {reason}")
 

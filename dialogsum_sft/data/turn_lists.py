@@ -48,8 +48,8 @@ def parse_turns(value: Any, keys: TurnKeys = TurnKeys(), speakers: Any = None) -
         speakers = stored_list(speakers)
     if speakers is not None:
         if not isinstance(speakers, Sequence) or len(speakers) != len(found):
-            number = len(speakers) if isinstance(speakers, Sequence) else "no"
-            raise ValueError(f"there are {len(found)} texts but {number} speakers")
+            number = len(speakers) if isinstance(speakers, Sequence) else 0
+            raise ValueError(f"the lists of texts and of speakers differ in length ({len(found)} and {number})")
         found = [{"speaker": speaker, "text": text} for speaker, text in zip(speakers, found, strict=True)]
     if not found:
         raise ValueError("the list of turns is empty")
@@ -92,7 +92,7 @@ def _list_of(value: Any) -> Any:
             raise ValueError(f"an object without a list of turns: it has {_listed(value)}")
         value = inner
     if not isinstance(value, (list, tuple, Mapping)):
-        raise ValueError(f"not a list of turns but {type(value).__name__}")
+        raise ValueError(f"{_kind(value)}, neither text nor a list of turns")
     return value
 
 
@@ -113,11 +113,12 @@ def _from_parallel(value: Mapping[str, Any], keys: TurnKeys) -> list[dict[str, A
 
 def _turn(turn: Any, number: int, keys: TurnKeys) -> Turn | None:
     if isinstance(turn, str):
-        return Turn.spoken(None, _clean(turn, number, "text")) if turn.strip() else None
+        text = _clean(turn, number, "text")
+        return Turn.spoken(None, text) if text else None
     if isinstance(turn, (list, tuple)) and len(turn) == 2 and all(isinstance(part, str) for part in turn):
         turn = {"speaker": turn[0], "text": turn[1]}
     if not isinstance(turn, Mapping):
-        raise ValueError(f"turn {number} is neither an object nor text but {type(turn).__name__}")
+        raise ValueError(f"turn {number} is {_kind(turn)}, neither an object nor text")
     text_keys = (keys.text,) if keys.text else TEXT_KEYS
     if not any(key in turn for key in text_keys):
         hint = f"under {keys.text}" if keys.text else "under a known key"
@@ -131,7 +132,7 @@ def _turn(turn: Any, number: int, keys: TurnKeys) -> Turn | None:
     if isinstance(speaker, Mapping):  # {"author": {"name": ...}}
         speaker = next((speaker[key] for key in SPEAKER_KEYS if speaker.get(key) not in (None, "")), None)
     if isinstance(speaker, bool) or not isinstance(speaker, (str, int, float, type(None))):
-        raise ValueError(f"turn {number}: its speaker is not text but {type(speaker).__name__}")
+        raise ValueError(f"turn {number} has {_kind(speaker)} as its speaker, not text")
     if isinstance(speaker, (int, float)):
         speaker = f"Speaker {speaker:g}"
     name = " ".join(_clean(speaker, number, "speaker").split()) if speaker else None
@@ -147,12 +148,13 @@ def _joined(value: Any, number: int) -> str:
         parts = []
         for part in value:
             own = part if isinstance(part, str) else part.get("text") if isinstance(part, Mapping) else None
-            if own is None and not (isinstance(part, Mapping) and part.get("type") not in (None, "text")):
-                raise ValueError(f"turn {number} has a part that is not text: {str(part)[:80]}")
+            other_type = isinstance(part, Mapping) and part.get("type") not in (None, "text")  # an image, a tool call
+            if not isinstance(own, str) and not (own is None and other_type):
+                raise ValueError(f"turn {number} has {_kind(part)} as a part of its text")
             parts.append(own or "")
         value = " ".join(filter(None, parts))
     if not isinstance(value, str):
-        raise ValueError(f"turn {number}: its text is not text but {type(value).__name__}")
+        raise ValueError(f"turn {number} has {_kind(value)} as its text")
     return _clean(value, number, "text")
 
 
@@ -160,8 +162,22 @@ def _clean(text: str, number: int, what: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:  # lone surrogates, such as half an emoji
-        raise ValueError(f"turn {number}: its {what} is not UTF-8 text") from error
-    return text.replace("\r\n", "\n").replace("\r", "\n").strip()
+        raise ValueError(f"turn {number} has a {what} that is not UTF-8") from error
+    text = text.replace("\r\n", "\n").replace("\r", "\n").strip()
+    return text if text.strip("\ufeff \n\t") else ""
+
+
+def _kind(value: Any) -> str:
+    """The type of a value in the words of JSON."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return "a number"
+    if isinstance(value, (list, tuple)):
+        return "a list"
+    return "an object" if isinstance(value, Mapping) else type(value).__name__
 
 
 def _listed(value: Mapping[str, Any]) -> str:

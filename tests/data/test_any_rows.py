@@ -42,12 +42,29 @@ def kept_text(value: Any) -> str | None:
     return re.sub("\r\n?", "\n", value.removeprefix("\ufeff")).strip()
 
 
-def spoken(turns: list[Any]) -> str | None:
-    """A list of turns as text; here no turn has a speaker or parts."""
-    texts = [turn.get("text") if isinstance(turn, dict) else None for turn in turns]
-    if not all(text == [] or isinstance(text, str) for text in texts):
+def spoken(value: Any) -> str | None:
+    """A list of turns as text, a line a turn: each is text, or an object with a text and no speaker here."""
+    if not isinstance(value, list):
         return None
-    return "\n".join(" ".join(text.splitlines()) if text else "" for text in texts)
+    said = []
+    for turn in value:
+        if isinstance(turn, list) and len(turn) == 2 and all(isinstance(part, str) for part in turn):
+            speaker, text = (kept_text(part) or ("" if is_empty(part) else None) for part in turn)
+            if speaker is None:
+                return None
+            turn = f"{' '.join(speaker.split())}: {text}" if speaker and text else text
+        elif isinstance(turn, dict) and "text" in turn:
+            turn = turn["text"]
+            if isinstance(turn, list):
+                parts = [part.get("text") if isinstance(part, dict) else part for part in turn]
+                if not all(isinstance(part, str) for part in parts):
+                    return None
+                turn = " ".join(filter(None, parts))
+            turn = "" if turn is None else turn
+        if not isinstance(turn, str) or re.search("[\ud800-\udfff]", turn):
+            return None
+        said.append(re.sub("\r\n?", "\n", turn).strip())
+    return "\n".join(turn for turn in said if not is_empty(turn)) or None
 
 
 def kept_id(value: Any) -> str | None:
@@ -59,7 +76,9 @@ def distinct_pairs(rows: list[dict[str, Any]]) -> list[tuple[str, tuple[str, ...
     pairs = {}
     for row in rows:
         dialogue, summary = row.get("dialogue"), row.get("summary")
-        dialogue = kept_text(spoken(dialogue) if isinstance(dialogue, list) else dialogue)
+        dialogue = kept_text(dialogue) if isinstance(dialogue, str) else spoken(dialogue)
+        if isinstance(summary, list) and all(isinstance(part, str | None) for part in summary):  # sentences
+            summary = " ".join(part.strip() for part in summary if part and part.strip())
         given = [one for one in (summary if isinstance(summary, list) else [summary]) if not is_empty(one)]
         references = tuple(filter(None, map(kept_text, given)))
         if dialogue and references and len(references) == len(given):

@@ -308,9 +308,9 @@ def test_missing_columns_are_refused_with_the_existing_ones(tmp_path, options, m
         (None, "is null"),
         ("", "is empty"),
         (" \n\t", "is empty"),
-        (5, {"dialogue": "not a list of turns but int", "summary": "is not text"}),
+        (5, {"dialogue": "a number, neither text nor a list of turns", "summary": "is not text"}),
         ({"a": "b"}, {"dialogue": "an object without a list of turns: it has a", "summary": "is not text"}),
-        ([["a", "b", "c"]], {"dialogue": "turn 1 is neither an object nor text but list", "summary": "is not text"}),
+        ([["a", "b", "c"]], {"dialogue": "turn 1 is a list, neither an object nor text", "summary": "is not text"}),
     ],
 )
 def test_an_unusable_row_is_named_by_number_and_id(tmp_path, column, value, fault):

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -33,37 +34,51 @@ DROPPED: dict[str, tuple[Any, str]] = {
     "null": (TEA | {"dialogue": None}, "dialogue is null"),
     "no such key": ({"id": "tea", "summary": "a"}, "dialogue is null"),
     "no key at all": ({}, "dialogue is null"),
-    "NaN": (TEA | {"dialogue": float("nan")}, "dialogue is not text"),
-    "infinity": (TEA | {"dialogue": float("-inf")}, "dialogue is not text"),
-    "number": (TEA | {"dialogue": 5}, "dialogue is not text"),
-    "boolean": (TEA | {"dialogue": False}, "dialogue is not text"),
-    "object": (TEA | {"dialogue": {"text": "a"}}, "dialogue is not text"),
+    "NaN": (TEA | {"dialogue": float("nan")}, "dialogue: a number, neither text nor a list of turns"),
+    "infinity": (TEA | {"dialogue": float("-inf")}, "dialogue: a number, neither text nor a list of turns"),
+    "number": (TEA | {"dialogue": 5}, "dialogue: a number, neither text nor a list of turns"),
+    "boolean": (TEA | {"dialogue": False}, "dialogue: false, neither text nor a list of turns"),
+    "object": (TEA | {"dialogue": {"text": "a"}}, "dialogue: an object without a list of turns: it has text"),
     "empty": (TEA | {"dialogue": ""}, "dialogue is empty"),
     "whitespace": (TEA | {"dialogue": " \r\n\t\u2003\u2028"}, "dialogue is empty"),
     "a BOM alone": (TEA | {"dialogue": "\ufeff "}, "dialogue is empty"),
     "half an emoji": (TEA | {"dialogue": "a \ud83d"}, "dialogue is not UTF-8 text"),
-    "list of texts": (TEA | {"dialogue": ["Tea?", "Please."]}, "dialogue is not a list of turns"),
-    "empty list": (TEA | {"dialogue": []}, "dialogue is not a list of turns"),
-    "nested lists": (TEA | {"dialogue": [[{"text": "a"}]]}, "dialogue is not a list of turns"),
-    "deep lists": (TEA | {"dialogue": NESTED}, "dialogue is not a list of turns"),
-    "null as a turn": (TEA | {"dialogue": [{"text": "a"}, None]}, "dialogue is not a list of turns"),
-    "turn without text": (TEA | {"dialogue": [{"role": "user"}]}, "dialogue is not a list of turns"),
-    "turn of null": (TEA | {"dialogue": [{"text": None}]}, "dialogue is not a list of turns"),
-    "turn of a number": (TEA | {"dialogue": [{"text": 5}]}, "dialogue is not a list of turns"),
-    "turn of unknown keys": (TEA | {"dialogue": [{"who": "A", "what": "b"}]}, "dialogue is not a list of turns"),
-    "turn of deep lists": (TEA | {"dialogue": [{"content": NESTED}]}, "dialogue is not a list of turns"),
+    "empty list": (TEA | {"dialogue": []}, "dialogue: the list of turns is empty"),
+    "nested lists": (TEA | {"dialogue": [[{"text": "a"}]]}, "dialogue: a turn is a list, neither an object nor text"),
+    "deep lists": (TEA | {"dialogue": NESTED}, "dialogue: a turn is a list, neither an object nor text"),
+    "null as a turn": (
+        TEA | {"dialogue": [{"text": "a"}, None]},
+        "dialogue: a turn is null, neither an object nor text",
+    ),
+    "turn without text": (
+        TEA | {"dialogue": [{"role": "user"}]},
+        "dialogue: a turn has no text under a known key: it has role; name it with --text_key",
+    ),
+    "turn of null": (TEA | {"dialogue": [{"text": None}]}, "dialogue: no turn has a text"),
+    "turn of a number": (TEA | {"dialogue": [{"text": 5}]}, "dialogue: a turn has a number as its text"),
+    "turn of unknown keys": (
+        TEA | {"dialogue": [{"who": "A", "what": "b"}]},
+        "dialogue: a turn has no text under a known key: it has who, what; name it with --text_key",
+    ),
+    "turn of deep lists": (
+        TEA | {"dialogue": [{"content": NESTED}]},
+        "dialogue: a turn has a list as a part of its text",
+    ),
     "turn with an image": (
         TEA | {"dialogue": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}]},
-        "dialogue is not a list of turns",
+        "dialogue: no turn has a text",
     ),
-    "empty turns": (TEA | {"dialogue": [{"text": ""}, {"text": " "}]}, "dialogue is empty"),
-    "turn of half an emoji": (TEA | {"dialogue": [{"text": "\ude42"}]}, "dialogue is not UTF-8 text"),
+    "empty turns": (TEA | {"dialogue": [{"text": ""}, {"text": " "}]}, "dialogue: no turn has a text"),
+    "turn of half an emoji": (
+        TEA | {"dialogue": [{"text": "\ude42"}]},
+        "dialogue: a turn has a text that is not UTF-8",
+    ),
     "null summary": (TEA | {"summary": None}, "summary is null"),
     "number as summary": (TEA | {"summary": 0}, "summary is not text"),
     "object as summary": (TEA | {"summary": {"a": "b"}}, "summary is not text"),
     "empty summary": (TEA | {"summary": " "}, "summary is empty"),
     "empty list as summary": (TEA | {"summary": []}, "summary is empty"),
-    "empty summaries": (TEA | {"summary": [None, ""]}, "summary is null"),
+    "empty sentences": (TEA | {"summary": [None, ""]}, "summary is empty"),
     "a summary and a number": (TEA | {"summary": ["a", 5]}, "summary is not text"),
     "turns as summary": (TEA | {"summary": [[{"text": "a"}]]}, "summary is not text"),
     "half an emoji as summary": (TEA | {"summary": "\ud83d"}, "summary is not UTF-8 text"),
@@ -95,13 +110,14 @@ KEPT: dict[str, tuple[Any, tuple[str, ...]]] = {
     "right to left": (TEA | {"dialogue": "א: שלום\nب: مرحبا\u200f"}, ("א: שלום\nب: مرحبا\u200f", TEA["summary"])),
     "turns": (
         TEA | {"dialogue": [{"from": "A", "value": "Tea?\nNow?"}, {"text": "Hm"}]},
-        ("A: Tea? Now?\nHm", TEA["summary"]),
+        ("A: Tea?\nNow?\nHm", TEA["summary"]),
     ),
+    "list of texts": (TEA | {"dialogue": ["Tea?", "Please."]}, ("Tea?\nPlease.", TEA["summary"])),
     "parts of text": (
         TEA | {"dialogue": [{"role": "user", "content": [{"type": "text", "text": text} for text in ("a", "b")]}]},
         ("user: a b", TEA["summary"]),
     ),
-    "list of summaries": (TEA | {"summary": ["a", "", None, "b"]}, (TEA["dialogue"], "a", "b")),
+    "list of sentences": (TEA | {"summary": ["a", "", None, "b"]}, (TEA["dialogue"], "a b")),
     "duplicate id": (TEA | {"id": "hello"}, OFFER),
     "null id": (TEA | {"id": None}, OFFER),
     "number as id": (TEA | {"id": 1.5}, OFFER),
@@ -122,7 +138,8 @@ FILES: dict[str, tuple[str, bytes, list[tuple[str, ...]], dict[str, int]]] = {
         "a.jsonl",
         lines(HELLO, *(TEA | {"dialogue": value} for value in (5, [], [{"text": "a"}], False))),
         [GREETING, ("a", TEA["summary"])],
-        {"dialogue is not text": 2, "dialogue is not a list of turns": 1},
+        {f"dialogue: {kind}, neither text nor a list of turns": 1 for kind in ("a number", "false")}
+        | {"dialogue: the list of turns is empty": 1},
     ),
     "other columns in other rows": ("a.jsonl", lines({"a": 1}, HELLO, {"b": 2}), [GREETING], {"dialogue is null": 2}),
     "one of two columns empty": (
@@ -162,6 +179,19 @@ FILES: dict[str, tuple[str, bytes, list[tuple[str, ...]], dict[str, int]]] = {
     "line of UTF-16": ("a.jsonl", lines(HELLO) + str(TEA).encode("utf-16"), [GREETING], {"line is not UTF-8": 1}),
     "lines in .json": ("a.json", lines(HELLO, TEA), [GREETING, OFFER], {}),
     "lines in .json, the last cut": ("a.json", BOM + lines(HELLO, TEA)[:-9], [GREETING], {"line is not JSON": 1}),
+    "columns as lists": ("a.json", lines({name: [HELLO[name], TEA[name]] for name in HELLO}), [GREETING, OFFER], {}),
+    "columns by row": (
+        "a.json",
+        lines({name: {"7": HELLO[name], "9": TEA[name]} for name in HELLO}),
+        [GREETING, OFFER],
+        {},
+    ),
+    "one object of lists of two lengths": (
+        "a.json",
+        lines({"dialogue": ["Tea?", "Please."], "summary": ["a", "b", "c"]}),
+        [("Tea?\nPlease.", "a b c")],
+        {},
+    ),
     "list under a key": ("a.json", lines({"data": [HELLO, TEA]}), [GREETING, OFFER], {}),
     "one object": ("a.json", lines(HELLO), [GREETING], {}),
     "BOM in .json": ("a.json", BOM + lines([HELLO]), [GREETING], {}),
@@ -221,7 +251,7 @@ FILES: dict[str, tuple[str, bytes, list[tuple[str, ...]], dict[str, int]]] = {
         "a.parquet",
         parquet(dialogue=[[{"role": "A", "text": "b"}], [{"role": "A", "text": None}]], summary=["c", "d"]),
         [("A: b", "c")],
-        {"dialogue is not a list of turns": 1},
+        {"dialogue: no turn has a text": 1},
     ),
     "NaN as ids": (
         "a.parquet",
@@ -278,7 +308,8 @@ def test_dropped_rows_are_refused_unless_allowed(case: str, tmp_path: Path) -> N
     lost = sum(dropped.values())
     first = "row 2" if case in DROPPED else "row "
     assert message.startswith(f"{path} (test): {lost} of {len(kept) + lost} rows cannot be used: {first}")
-    assert all(f": {reason}" in message for reason in dropped)
+    counted = re.sub(r"\bturn [0-9]+", "a turn", message)
+    assert all(f": {reason}" in counted for reason in dropped)
     assert message.endswith(". Correct them, or continue without them: --allow_dropped_rows true")
 
 
@@ -335,7 +366,7 @@ def test_a_short_pass_over_a_stream_keeps_the_counts_of_a_longer_one(tmp_path: P
     examples = load(write(tmp_path, "a.jsonl", lines(HELLO, TEA, BAD)), streaming=True)
     assert len(list(examples.rows)) == 2
     next(iter(examples.rows))
-    assert rows_of(examples) == (3, 2, {"dialogue is not text": 1})
+    assert rows_of(examples) == (3, 2, {"dialogue: a number, neither text nor a list of turns": 1})
 
 
 def test_a_stream_joins_neighbours(tmp_path: Path) -> None:
@@ -363,10 +394,10 @@ def test_a_split_within_the_other_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_without_usable_rows_is_refused(tmp_path: Path) -> None:
-    columns = {"dialogue": ["Hello.", "Tea?"], "summary": ["They greet.", "Tea is offered."]}
-    path = write(tmp_path, "a.json", json.dumps(columns).encode())
+    path = write(tmp_path, "a.json", json.dumps(HELLO | {"dialogue": 5}).encode())
     assert refusal(path, allow_dropped_rows=True) == (
-        f"{path} (test): 1 of 1 rows cannot be used: row 1: dialogue is not a list of turns"
+        f"{path} (test): 1 of 1 rows cannot be used: row 1 (hello): "
+        "dialogue: a number, neither text nor a list of turns"
     )
 
 

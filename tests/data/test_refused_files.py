@@ -130,7 +130,10 @@ def test_a_parquet_file_damaged_in_the_middle(tmp_path: Path) -> None:
 
 def test_bytes_are_not_text(tmp_path: Path) -> None:
     path = write(tmp_path, "a.parquet", parquet(dialogue=[b"a"], summary=["b"]))
-    assert refusal(path) == f"{path} (test): 1 of 1 rows cannot be used: row 1: dialogue is not text"
+    assert (
+        refusal(path)
+        == f"{path} (test): 1 of 1 rows cannot be used: row 1: dialogue: bytes, neither text nor a list of turns"
+    )
 
 
 def test_a_folder_without_the_split(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_lists_of_texts_and_their_speakers() -> None:
     assert said(["Hi.", "Yes?"]) == [(None, "Hi."), (None, "Yes?")]
     assert said(["Hi.", "Yes?"], speakers=["Ann", "Bob"]) == TWO
     assert said(["Hi.", "Yes?"], speakers="['Ann', 'Bob']") == TWO
-    with pytest.raises(ValueError, match="there are 2 texts but 1 speakers"):
+    with pytest.raises(ValueError, match=r"the lists of texts and of speakers differ in length \(2 and 1\)"):
         said(["Hi.", "Yes?"], speakers=["Ann"])
 
 
@@ -71,13 +71,13 @@ def test_turns_without_text_are_skipped_and_counted() -> None:
     [
         ([], "the list of turns is empty"),
         ([{"speaker": "Ann"}], "turn 1 has no text under a known key: it has speaker; name it with --text_key"),
-        ([{"text": 3}], "turn 1: its text is not text but int"),
-        ([{"text": "a"}, {"speaker": ["x"], "text": "a"}], "turn 2: its speaker is not text but list"),
-        ([3], "turn 1 is neither an object nor text but int"),
+        ([{"text": 3}], "turn 1 has a number as its text"),
+        ([{"text": "a"}, {"speaker": ["x"], "text": "a"}], "turn 2 has a list as its speaker, not text"),
+        ([3], "turn 1 is a number, neither an object nor text"),
         ([{"text": None}], "no turn has a text"),
         ({"a": 1}, "an object without a list of turns: it has a"),
-        (3, "not a list of turns but int"),
-        ([{"text": "half an emoji \ud83d"}], "turn 1: its text is not UTF-8 text"),
+        (3, "a number, neither text nor a list of turns"),
+        ([{"text": "half an emoji \ud83d"}], "turn 1 has a text that is not UTF-8"),
     ],
 )
 def test_the_reason_is_named(value: Any, reason: str) -> None:

@@ -3,6 +3,7 @@ import socket
 from functools import cache
 
 from conftest import ROOT
+from dialogsum_sft.data.transcripts import parse
 from dialogsum_sft.evaluation.baselines import baseline_scores, baseline_summaries, human_scores, share_of_human
 from dialogsum_sft.evaluation.rouge import ROUGE_TYPES, rouge_scores
 from dialogsum_sft.evaluation.significance import confidence_interval
@@ -39,10 +40,14 @@ def test_share_of_human_is_over_dialogues_with_two_references():
     assert "rouge2" not in share  # the human score is 0
 
 
+def dialogues(*texts):
+    return [parse(text, "labels")[0] for text in texts]
+
+
 def test_baselines_keep_speaker_labels():
     dialogue = "#Person1#: Hi.\n#Person2#: Hello, my friend.\n#Person1#: Fine.\n#Person2#: I sing and I dance."
     lines = dialogue.split("\n")
-    assert baseline_summaries([dialogue, "", "Ann: a\nBob: b\nAnn: c"]) == {
+    assert baseline_summaries(dialogues(dialogue, "", "Ann: a\nBob: b\nAnn: c")) == {
         "lead-1": [lines[0], "", "Ann: a"],
         "lead-3": ["\n".join(lines[:3]), "", "Ann: a\nBob: b\nAnn: c"],
         "longest": [lines[3], "", "Ann: a"],
@@ -50,7 +55,7 @@ def test_baselines_keep_speaker_labels():
         "whole dialogue": [dialogue, "", "Ann: a\nBob: b\nAnn: c"],
         "constant": ["#Person1# and #Person2# talk about something."] * 3,
     }
-    assert baseline_summaries(["no labels"])["constant"] == ["They talk about something."]
+    assert baseline_summaries(dialogues("no labels"))["constant"] == ["They talk about something."]
 
 
 def test_human_and_baselines_need_no_connection_and_no_global_random_state(monkeypatch):
@@ -61,7 +66,7 @@ def test_human_and_baselines_need_no_connection_and_no_global_random_state(monke
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     before = np.random.get_state()[1].copy()
     human_scores(REFERENCES)
-    baseline_scores(["A: a\nB: b"] * 2, REFERENCES)
+    baseline_scores(dialogues("A: a\nB: b", "A: a\nB: b"), REFERENCES)
     np.testing.assert_array_equal(np.random.get_state()[1], before)
 
 
@@ -97,7 +102,9 @@ def test_human_and_baselines_on_dialogsum_equal_rouge_score_and_include_the_publ
     means["human"] = np.array(human).mean(axis=(1, 3))
     maxima = {"lead-3": by_baseline["lead-3"].max(axis=2), "human": np.array(human).max(axis=3).mean(axis=1)}
 
-    ours = baseline_scores([row["dialogue"] for row in rows], references) | {"human": human_scores(references)}
+    ours = baseline_scores(dialogues(*(row["dialogue"] for row in rows)), references) | {
+        "human": human_scores(references)
+    }
     for how, figures in (("mean", means), ("max", maxima)):
         for system, values in figures.items():
             found = [ours[system][name][how] for name in types]
