@@ -165,7 +165,7 @@ def _kept(
         made = list(fanned_out(raw, columns))
         if not made:
             counts.read += 1
-            counts.drop(f"row {place}", f"{columns.fan_out} is empty or no list")
+            counts.drop(f"row {place}", f"{' and '.join(columns.fan_outs)} is empty or no list")
         for suffix, row in made:
             counts.read += 1
             identity = _name(_value(row, columns.id)) if columns.id else None
@@ -175,7 +175,7 @@ def _kept(
             try:
                 dialogue = reader.dialogue(row, counts)
                 references = [_text(value, column) for column, value in present or values[:1]]
-                fields = {name: _name(_value(row, name)) or "" for name in columns.fields}
+                fields = {name: _field(_value(row, name)) for name in columns.fields}
             except (ValueError, RecursionError) as error:
                 counts.drop(label, str(error))
                 continue
@@ -243,6 +243,13 @@ def _empty(value: Any) -> bool:
 def _name(value: Any) -> str | None:
     """An id or a topic as text; None for an empty one, a list or an object."""
     return None if _empty(value) or isinstance(value, (list, dict)) else str(value).encode(errors="replace").decode()
+
+
+def _field(value: Any) -> str:
+    """A value for the instruction as text: a list of texts with commas, nothing for other lists and objects."""
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        value = ", ".join(value)
+    return _name(value) or ""
 
 
 def _text(value: Any, column: str) -> str:

@@ -24,7 +24,11 @@ from dialogsum_sft.data.counts import EMPTY_ROW
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".json.gz", ".csv.gz", ".tsv.gz")
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".json.gz", ".csv.gz", ".tsv.gz", ".txt")
+
+
+# Where an object holds rows beside other fields.
+_ROWS_KEYS = ("data", "rows", "examples", "dialogues", "documents", "document")
 
 
 @dataclass(frozen=True)
@@ -64,14 +68,21 @@ def read_file(path: Path) -> Iterator[tuple[int, Row]]:
     """
     suffix = suffix_of(path)
     if suffix is None:
-        raise InputError(f"{path}: cannot read such a file, only {', '.join(SUFFIXES)}")
+        raise InputError(
+            f"{path}: cannot read such a file, only {', '.join(SUFFIXES)}; a row has a dialogue and its summary"
+        )
     try:
         if suffix == ".parquet":
             yield from _read_parquet(path)
             return
         with gzip.open(path) if suffix.endswith(".gz") else path.open("rb") as file:
             kind = suffix.removesuffix(".gz")
-            if kind == ".jsonl":
+            if kind in (".jsonl", ".txt"):
+                if kind == ".txt" and not file.peek(3).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{"):
+                    raise InputError(
+                        f"{path} is plain text: a .txt file of a dataset has a JSON object a line; make one with the "
+                        "dialogue and the summary of each row"
+                    )
                 yield from _read_jsonl(file, path)
             elif kind == ".json":
                 yield from _read_json(file, path)
@@ -120,15 +131,24 @@ def _read_json(file: _Bytes, path: Path) -> Iterator[tuple[int, Row]]:
             yield from _read_jsonl(io.BytesIO(start), path)
             return
         raise InputError(f"{path} is not JSON (cut short?): {error}") from error
-    if isinstance(content, dict):  # {"data": [...]}, or a single row
-        lists = [
-            value for value in content.values() if isinstance(value, list) and value and isinstance(value[0], dict)
-        ]
-        content = lists[0] if len(lists) == 1 and len(content) == 1 else [content]
+    if isinstance(content, dict):
+        content = _rows_of_object(content)
     if not isinstance(content, list):
         raise InputError(f"{path} must hold a JSON array of objects, not {type(content).__name__}")
     for number, row in enumerate(content, 1):
         yield number, row if isinstance(row, dict) else BadRow("element is not a JSON object")
+
+
+def _rows_of_object(content: dict[str, Any]) -> list[Any]:
+    """The rows of an object: {"data": [...]}, also beside a version or a number; rows by their ids; a single row."""
+    lists = [key for key, value in content.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    if len(lists) == 1 and (len(content) == 1 or lists[0] in _ROWS_KEYS and not any("summ" in key for key in content)):
+        rows: list[Any] = content[lists[0]]
+        return rows
+    values = list(content.values())
+    if len(values) > 1 and all(isinstance(value, dict) and value.keys() & values[0].keys() for value in values):
+        return [{"id": key} | value for key, value in content.items()]
+    return [content]
 
 
 def _read_csv(file: _Bytes, path: Path, usual: str) -> Iterator[tuple[int, Row]]:

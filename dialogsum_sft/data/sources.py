@@ -4,7 +4,7 @@ import glob
 import itertools
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
@@ -88,7 +88,7 @@ def _open_split(name: str, split: str, config: str | None, revision: str | None,
         saved = load_from_disk(str(path))
         return saved[_existing(split, list(saved), name)] if isinstance(saved, dict) else saved
     if glob.has_magic(name):
-        files = [Path(file) for file in sorted(glob.glob(str(path), recursive=True)) if suffix_of(Path(file))]
+        files = _data_files(map(Path, glob.glob(str(path), recursive=True)))
         if not files:
             raise InputError(f"no data file matches {name}")
         return files
@@ -110,12 +110,18 @@ def _existing(split: str, splits: list[str], name: str) -> str:
     raise InputError(f"no split {split!r} in {name}: there are {', '.join(splits)}")
 
 
+def _data_files(paths: Iterable[Path]) -> list[Path]:
+    """The files that can be read, sorted; .txt files, which may be notes, only where there are no others."""
+    files = [file for file in sorted(paths) if suffix_of(file)]
+    return [file for file in files if suffix_of(file) != ".txt"] or files
+
+
 def _files_of_split(folder: Path, name: str, split: str) -> list[Path]:
     """The files of a split; train.jsonl, dialogsum.train.jsonl and train-00000-of-00002.parquet belong to train.
 
     A file named by the split alone wins over a longer name: valid.csv over valid_metadata.csv.
     """
-    files = [file for file in sorted(folder.iterdir()) if suffix_of(file)]
+    files = _data_files(folder.iterdir())
     whole, part = r"{}([._-]?\d+([._-]of[._-]\d+)?)?\.(jsonl|json|csv|tsv|parquet)(\.gz)?", r"(.*[._-])?{}[._-].*"
     patterns = [pattern.format(re.escape(same)) for pattern in (whole, part) for same in _names_of(split)]
     matches = ([file for file in files if re.fullmatch(pattern, file.name, re.IGNORECASE)] for pattern in patterns)

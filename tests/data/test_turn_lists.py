@@ -28,6 +28,9 @@ TWO = [("Ann", "Hi."), ("Bob", "Yes?")]
         [{"from_name": "Ann", "utterance": "Hi."}, {"from_name": "Bob", "utterance": "Yes?"}],
         [{"participant": "Ann", "transcript": "Hi."}, {"participant": "Bob", "transcript": "Yes?"}],
         [["Ann", "Hi."], ["Bob", "Yes?"]],
+        ["Ann: Hi.", "Bob: Yes?"],
+        [{"NAMES": ["Ann"], "UTTERANCES": ["Hi."]}, {"NAMES": ["Bob"], "UTTERANCES": ["Yes?"]}],
+        [{"participantID": "Ann", "utterance": "Hi."}, {"participantID": "Bob", "utterance": "Yes?"}],
         {"speaker": ["Ann", "Bob"], "utterance": ["Hi.", "Yes?"]},
         {"utterances": [{"speaker": "Ann", "transcript": "Hi."}, {"speaker": "Bob", "transcript": "Yes?"}]},
         {"results": {"utterances": [{"speaker": "Ann", "text": "Hi."}, {"speaker": "Bob", "text": "Yes?"}]}},
@@ -48,6 +51,37 @@ def test_lists_of_texts_and_their_speakers() -> None:
     assert said(["Hi.", "Yes?"], speakers="['Ann', 'Bob']") == TWO
     with pytest.raises(ValueError, match="there are 2 texts but 1 speakers"):
         said(["Hi.", "Yes?"], speakers=["Ann"])
+
+
+def test_two_turns_in_an_object() -> None:
+    value = [
+        {"turn id": 1, "user utterance": "a", "system response": "b", "dialog history": "c"},
+        {"user": "d", "bot": 1},
+    ]
+    assert said(value[:1]) == [("User", "a"), ("System", "b")]
+    assert said([{"customer": "a", "agent": "b"}]) == [("Customer", "a"), ("Agent", "b")]
+    assert parse_turns([{"user utterance": "a", "system response": ""}])[1] == 1
+    with pytest.raises(ValueError, match="turn 1 has no text under a known key: it has user, bot"):
+        said(value[1:])
+
+
+def test_speakers_as_booleans_and_as_lists() -> None:
+    value = [{"is_agent": False, "sentences": ["a.", "b."]}, {"is_agent": True, "sentences": ["c."]}]
+    assert said(value) == [("Customer", "a. b."), ("Agent", "c.")]
+    assert said([{"names": ["Ann", "Bob"], "text": "a"}]) == [("Ann and Bob", "a")]
+
+
+def test_texts_with_labels() -> None:
+    """Each is a turn of its own, with a label or without; of texts without labels none is taken for one."""
+    assert said(["Ann : Hi.", "[ A door . ]", "Bob : Yes: no."]) == [
+        *(("Ann", "Hi."), (None, "[ A door . ]"), ("Bob", "Yes: no.")),
+    ]
+    assert said(["One thing: no.", "Two.", "Three."]) == [(None, "One thing: no."), (None, "Two."), (None, "Three.")]
+    assert said(["Ann: a\nBob: b", "Bob: c"])[0] == (None, "Ann: a\nBob: b")
+
+
+def test_sentences_of_chinese_are_joined_without_spaces() -> None:
+    assert said([["好。", "我来。"]], speakers=[1]) == [("Speaker 1", "好。我来。")]
 
 
 def test_named_keys_win() -> None:
@@ -72,7 +106,8 @@ def test_turns_without_text_are_skipped_and_counted() -> None:
         ([], "the list of turns is empty"),
         ([{"speaker": "Ann"}], "turn 1 has no text under a known key: it has speaker; name it with --text_key"),
         ([{"text": 3}], "turn 1: its text is not text but int"),
-        ([{"text": "a"}, {"speaker": ["x"], "text": "a"}], "turn 2: its speaker is not text but list"),
+        ([{"text": "a"}, {"speaker": [3], "text": "a"}], "turn 2: its speaker is not text but list"),
+        ([{"speaker": True, "text": "a"}], "turn 1: its speaker is not text but bool"),
         ([3], "turn 1 is neither an object nor text but int"),
         ([{"text": None}], "no turn has a text"),
         ({"a": 1}, "an object without a list of turns: it has a"),
