@@ -14,7 +14,7 @@ from dialogsum_sft.data.counts import HELD_OUT, IN_OTHER_SPLIT, Counts, longest_
 from dialogsum_sft.data.dialogue import Dialogue
 from dialogsum_sft.data.grouping import FEATURES, group, join_neighbours, text_hash
 from dialogsum_sft.data.row_files import BadRow, Place, Row, one_line, reason_of
-from dialogsum_sft.data.sources import open_source
+from dialogsum_sft.data.sources import in_folder, open_source, with_dialogues
 from dialogsum_sft.data.transcripts import detect_format, parse, with_line_breaks
 from dialogsum_sft.data.turn_lists import TurnKeys, parse_turns, stored_list
 
@@ -76,7 +76,11 @@ def load_examples(
 
     def source() -> Iterator[tuple[Place, Row]]:
         streaming = script_args.dataset_streaming
-        return open_source(name, split, script_args.dataset_config, data_args.dataset_revision, streaming)
+        rows = open_source(name, split, script_args.dataset_config, data_args.dataset_revision, streaming)
+        if data_args.dialogue_file is None:
+            return rows
+        dialogues = in_folder(data_args.dialogue_file, script_args.dataset_name)
+        return with_dialogues(rows, dialogues, data_args.id_column or "id")
 
     try:
         first = list(itertools.islice(source(), 100))

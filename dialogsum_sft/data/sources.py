@@ -6,10 +6,10 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from dialogsum_sft import InputError
-from dialogsum_sft.data.row_files import Place, Row, read_file, reason_of, suffix_of
+from dialogsum_sft.data.row_files import BadRow, Place, Row, one_line, read_file, reason_of, suffix_of
 
 from datasets import Dataset, IterableDataset, get_dataset_split_names, load_dataset, load_from_disk
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
@@ -53,6 +53,27 @@ def open_source(
     except (OSError, ValueError, KeyError, TypeError, DatasetsError) as error:
         # a bad config, no connection, a damaged folder
         raise InputError(f"cannot read dataset {name!r}: {reason_of(error)}") from error
+
+
+def with_dialogues(rows: Iterator[tuple[Place, Row]], file: str, id_column: str) -> Iterator[tuple[Place, Row]]:
+    """The rows, each with the columns that the row of the same id has in `file`, which is held in memory.
+
+    A row without one there is a `BadRow`. Raises InputError where the rows of `file` have no such id.
+    """
+    others: dict[str, dict[str, Any]] = {}
+    for number, row in read_file(Path(file).expanduser()):
+        if isinstance(row, BadRow):
+            raise InputError(f"{file}: row {number}: {row.reason}")
+        if id_column not in row:
+            raise InputError(f"{file}: row {number} has no {id_column}: name the id of both files by --id_column")
+        others[str(row[id_column])] = row
+    for place, row in rows:
+        if isinstance(row, BadRow):
+            yield place, row
+        elif str(row.get(id_column)) in others:
+            yield place, others[str(row[id_column])] | row
+        else:
+            yield place, BadRow(f"no dialogue of {id_column} {one_line(row.get(id_column))} in {Path(file).name}")
 
 
 def in_folder(file: str, name: str | None) -> str:
