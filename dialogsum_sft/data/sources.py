@@ -138,7 +138,8 @@ def _data_files(paths: Iterable[Path]) -> list[Path]:
 
 
 def _files_of_split(folder: Path, name: str, split: str) -> list[Path]:
-    """The files of a split; train.jsonl, dialogsum.train.jsonl and train-00000-of-00002.parquet belong to train.
+    """The files of a split; train.jsonl, dialogsum.train.jsonl, train-00000-of-00002.parquet and all files of a folder
+    train belong to train.
 
     A file named by the split alone wins over a longer name: valid.csv over valid_metadata.csv.
     """
@@ -148,6 +149,9 @@ def _files_of_split(folder: Path, name: str, split: str) -> list[Path]:
     matches = ([file for file in files if re.fullmatch(pattern, file.name, re.IGNORECASE)] for pattern in patterns)
     chosen: list[Path] = next(filter(None, matches), [])
     by_name = "name the file by --train_file, --validation_file or --test_file"
+    inner = next((path for same in _names_of(split) if (path := folder / same).is_dir()), None)
+    if not chosen and inner is not None and (chosen := _data_files(inner.iterdir())):
+        return chosen
     if not chosen:
         names = ", ".join(file.name for file in files)
         raise InputError(

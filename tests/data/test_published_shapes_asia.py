@@ -15,7 +15,7 @@ def test_csds(tmp_path: Path) -> None:
         {"speaker": "A", "turn": 1, "utterance": "[姓名]您好：请稍等"},
     ]
     row = {
-        **{"DialogueID": 17, "SessionID": 1, "QRole": "user", "Dialogue": turns, "QA": [{"QueSumm": ["x"]}]},
+        **{"DialogueID": 17, "Session_id": "9a", "QRole": "user", "Dialogue": turns, "QA": [{"QueSumm": ["x"]}]},
         **{"FinalSumm": ["用户说灯坏了。", "客服请用户稍等。"], "UserSumm": ["灯坏了。"], "AgentSumm": ["请稍等。"]},
     }
     path = write_json(tmp_path / "train.json", [row])
