@@ -57,14 +57,14 @@ def find_columns(rows: list[dict[str, Any]], source: str, data_args: DataArgumen
         if summaries != ["summary"]:
             notes.append(f"{source}: summaries taken from {', '.join(summaries)}")
     texts = (data_args.instruction or "", data_args.system_prompt or "")
-    fields = [name for text in texts for name in re.findall(r"\{([\w. /-]+(?:\[\])?[\w. /-]*)\}", text)]
+    named = dict.fromkeys(
+        name for text in texts for name in re.findall(r"\{([\w. /-]+(?:\[\])?[\w. /-]*)\}", text) if name != "dialogue"
+    )
     lists = dict.fromkeys(path.split("[]")[0] for path in summaries if "[]" in path)
     elements = {name for path in lists for row in rows for one in _list_at(row, path) for name in _names_of(one)}
-    fields = [
-        name
-        for name in dict.fromkeys(fields)
-        if name != "dialogue" and (name in elements or any(has(row, name) for row in rows))
-    ]
+    fields = [name for name in named if name in elements or any(has(row, name) for row in rows)]
+    if unknown := [f"{{{name}}}" for name in named if name not in fields]:
+        notes.append(f"{source}: {', '.join(unknown)} in the instruction is no column and stays as it is written")
     optional = (data_args.id_column, data_args.topic_column, data_args.speaker_column)
     wanted = [dialogue, *summaries, *(name for name in optional if name)]
     missing = [column for column in wanted if not any(has(row, column) for row in rows)]

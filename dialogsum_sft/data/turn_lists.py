@@ -12,38 +12,22 @@ from dialogsum_sft.data.transcripts import parse
 
 SPEAKER_KEYS = (
     *("speaker", "name", "author", "user", "sender", "username", "speaker_name", "display_name", "from_name"),
-    *(
-        "speaker_id",
-        "participant",
-        "participantid",
-        "names",
-        "from",
-        "agent",
-        "role",
-        "channel",
-        "is_agent",
-        "is_user",
-    ),
+    *("speaker_id", "participant", "participantid", "names", "from", "agent", "role", "channel"),
+    *("is_agent", "is_user", "is_bot", "is_customer", "from_me", "fromme"),
 )
 TEXT_KEYS = (
     *("text", "content", "value", "utterance", "message", "transcript", "body", "sentence", "utterances", "line"),
     *("parts", "msg", "say", "sentences"),
 )
 # What the two values of a speaker's key mean where it is a boolean.
-_YES_NO = {"is_agent": ("Agent", "Customer"), "is_user": ("User", "Agent")}
-# Keys of an object that holds a turn of each of two speakers, as DialogStudio has them, and their names.
+_YES_NO = {
+    **{"is_agent": ("Agent", "Customer"), "is_customer": ("Customer", "Agent"), "is_user": ("User", "Agent")},
+    **{"is_bot": ("Bot", "User"), "from_me": ("Me", "Other"), "fromme": ("Me", "Other")},
+}
+# Pairs of keys of an object that holds a turn of each of two speakers, as DialogStudio has them.
 _EXCHANGES = (
-    {"user utterance": "User", "system response": "System"},
-    *(
-        {first: first.capitalize(), second: second.capitalize()}
-        for first, second in (
-            ("user", "assistant"),
-            ("user", "system"),
-            ("human", "assistant"),
-            ("human", "bot"),
-            ("customer", "agent"),
-        )
-    ),
+    *(("user utterance", "system response"), ("user", "assistant"), ("user", "system"), ("human", "assistant")),
+    *(("human", "bot"), ("customer", "agent")),
 )
 TIME_KEYS = ("time", "timestamp", "ts", "start", "start_time", "date", "created_at")
 # Where an object holds the list of turns.
@@ -82,7 +66,7 @@ def parse_turns(value: Any, keys: TurnKeys = TurnKeys(), speakers: Any = None) -
             raise ValueError(f"there are {len(found)} texts but {number} speakers")
         found = [{"speaker": speaker, "text": text} for speaker, text in zip(speakers, found, strict=True)]
     elif labelled := _labelled(found):
-        return labelled, 0
+        return labelled, len(found) - len(labelled.turns)
     if not found:
         raise ValueError("the list of turns is empty")
     turns, skipped = [], 0
@@ -145,12 +129,12 @@ def _from_parallel(value: Mapping[str, Any], keys: TurnKeys) -> list[dict[str, A
 
 
 def _labelled(texts: Any) -> Dialogue | None:
-    """The dialogue of a list of lines of which half or more begin with a speaker's label; None for any other list."""
-    if not texts or not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
+    """The dialogue of a list of lines of which two or more, and at least half, begin with a speaker's label; None for
+    any other list. Empty lines are left out.
+    """
+    if not isinstance(texts, list) or not all(isinstance(text, str) and len(text.splitlines()) < 2 for text in texts):
         return None
-    if any(len(text.splitlines()) > 1 for text in texts):
-        return None
-    lines = [text.strip() for text in texts]
+    lines = [text.strip() for text in texts if text.strip()]
     starts, at = {}, 0
     for turn in parse("\n".join(lines), "labels")[0].turns:
         starts[at] = turn
@@ -161,15 +145,16 @@ def _labelled(texts: Any) -> Dialogue | None:
         start = starts.get(at)
         turns.append(Turn(None, line + "\n") if start is None else replace(start, raw=line + "\n"))
         at += len(line) + 1
-    return Dialogue.of(turns) if sum(turn.speaker is not None for turn in turns) >= len(turns) / 2 else None
+    labels = sum(turn.speaker is not None for turn in turns)
+    return Dialogue.of(turns) if labels >= max(2, len(turns) / 2) else None
 
 
 def _exchange(turn: Any, keys: TurnKeys) -> list[Any]:
     """The two turns of an object with a text of each of two speakers; any other turn alone."""
     if isinstance(turn, Mapping) and keys == TurnKeys() and not any(key in turn for key in TEXT_KEYS):
-        names = next((names for names in _EXCHANGES if all(key in turn for key in names)), None)
-        if names is not None:
-            return [{"speaker": name, "text": turn[key]} for key, name in names.items()]
+        pair = next((pair for pair in _EXCHANGES if all(key in turn for key in pair)), None)
+        if pair is not None:
+            return [{"speaker": key.split()[0].capitalize(), "text": turn[key]} for key in pair]
     return [turn]
 
 
@@ -203,8 +188,9 @@ def _turn(turn: Any, number: int, keys: TurnKeys) -> Turn | None:
         _, speaker = _found(speaker, None, SPEAKER_KEYS)
     if isinstance(speaker, list) and all(isinstance(one, str) for one in speaker):  # who speak together
         speaker = " and ".join(speaker)
-    if isinstance(speaker, bool) and key in _YES_NO:
-        speaker = _YES_NO[key][0 if speaker else 1]
+    if isinstance(speaker, bool) and key is not None and (keys.speaker or key in _YES_NO):
+        yes, no = _YES_NO.get(key.lower(), (key.removeprefix("is_"), f"not {key.removeprefix('is_')}"))
+        speaker = yes if speaker else no
     if isinstance(speaker, bool) or not isinstance(speaker, (str, int, float, type(None))):
         raise ValueError(f"turn {number}: its speaker is not text but {type(speaker).__name__}")
     if isinstance(speaker, (int, float)):

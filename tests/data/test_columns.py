@@ -89,6 +89,7 @@ def test_columns_in_the_instruction_and_the_system_prompt(tmp_path: Path) -> Non
     options = {"instruction": "Write the {section}.", "system_prompt": "Answer in {lang}, {unknown}."}
     examples = load(tmp_path, *rows, **options)
     assert len(examples.rows) == 2
+    assert any("{unknown} in the instruction is no column and stays as it is" in note for note in examples.notes)
     first, _ = build_prompts(examples.rows.to_list(), None, PromptSettings(**options), None)
     assert [message["content"] for message in first.messages] == [
         "Answer in fr, {unknown}.",

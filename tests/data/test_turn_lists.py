@@ -68,6 +68,9 @@ def test_two_turns_in_an_object() -> None:
 def test_speakers_as_booleans_and_as_lists() -> None:
     value = [{"is_agent": False, "sentences": ["a.", "b."]}, {"is_agent": True, "sentences": ["c."]}]
     assert said(value) == [("Customer", "a. b."), ("Agent", "c.")]
+    assert said([{"fromMe": True, "body": "a"}, {"fromMe": False, "body": "b"}]) == [("Me", "a"), ("Other", "b")]
+    inbound = [{"inbound": True, "text": "a"}, {"inbound": False, "text": "b"}]
+    assert said(inbound, keys=TurnKeys(speaker="inbound")) == [("inbound", "a"), ("not inbound", "b")]
     assert said([{"names": ["Ann", "Bob"], "text": "a"}]) == [("Ann and Bob", "a")]
 
 
@@ -76,6 +79,8 @@ def test_texts_with_labels() -> None:
     assert said(["Ann : Hi.", "[ A door . ]", "Bob : Yes: no."]) == [
         *(("Ann", "Hi."), (None, "[ A door . ]"), ("Bob", "Yes: no.")),
     ]
+    assert parse_turns(["Ann: Hi.", " ", "Ann: Bye."])[1] == 1
+    assert said(["Note: Hi.", "Yes."]) == [(None, "Note: Hi."), (None, "Yes.")]
     assert said(["One thing: no.", "Two.", "Three."]) == [(None, "One thing: no."), (None, "Two."), (None, "Three.")]
     assert said(["Ann: a\nBob: b", "Bob: c"])[0] == (None, "Ann: a\nBob: b")
 
