@@ -68,6 +68,11 @@ class DataArguments:
     test_file: str | None = HfArg(
         default=None, help="The same for the split evaluated by recipes/eval.py. Default: --validation_file."
     )
+    dialogue_file: str | None = HfArg(
+        default=None,
+        help="File with the dialogues of all splits, where the other files have summaries without them; the id says "
+        "which belong together.",
+    )
     validation_share: float | None = HfArg(
         default=None,
         help="Hold out this share of the training split's dialogues, such as 0.1, to evaluate on. The choice depends "

@@ -1,7 +1,7 @@
 """The columns of a source: found by name, or named by options; nested fields and fan-out by dotted paths."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import NoneType
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from dialogsum_sft import InputError
 from dialogsum_sft.arguments import DataArguments
 from dialogsum_sft.data.row_files import one_line
+from dialogsum_sft.data.turn_lists import stored_list
 
 # Column names that are recognised where no option names a column.
 _DIALOGUE_NAMES = (
@@ -32,9 +33,9 @@ class Columns:
     sentence_join: str
 
     @property
-    def fan_out(self) -> str | None:
-        """The path of the list of which each element makes a row of its own, before `[]`; None without one."""
-        return next((path.split("[]")[0] for path in self.summaries if "[]" in path), None)
+    def fan_outs(self) -> tuple[str, ...]:
+        """The paths of the lists of which each element makes a row of its own, before `[]`."""
+        return tuple(dict.fromkeys(path.split("[]")[0] for path in self.summaries if "[]" in path))
 
 
 def find_columns(rows: list[dict[str, Any]], source: str, data_args: DataArguments) -> tuple[Columns, list[str]]:
@@ -57,10 +58,14 @@ def find_columns(rows: list[dict[str, Any]], source: str, data_args: DataArgumen
         if summaries != ["summary"]:
             notes.append(f"{source}: summaries taken from {', '.join(summaries)}")
     texts = (data_args.instruction or "", data_args.system_prompt or "")
-    fields = [
-        name for text in texts for name in re.findall(r"\{([\w.]+(?:\[\])?[\w.]*)\}", text) if name != "dialogue"
-    ]
-    fields = [name for name in dict.fromkeys(fields) if any(has(row, name) for row in rows)]
+    named = dict.fromkeys(
+        name for text in texts for name in re.findall(r"\{([\w. /-]+(?:\[\])?[\w. /-]*)\}", text) if name != "dialogue"
+    )
+    lists = dict.fromkeys(path.split("[]")[0] for path in summaries if "[]" in path)
+    elements = {name for path in lists for row in rows for one in _list_at(row, path) for name in _names_of(one)}
+    fields = [name for name in named if name in elements or any(has(row, name) for row in rows)]
+    if unknown := [f"{{{name}}}" for name in named if name not in fields]:
+        notes.append(f"{source}: {', '.join(unknown)} in the instruction is no column and stays as it is written")
     optional = (data_args.id_column, data_args.topic_column, data_args.speaker_column)
     wanted = [dialogue, *summaries, *(name for name in optional if name)]
     missing = [column for column in wanted if not any(has(row, column) for row in rows)]
@@ -94,6 +99,8 @@ def value_at(row: Mapping[str, Any], path: str) -> Any:
         return row[path]
     value: Any = row
     for part in path.split("."):
+        if isinstance(value, str):  # JSON in a cell
+            value = stored_list(value)
         if isinstance(value, Mapping) and part in value:
             value = value[part]
         elif isinstance(value, (list, tuple)) and re.fullmatch(r"\d+", part) and int(part) < len(value):
@@ -106,36 +113,61 @@ def value_at(row: Mapping[str, Any], path: str) -> Any:
 def fanned_out(row: Mapping[str, Any], columns: Columns) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows that a row makes: with `queries[].answer` one for each query, whose fields have the path `queries[]`.
 
-    Yields (suffix of the id, row); a row without fan-out is yielded as it is, with an empty suffix.
+    The instruction may name these fields without the path, unless there is a column of that name. Several lists give
+    their rows one after the other. Yields (suffix of the id, row); a row without fan-out is yielded as it is, with an
+    empty suffix.
     """
-    path = columns.fan_out
-    if path is None:
+    if not columns.fan_outs:
         yield "", dict(row)
         return
-    try:
-        elements = value_at(row, path)
-    except KeyError:
-        elements = []
-    for number, element in enumerate(elements if isinstance(elements, list) else [], 1):
+    elements = [(path, element) for path in columns.fan_outs for element in _list_at(row, path)]
+    for number, (path, element) in enumerate(elements, 1):
         own = {f"{path}[]": element}
         if isinstance(element, Mapping):
             own |= {f"{path}[].{name}": value for name, value in element.items()}
+            own |= {name: element[name] for name in columns.fields if name in element and name not in row}
         yield f"_{number}", {**row, **own}
 
 
+def _list_at(row: Mapping[str, Any], path: str) -> list[Any]:
+    """The list at a path; empty where there is none."""
+    try:
+        value = value_at(row, path)
+    except KeyError:
+        return []
+    return value if isinstance(value, list) else []
+
+
+def _names_of(value: Any) -> Iterable[str]:
+    return value if isinstance(value, Mapping) else ()
+
+
 def references_of(row: Mapping[str, Any], columns: Columns) -> list[tuple[str, Any]]:
-    """(column, value) of each reference: several of a list under a plural name, sentences of any other list joined."""
+    """(column, value) of each reference: several of a list under a plural name, whose items may be lists of sentences;
+    the sentences of any other list are joined.
+    """
+
+    def joined(value: Any) -> Any:
+        if isinstance(value, (list, tuple)) and all(isinstance(item, (str, NoneType)) for item in value):
+            return columns.sentence_join.join(item.strip() for item in value if item and item.strip())
+        return value
+
     found: list[tuple[str, Any]] = []
     for column in columns.summaries:
+        path, *element = column.split("[]")
+        if element and f"{path}[]" not in row:
+            continue  # of another list than this row
         try:
             value = value_at(row, column)
         except KeyError:
             value = None
-        last = column.rsplit(".", 1)[-1]
+        if isinstance(value, str) and (stored := stored_list(value)) is not None and isinstance(stored, list):
+            value = stored
+        several = _PLURAL.search(column.rsplit(".", 1)[-1])
         if not isinstance(value, (list, tuple)):
             found.append((column, value))
-        elif _PLURAL.search(last) or not all(isinstance(item, (str, NoneType)) for item in value):
-            found += [(column, item) for item in value] or [(column, "")]
+        elif several or not all(isinstance(item, (str, NoneType)) for item in value):
+            found += [(column, joined(item) if several else item) for item in value] or [(column, "")]
         else:
-            found.append((column, columns.sentence_join.join(item.strip() for item in value if item and item.strip())))
+            found.append((column, joined(value)))
     return found

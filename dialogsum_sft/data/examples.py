@@ -14,7 +14,7 @@ from dialogsum_sft.data.counts import HELD_OUT, IN_OTHER_SPLIT, Counts, longest_
 from dialogsum_sft.data.dialogue import Dialogue
 from dialogsum_sft.data.grouping import FEATURES, group, join_neighbours, text_hash
 from dialogsum_sft.data.row_files import BadRow, Place, Row, one_line, reason_of
-from dialogsum_sft.data.sources import open_source
+from dialogsum_sft.data.sources import in_folder, open_source, with_dialogues
 from dialogsum_sft.data.transcripts import detect_format, parse, with_line_breaks
 from dialogsum_sft.data.turn_lists import TurnKeys, parse_turns, stored_list
 
@@ -76,7 +76,11 @@ def load_examples(
 
     def source() -> Iterator[tuple[Place, Row]]:
         streaming = script_args.dataset_streaming
-        return open_source(name, split, script_args.dataset_config, data_args.dataset_revision, streaming)
+        rows = open_source(name, split, script_args.dataset_config, data_args.dataset_revision, streaming)
+        if data_args.dialogue_file is None:
+            return rows
+        dialogues = in_folder(data_args.dialogue_file, script_args.dataset_name)
+        return with_dialogues(rows, dialogues, data_args.id_column or "id")
 
     try:
         first = list(itertools.islice(source(), 100))
@@ -165,7 +169,7 @@ def _kept(
         made = list(fanned_out(raw, columns))
         if not made:
             counts.read += 1
-            counts.drop(f"row {place}", f"{columns.fan_out} is empty or no list")
+            counts.drop(f"row {place}", f"{' and '.join(columns.fan_outs)} is empty or no list")
         for suffix, row in made:
             counts.read += 1
             identity = _name(_value(row, columns.id)) if columns.id else None
@@ -175,7 +179,7 @@ def _kept(
             try:
                 dialogue = reader.dialogue(row, counts)
                 references = [_text(value, column) for column, value in present or values[:1]]
-                fields = {name: _name(_value(row, name)) or "" for name in columns.fields}
+                fields = {name: _field(_value(row, name)) for name in columns.fields}
             except (ValueError, RecursionError) as error:
                 counts.drop(label, str(error))
                 continue
@@ -243,6 +247,13 @@ def _empty(value: Any) -> bool:
 def _name(value: Any) -> str | None:
     """An id or a topic as text; None for an empty one, a list or an object."""
     return None if _empty(value) or isinstance(value, (list, dict)) else str(value).encode(errors="replace").decode()
+
+
+def _field(value: Any) -> str:
+    """A value for the instruction as text: a list of texts with commas, nothing for other lists and objects."""
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        value = ", ".join(value)
+    return _name(value) or ""
 
 
 def _text(value: Any, column: str) -> str:

@@ -24,7 +24,11 @@ from dialogsum_sft.data.counts import EMPTY_ROW
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".json.gz", ".csv.gz", ".tsv.gz")
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".json.gz", ".csv.gz", ".tsv.gz", ".txt")
+
+
+# Where an object holds rows beside other fields.
+_ROWS_KEYS = ("data", "rows", "examples", "dialogues", "documents", "document")
 
 
 @dataclass(frozen=True)
@@ -64,14 +68,21 @@ def read_file(path: Path) -> Iterator[tuple[int, Row]]:
     """
     suffix = suffix_of(path)
     if suffix is None:
-        raise InputError(f"{path}: cannot read such a file, only {', '.join(SUFFIXES)}")
+        raise InputError(
+            f"{path}: cannot read such a file, only {', '.join(SUFFIXES)}; a row has a dialogue and its summary"
+        )
     try:
         if suffix == ".parquet":
             yield from _read_parquet(path)
             return
         with gzip.open(path) if suffix.endswith(".gz") else path.open("rb") as file:
             kind = suffix.removesuffix(".gz")
-            if kind == ".jsonl":
+            if kind in (".jsonl", ".txt"):
+                if kind == ".txt" and not file.peek(3).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{"):
+                    raise InputError(
+                        f"{path} is plain text: a .txt file of a dataset has a JSON object a line; make one with the "
+                        "dialogue and the summary of each row"
+                    )
                 yield from _read_jsonl(file, path)
             elif kind == ".json":
                 yield from _read_json(file, path)
@@ -129,19 +140,26 @@ def _read_json(file: _Bytes, path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _rows_of_object(content: dict[str, Any]) -> list[Any]:
-    """The rows of `{"data": [...]}` or of an object of columns (lists, or objects by row); else the object itself."""
+    """The rows of an object: {"data": [...]}, also beside a version or a number; rows by their ids; columns as pandas
+    writes them, as lists or by the rows' numbers; a single row.
+    """
+    lists = [key for key, value in content.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    if len(lists) == 1 and (len(content) == 1 or lists[0] in _ROWS_KEYS and not any("summ" in key for key in content)):
+        rows: list[Any] = content[lists[0]]
+        return rows
     values = list(content.values())
-    if len(values) == 1 and isinstance(values[0], list) and values[0] and isinstance(values[0][0], dict):
-        return values[0]
-    by_row = all(isinstance(value, dict) and value.keys() == values[0].keys() for value in values)
-    columns = [list(value.values()) for value in values] if by_row else values
-    if len(columns) < 2 or not all(isinstance(column, list) and column for column in columns):
+    objects = len(values) > 1 and all(isinstance(value, dict) and value for value in values)
+    numbered = objects and all(key.isdigit() for value in values for key in value)
+    if numbered and all(value.keys() == values[0].keys() for value in values):
+        values, objects = [list(value.values()) for value in values], False
+    if objects and all(value.keys() & values[0].keys() for value in values):
+        return [{"id": key} | value for key, value in content.items()]
+    lengths = {len(value) if isinstance(value, list) else 0 for value in values}
+    cells = [cell for value in values if isinstance(value, list) for cell in value]
+    # A list of objects or of lists is the turns of a single row.
+    if len(values) < 2 or len(lengths) > 1 or not cells or any(isinstance(cell, (list, dict)) for cell in cells):
         return [content]
-    if not by_row and any(isinstance(cell, (list, dict)) for column in columns for cell in column):  # turns of one row
-        return [content]
-    if len({len(column) for column in columns}) > 1:
-        return [content]
-    return [dict(zip(content, cells, strict=True)) for cells in zip(*columns, strict=True)]
+    return [dict(zip(content, row, strict=True)) for row in zip(*values, strict=True)]
 
 
 def _read_csv(file: _Bytes, path: Path, usual: str) -> Iterator[tuple[int, Row]]:

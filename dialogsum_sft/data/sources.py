@@ -4,12 +4,12 @@ import glob
 import itertools
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from dialogsum_sft import InputError
-from dialogsum_sft.data.row_files import Place, Row, read_file, reason_of, suffix_of
+from dialogsum_sft.data.row_files import BadRow, Place, Row, one_line, read_file, reason_of, suffix_of
 
 from datasets import Dataset, IterableDataset, get_dataset_split_names, load_dataset, load_from_disk
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
@@ -55,6 +55,27 @@ def open_source(
         raise InputError(f"cannot read dataset {name!r}: {reason_of(error)}") from error
 
 
+def with_dialogues(rows: Iterator[tuple[Place, Row]], file: str, id_column: str) -> Iterator[tuple[Place, Row]]:
+    """The rows, each with the columns that the row of the same id has in `file`, which is held in memory.
+
+    A row without one there is a `BadRow`. Raises InputError where the rows of `file` have no such id.
+    """
+    others: dict[str, dict[str, Any]] = {}
+    for number, row in read_file(Path(file).expanduser()):
+        if isinstance(row, BadRow):
+            raise InputError(f"{file}: row {number}: {row.reason}")
+        if id_column not in row:
+            raise InputError(f"{file}: row {number} has no {id_column}: name the id of both files by --id_column")
+        others[str(row[id_column])] = row
+    for place, row in rows:
+        if isinstance(row, BadRow):
+            yield place, row
+        elif str(row.get(id_column)) in others:
+            yield place, others[str(row[id_column])] | row
+        else:
+            yield place, BadRow(f"no dialogue of {id_column} {one_line(row.get(id_column))} in {Path(file).name}")
+
+
 def in_folder(file: str, name: str | None) -> str:
     """The path of a file that may be named without the folder `name` in which it is."""
     beside = Path(name or "").expanduser() / file
@@ -88,7 +109,7 @@ def _open_split(name: str, split: str, config: str | None, revision: str | None,
         saved = load_from_disk(str(path))
         return saved[_existing(split, list(saved), name)] if isinstance(saved, dict) else saved
     if glob.has_magic(name):
-        files = [Path(file) for file in sorted(glob.glob(str(path), recursive=True)) if suffix_of(Path(file))]
+        files = _data_files(map(Path, glob.glob(str(path), recursive=True)))
         if not files:
             raise InputError(f"no data file matches {name}")
         return files
@@ -110,17 +131,27 @@ def _existing(split: str, splits: list[str], name: str) -> str:
     raise InputError(f"no split {split!r} in {name}: there are {', '.join(splits)}")
 
 
+def _data_files(paths: Iterable[Path]) -> list[Path]:
+    """The files that can be read, sorted; .txt files, which may be notes, only where there are no others."""
+    files = [file for file in sorted(paths) if suffix_of(file)]
+    return [file for file in files if suffix_of(file) != ".txt"] or files
+
+
 def _files_of_split(folder: Path, name: str, split: str) -> list[Path]:
-    """The files of a split; train.jsonl, dialogsum.train.jsonl and train-00000-of-00002.parquet belong to train.
+    """The files of a split; train.jsonl, dialogsum.train.jsonl, train-00000-of-00002.parquet and all files of a folder
+    train belong to train.
 
     A file named by the split alone wins over a longer name: valid.csv over valid_metadata.csv.
     """
-    files = [file for file in sorted(folder.iterdir()) if suffix_of(file)]
+    files = _data_files(folder.iterdir())
     whole, part = r"{}([._-]?\d+([._-]of[._-]\d+)?)?\.(jsonl|json|csv|tsv|parquet)(\.gz)?", r"(.*[._-])?{}[._-].*"
     patterns = [pattern.format(re.escape(same)) for pattern in (whole, part) for same in _names_of(split)]
     matches = ([file for file in files if re.fullmatch(pattern, file.name, re.IGNORECASE)] for pattern in patterns)
     chosen: list[Path] = next(filter(None, matches), [])
     by_name = "name the file by --train_file, --validation_file or --test_file"
+    inner = next((path for same in _names_of(split) if (path := folder / same).is_dir()), None)
+    if not chosen and inner is not None and (chosen := _data_files(inner.iterdir())):
+        return chosen
     if not chosen:
         names = ", ".join(file.name for file in files)
         raise InputError(

@@ -2,19 +2,32 @@
 
 import ast
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dialogsum_sft.data.dialogue import Dialogue, Turn
+from dialogsum_sft.data.transcripts import parse
 
 SPEAKER_KEYS = (
     *("speaker", "name", "author", "user", "sender", "username", "speaker_name", "display_name", "from_name"),
-    *("speaker_id", "participant", "from", "agent", "role", "channel"),
+    *("speaker_id", "participant", "participantid", "names", "from", "agent", "role", "channel"),
+    *("is_agent", "is_user", "is_bot", "is_customer", "from_me", "fromme"),
 )
 TEXT_KEYS = (
     *("text", "content", "value", "utterance", "message", "transcript", "body", "sentence", "utterances", "line"),
-    *("parts", "msg", "say"),
+    *("parts", "msg", "say", "sentences"),
+)
+# What the two values of a speaker's key mean where it is a boolean.
+_YES_NO = {
+    **{"is_agent": ("Agent", "Customer"), "is_customer": ("Customer", "Agent"), "is_user": ("User", "Agent")},
+    **{"is_bot": ("Bot", "User"), "from_me": ("Me", "Other"), "fromme": ("Me", "Other")},
+}
+# Pairs of keys of an object that holds a turn of each of two speakers, as DialogStudio has them.
+_EXCHANGES = (
+    *(("user utterance", "system response"), ("user", "assistant"), ("user", "system"), ("human", "assistant")),
+    *(("human", "bot"), ("customer", "agent")),
 )
 TIME_KEYS = ("time", "timestamp", "ts", "start", "start_time", "date", "created_at")
 # Where an object holds the list of turns.
@@ -36,8 +49,9 @@ def parse_turns(value: Any, keys: TurnKeys = TurnKeys(), speakers: Any = None) -
     """The dialogue of a structured value, and the number of turns without text, such as tool calls, that were skipped.
 
     `value` is a list of objects (a turn each) or of texts, an object of parallel lists, or an object that holds one of
-    these. `speakers` is the list of speakers of a list of texts. Numbers as speakers become `Speaker 0`. Line breaks
-    within a text are kept.
+    these. `speakers` is the list of speakers of a list of texts; without it, texts of which half begin with a label
+    (`Ann: Hi.`) have the speakers that these name. Numbers as speakers become `Speaker 0`. Line breaks within a text
+    are kept.
 
     Raises ValueError with the reason: no turns, a turn without a known text key (its keys are listed), another type.
     """
@@ -51,15 +65,18 @@ def parse_turns(value: Any, keys: TurnKeys = TurnKeys(), speakers: Any = None) -
             number = len(speakers) if isinstance(speakers, Sequence) else 0
             raise ValueError(f"the lists of texts and of speakers differ in length ({len(found)} and {number})")
         found = [{"speaker": speaker, "text": text} for speaker, text in zip(speakers, found, strict=True)]
+    elif labelled := _labelled(found):
+        return labelled, len(found) - len(labelled.turns)
     if not found:
         raise ValueError("the list of turns is empty")
     turns, skipped = [], 0
     for number, turn in enumerate(found, 1):
-        read = _turn(turn, number, keys)
-        if read is None:
-            skipped += 1
-        else:
-            turns.append(read)
+        for one in _exchange(turn, keys):
+            read = _turn(one, number, keys)
+            if read is None:
+                skipped += 1
+            else:
+                turns.append(read)
     if not turns:
         raise ValueError("no turn has a text")
     return Dialogue.of(turns), skipped
@@ -111,6 +128,47 @@ def _from_parallel(value: Mapping[str, Any], keys: TurnKeys) -> list[dict[str, A
     return [dict(zip(lists, items, strict=True)) for items in zip(*lists.values(), strict=True)]
 
 
+def _labelled(texts: Any) -> Dialogue | None:
+    """The dialogue of a list of lines of which two or more, and at least half, begin with a speaker's label; None for
+    any other list. Empty lines are left out.
+    """
+    if not isinstance(texts, list) or not all(isinstance(text, str) and len(text.splitlines()) < 2 for text in texts):
+        return None
+    lines = [text.strip() for text in texts if text.strip()]
+    starts, at = {}, 0
+    for turn in parse("\n".join(lines), "labels")[0].turns:
+        starts[at] = turn
+        at += len(turn.raw)
+    turns, at = [], 0
+    for number, line in enumerate(lines, 1):
+        _clean(line, number, "text")
+        start = starts.get(at)
+        turns.append(Turn(None, line + "\n") if start is None else replace(start, raw=line + "\n"))
+        at += len(line) + 1
+    labels = sum(turn.speaker is not None for turn in turns)
+    return Dialogue.of(turns) if labels >= max(2, len(turns) / 2) else None
+
+
+def _exchange(turn: Any, keys: TurnKeys) -> list[Any]:
+    """The two turns of an object with a text of each of two speakers; any other turn alone."""
+    if isinstance(turn, Mapping) and keys == TurnKeys() and not any(key in turn for key in TEXT_KEYS):
+        pair = next((pair for pair in _EXCHANGES if all(key in turn for key in pair)), None)
+        if pair is not None:
+            return [{"speaker": key.split()[0].capitalize(), "text": turn[key]} for key in pair]
+    return [turn]
+
+
+def _found(turn: Mapping[str, Any], named: str | None, usual: Sequence[str]) -> tuple[str | None, Any]:
+    """The first of the keys whose value is not empty, whatever its letter case, and the value."""
+    if named is not None:
+        return named, turn.get(named)
+    present = {str(key).lower(): key for key in reversed(list(turn))}
+    for key in usual:
+        if key in present and turn[present[key]] not in (None, "", []):
+            return key, turn[present[key]]
+    return None, None
+
+
 def _turn(turn: Any, number: int, keys: TurnKeys) -> Turn | None:
     if isinstance(turn, str):
         text = _clean(turn, number, "text")
@@ -119,18 +177,21 @@ def _turn(turn: Any, number: int, keys: TurnKeys) -> Turn | None:
         turn = {"speaker": turn[0], "text": turn[1]}
     if not isinstance(turn, Mapping):
         raise ValueError(f"turn {number} is {_kind(turn)}, neither an object nor text")
-    text_keys = (keys.text,) if keys.text else TEXT_KEYS
-    if not any(key in turn for key in text_keys):
+    lowered = {str(key).lower() for key in turn}
+    if keys.text not in turn if keys.text else lowered.isdisjoint(TEXT_KEYS):
         hint = f"under {keys.text}" if keys.text else "under a known key"
         raise ValueError(f"turn {number} has no text {hint}: it has {_listed(turn)}; name it with --text_key")
-    value = next((turn[key] for key in text_keys if turn.get(key) is not None), None)
-    text = _joined(value, number)
+    text = _joined(_found(turn, keys.text, TEXT_KEYS)[1], number)
     if not text:
         return None
-    speaker_keys = (keys.speaker,) if keys.speaker else SPEAKER_KEYS
-    speaker = next((turn[key] for key in speaker_keys if turn.get(key) not in (None, "")), None)
+    key, speaker = _found(turn, keys.speaker, SPEAKER_KEYS)
     if isinstance(speaker, Mapping):  # {"author": {"name": ...}}
-        speaker = next((speaker[key] for key in SPEAKER_KEYS if speaker.get(key) not in (None, "")), None)
+        _, speaker = _found(speaker, None, SPEAKER_KEYS)
+    if isinstance(speaker, list) and all(isinstance(one, str) for one in speaker):  # who speak together
+        speaker = " and ".join(speaker)
+    if isinstance(speaker, bool) and key is not None and (keys.speaker or key in _YES_NO):
+        yes, no = _YES_NO.get(key.lower(), (key.removeprefix("is_"), f"not {key.removeprefix('is_')}"))
+        speaker = yes if speaker else no
     if isinstance(speaker, bool) or not isinstance(speaker, (str, int, float, type(None))):
         raise ValueError(f"turn {number} has {_kind(speaker)} as its speaker, not text")
     if isinstance(speaker, (int, float)):
@@ -152,7 +213,7 @@ def _joined(value: Any, number: int) -> str:
             if not isinstance(own, str) and not (own is None and other_type):
                 raise ValueError(f"turn {number} has {_kind(part)} as a part of its text")
             parts.append(own or "")
-        value = " ".join(filter(None, parts))
+        value = re.sub("(?<=[。！？，、；：…])(?<! ) (?=[^ ])", "", " ".join(filter(None, parts)))
     if not isinstance(value, str):
         raise ValueError(f"turn {number} has {_kind(value)} as its text")
     return _clean(value, number, "text")

@@ -35,9 +35,9 @@ _ROW_OPTIONS = (
     *("dataset_", "dialogue_column", "summary_columns", "id_column", "topic_column", "max_train_samples"),
     *("instruction", "system_prompt", "max_length", "swap_speakers", "rename_speakers"),
     *("dialogue_format", "speaker_key", "text_key", "speaker_column", "summary_join"),
-    *("train_file", "validation_file", "validation_share", "validation_seed"),
+    *("train_file", "validation_file", "dialogue_file", "validation_share", "validation_seed"),
 )
-_FILES = ("train_file", "validation_file", "test_file")
+_FILES = ("train_file", "validation_file", "test_file", "dialogue_file")
 
 
 def describe_run(arguments: dict[str, Any], **facts: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from dialogsum_sft.training.trainer import ResumableSFTTrainer
 from transformers import PreTrainedTokenizerBase
 
 # Options of the training that are an evaluation's default: the dataset and the prompt; the base model of an adapter.
-_FILES = ("train_file", "validation_file", "test_file", "validation_share", "validation_seed")
+_FILES = ("train_file", "validation_file", "test_file", "dialogue_file", "validation_share", "validation_seed")
 _DATA: tuple[str, ...] = (
     *("dataset_name", "dataset_config", "dataset_revision", "dialogue_column", "summary_columns", "id_column"),
     *("dialogue_format", "speaker_key", "text_key", "speaker_column", "summary_join"),

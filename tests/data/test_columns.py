@@ -7,7 +7,7 @@ from typing import Any
 from dialogsum_sft import InputError
 from dialogsum_sft.arguments import DataArguments
 from dialogsum_sft.data.encoding import build_prompts
-from dialogsum_sft.data.examples import Examples, load_examples
+from dialogsum_sft.data.examples import Examples, fields_of, load_examples
 from dialogsum_sft.data.prompts import PromptSettings
 from dialogsum_sft.data.transcripts import dialogue_of
 
@@ -54,6 +54,34 @@ def test_each_element_of_a_list_makes_a_row(tmp_path: Path) -> None:
     assert [(one["id"], one["references"]) for one in together.rows] == [("m_1", ["Ann.", "Hi."])]
 
 
+def test_the_elements_of_several_lists_make_rows(tmp_path: Path) -> None:
+    """Their fields are named in the instruction with or without the path."""
+    row = {
+        "turns": TURNS,
+        "general": [{"query": "All?", "answer": "They greet."}],
+        "special": [{"query": "Who?", "answer": "Ann."}, {"query": "What?", "answer": "Hi."}],
+    }
+    options = {
+        "summary_columns": ["general[].answer", "special[].answer"],
+        "instruction": "Answer: {query}",
+        "allow_dropped_rows": True,
+    }
+    examples = load(tmp_path, row, row | {"turns": TURNS[:1], "special": []}, {"turns": TURNS}, **options)
+    assert [(one["id"], fields_of(one), one["references"]) for one in examples.rows] == [
+        ("1_1", {"query": "All?"}, ["They greet."]),
+        ("1_2", {"query": "Who?"}, ["Ann."]),
+        ("1_3", {"query": "What?"}, ["Hi."]),
+        ("2_1", {"query": "All?"}, ["They greet."]),
+    ]
+
+
+def test_json_in_a_cell_has_nested_fields(tmp_path: Path) -> None:
+    info = json.dumps({"summaries": [["One.", "Two."], ["Three."], None], "tags": ["a", "b"]})
+    options = {"summary_columns": ["info.summaries"], "instruction": "Write of {info.tags}."}
+    (one,) = load(tmp_path, {"log": TURNS, "info": info}, allow_dropped_rows=True, **options).rows
+    assert (one["references"], fields_of(one)) == (["One. Two.", "Three."], {"info.tags": "a, b"})
+
+
 def test_columns_in_the_instruction_and_the_system_prompt(tmp_path: Path) -> None:
     rows = [
         {"id": n, "dialogue": "Ann: {section}", "summary": "s", "section": n, "lang": "fr"} for n in ("HPI", "ROS")
@@ -61,6 +89,7 @@ def test_columns_in_the_instruction_and_the_system_prompt(tmp_path: Path) -> Non
     options = {"instruction": "Write the {section}.", "system_prompt": "Answer in {lang}, {unknown}."}
     examples = load(tmp_path, *rows, **options)
     assert len(examples.rows) == 2
+    assert any("{unknown} in the instruction is no column and stays as it is" in note for note in examples.notes)
     first, _ = build_prompts(examples.rows.to_list(), None, PromptSettings(**options), None)
     assert [message["content"] for message in first.messages] == [
         "Answer in fr, {unknown}.",

@@ -263,9 +263,11 @@ def test_a_missing_file_is_named(tmp_path, suffix):
 
 
 def test_an_unknown_file_type_is_refused_with_the_known_types(tmp_path):
-    path = tmp_path / "dialogues.txt"
+    path = tmp_path / "dialogues.docx"
     path.touch()
-    assert refusal(path) == f"{path}: cannot read such a file, only {', '.join(SUFFIXES)}"
+    assert refusal(path) == (
+        f"{path}: cannot read such a file, only {', '.join(SUFFIXES)}; a row has a dialogue and its summary"
+    )
 
 
 def test_no_dataset_at_all():

@@ -111,7 +111,8 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "more after the gz": ("a.tsv.gz", gzip.compress(records()) + b"more", NO_GZ),
     "damaged gz": ("a.jsonl.gz", CUT_GZ[:1000] + bytes(9) + CUT_GZ[1009:], NO_GZ),
     "no deflate in gz": ("a.jsonl.gz", CUT_GZ[:10] + bytes([255]) * 100, NO_GZ),
-    "text": ("a.txt", b"Hello.", ": cannot read such a file, only .jsonl, .+"),
+    "document": ("a.docx", b"Hello.", ": cannot read such a file, only .jsonl, .+"),
+    "text": ("a.txt", b"Hello.", " is plain text: a .txt file of a dataset has a JSON object a line; .+"),
 }
 
 

@@ -4,11 +4,13 @@ import codecs
 import csv
 import gzip
 import io
+import json
 from pathlib import Path
 from typing import Any
 
 from dialogsum_sft import InputError
 from dialogsum_sft.data.row_files import BadRow, one_line, read_file, reason_of
+from dialogsum_sft.data.sources import open_source
 
 import datasets
 import pyarrow as pa
@@ -120,3 +122,40 @@ def test_a_reason_is_the_first_line_of_the_first_cause() -> None:
     assert reason_of(error) == "KeyError"
     error.__cause__.__cause__ = OSError(" no space\nat all")
     assert reason_of(error) == "no space"
+
+
+@pytest.mark.parametrize(
+    ("value", "rows"),
+    [
+        ({"data": [{"a": 1}]}, [{"a": 1}]),
+        ({"version": "1.0", "numberOfItems": 1, "data": [{"a": 1}]}, [{"a": 1}]),
+        ({"id": "x", "metadata": {"year": 2}, "document": [{"a": 1}, {"a": 2}]}, [{"a": 1}, {"a": 2}]),
+        ({"x": {"a": 1}, "y": {"a": 2}}, [{"id": "x", "a": 1}, {"id": "y", "a": 2}]),
+        ({"x": {"id": 5, "a": 1}, "y": {"id": 6, "a": 2}}, [{"id": 5, "a": 1}, {"id": 6, "a": 2}]),
+        *(
+            (row, [row])  # a single row
+            for row in (
+                {"dialogue": [{"speaker": "Ann", "text": "Hi."}], "summary": "s"},
+                {"data": [{"speaker": "Ann", "text": "Hi."}], "summary": "s"},
+                {"header": {"id": 1}, "body": {"dialogue": [], "summary": "s"}},
+                {"x": {"a": 1}},
+            )
+        ),
+    ],
+)
+def test_a_json_object_of_rows(tmp_path: Path, value: Any, rows: list[Any]) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(value))
+    assert read(tmp_path / "a.json") == rows
+
+
+def test_text_files_of_json_lines_are_read_where_they_are_named_or_alone(tmp_path: Path) -> None:
+    path = tmp_path / "long_train.txt"
+    path.write_text('{"a": 1}\n{"a": 2}\n')
+    assert read(path) == [{"a": 1}, {"a": 2}]
+
+    def split() -> list[Any]:
+        return [row for _, row in open_source(str(tmp_path), "train", None, None, False)]
+
+    assert split() == [{"a": 1}, {"a": 2}]
+    (tmp_path / "train.jsonl").write_text('{"a": 3}\n')
+    assert split() == [{"a": 3}]

@@ -222,3 +222,17 @@ def test_rows_of_several_files_are_named_by_file(tmp_path: Path) -> None:
         ("b.csv:1", {"id": "2"}),
         ("b.csv:2", BadRow("row has another number of fields than the header (a comma without quotes?)")),
     ]
+
+
+def test_a_folder_for_each_split(tmp_path: Path) -> None:
+    """As QMSum and DialogStudio have them; a file of the split's name wins."""
+    (tmp_path / "val").mkdir()
+    for name in ("a.json", "b.json"):
+        (tmp_path / "val" / name).write_text(f'[{{"name": "{name}"}}]')
+
+    def split() -> list[Any]:
+        return list(open_source(str(tmp_path), "validation", None, None, False))
+
+    assert split() == [("a.json:1", {"name": "a.json"}), ("b.json:1", {"name": "b.json"})]
+    (tmp_path / "validation.jsonl").write_text('{"name": "c"}\n')
+    assert split() == [(1, {"name": "c"})]

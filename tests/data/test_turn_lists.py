@@ -28,6 +28,9 @@ TWO = [("Ann", "Hi."), ("Bob", "Yes?")]
         [{"from_name": "Ann", "utterance": "Hi."}, {"from_name": "Bob", "utterance": "Yes?"}],
         [{"participant": "Ann", "transcript": "Hi."}, {"participant": "Bob", "transcript": "Yes?"}],
         [["Ann", "Hi."], ["Bob", "Yes?"]],
+        ["Ann: Hi.", "Bob: Yes?"],
+        [{"NAMES": ["Ann"], "UTTERANCES": ["Hi."]}, {"NAMES": ["Bob"], "UTTERANCES": ["Yes?"]}],
+        [{"participantID": "Ann", "utterance": "Hi."}, {"participantID": "Bob", "utterance": "Yes?"}],
         {"speaker": ["Ann", "Bob"], "utterance": ["Hi.", "Yes?"]},
         {"utterances": [{"speaker": "Ann", "transcript": "Hi."}, {"speaker": "Bob", "transcript": "Yes?"}]},
         {"results": {"utterances": [{"speaker": "Ann", "text": "Hi."}, {"speaker": "Bob", "text": "Yes?"}]}},
@@ -48,6 +51,42 @@ def test_lists_of_texts_and_their_speakers() -> None:
     assert said(["Hi.", "Yes?"], speakers="['Ann', 'Bob']") == TWO
     with pytest.raises(ValueError, match=r"the lists of texts and of speakers differ in length \(2 and 1\)"):
         said(["Hi.", "Yes?"], speakers=["Ann"])
+
+
+def test_two_turns_in_an_object() -> None:
+    value = [
+        {"turn id": 1, "user utterance": "a", "system response": "b", "dialog history": "c"},
+        {"user": "d", "bot": 1},
+    ]
+    assert said(value[:1]) == [("User", "a"), ("System", "b")]
+    assert said([{"customer": "a", "agent": "b"}]) == [("Customer", "a"), ("Agent", "b")]
+    assert parse_turns([{"user utterance": "a", "system response": ""}])[1] == 1
+    with pytest.raises(ValueError, match="turn 1 has no text under a known key: it has user, bot"):
+        said(value[1:])
+
+
+def test_speakers_as_booleans_and_as_lists() -> None:
+    value = [{"is_agent": False, "sentences": ["a.", "b."]}, {"is_agent": True, "sentences": ["c."]}]
+    assert said(value) == [("Customer", "a. b."), ("Agent", "c.")]
+    assert said([{"fromMe": True, "body": "a"}, {"fromMe": False, "body": "b"}]) == [("Me", "a"), ("Other", "b")]
+    inbound = [{"inbound": True, "text": "a"}, {"inbound": False, "text": "b"}]
+    assert said(inbound, keys=TurnKeys(speaker="inbound")) == [("inbound", "a"), ("not inbound", "b")]
+    assert said([{"names": ["Ann", "Bob"], "text": "a"}]) == [("Ann and Bob", "a")]
+
+
+def test_texts_with_labels() -> None:
+    """Each is a turn of its own, with a label or without; of texts without labels none is taken for one."""
+    assert said(["Ann : Hi.", "[ A door . ]", "Bob : Yes: no."]) == [
+        *(("Ann", "Hi."), (None, "[ A door . ]"), ("Bob", "Yes: no.")),
+    ]
+    assert parse_turns(["Ann: Hi.", " ", "Ann: Bye."])[1] == 1
+    assert said(["Note: Hi.", "Yes."]) == [(None, "Note: Hi."), (None, "Yes.")]
+    assert said(["One thing: no.", "Two.", "Three."]) == [(None, "One thing: no."), (None, "Two."), (None, "Three.")]
+    assert said(["Ann: a\nBob: b", "Bob: c"])[0] == (None, "Ann: a\nBob: b")
+
+
+def test_sentences_of_chinese_are_joined_without_spaces() -> None:
+    assert said([["好。", "我来。"]], speakers=[1]) == [("Speaker 1", "好。我来。")]
 
 
 def test_named_keys_win() -> None:
@@ -72,7 +111,8 @@ def test_turns_without_text_are_skipped_and_counted() -> None:
         ([], "the list of turns is empty"),
         ([{"speaker": "Ann"}], "turn 1 has no text under a known key: it has speaker; name it with --text_key"),
         ([{"text": 3}], "turn 1 has a number as its text"),
-        ([{"text": "a"}, {"speaker": ["x"], "text": "a"}], "turn 2 has a list as its speaker, not text"),
+        ([{"text": "a"}, {"speaker": [3], "text": "a"}], "turn 2 has a list as its speaker, not text"),
+        ([{"speaker": True, "text": "a"}], "turn 1 has true as its speaker, not text"),
         ([3], "turn 1 is a number, neither an object nor text"),
         ([{"text": None}], "no turn has a text"),
         ({"a": 1}, "an object without a list of turns: it has a"),

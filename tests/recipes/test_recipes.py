@@ -222,12 +222,15 @@ def samsum_rows(split: str) -> list[dict[str, Any]]:
 
 
 def tweetsumm_rows(split: str) -> list[dict[str, Any]]:
-    turns = [{"speaker": ("Customer", "Agent")[n % 2], "text": text} for n, text in enumerate(CHAT)]
+    summaries = {"summaries": {"abstractive_summaries": [["It is", "late."], ["Late!"]]}}
     return [
         {
-            "id": f"{split}{n}",
-            "turns": [*turns, {"speaker": "Customer", "text": f"Bye {split} {n}"}],
-            "summaries": ["It is late.", "Late!"],
+            "original dialog id": f"{split}{n}",
+            "original dialog info": summaries,
+            "log": [
+                {"user utterance": CHAT[0], "system response": CHAT[1]},
+                {"user utterance": f"Bye {split} {n}", "system response": ""},
+            ],
         }
         for n in range(6)
     ]
@@ -261,7 +264,7 @@ def chat_rows(split: str) -> list[dict[str, Any]]:
     ("config", "rows", "shown", "references"),
     [
         ("samsum", samsum_rows, "Amanda: Hi, I need help.\nJerry: With what? test 0", 1),
-        ("tweetsumm", tweetsumm_rows, "Customer: Hi, I need help.\nAgent: With what?", 2),
+        ("tweetsumm", tweetsumm_rows, "User: Hi, I need help.\nSystem: With what?\nUser: Bye test 0", 2),
         ("local_csv", csv_rows, "[Agent] With what?, test 0\n[Caller] My order is late.", 1),
         ("chat_messages", chat_rows, "human: Hi, I need help. test 0\ngpt: With what? test 0", 1),
     ],
