@@ -1,12 +1,13 @@
 """Read a dialogue from structured values: lists of turns or of texts, parallel lists, the same stored as text."""
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dialogsum_sft.data.dialogue import Dialogue, Turn
-from dialogsum_sft.data.labels import ROLES, label_starts
+from dialogsum_sft.data.labels import ROLES, label_starts, turns_at
 from dialogsum_sft.data.stored_lists import stored_list
 
 # Keys without case, `_` and `-`: speakerName is speaker_name.
@@ -135,37 +136,29 @@ def _plain(key: Any) -> str:
 
 
 def _labelled(texts: Sequence[str]) -> tuple[Dialogue, int] | None:
-    """The turns of texts of which most begin with labels; None where they do not."""
-    kept = [_clean(text, number, "text") for number, text in enumerate(texts, 1) if text.strip()]
-    begins = [text.split("\n")[0] for text in kept]
-    starts = {start: (said - start, who) for start, said, who, _ in label_starts("\n".join(begins))}
-    if len(starts) < max(2, len(kept) / 2):
+    """The turns of texts of which most begin with labels; None where they do not. Each text begins a turn."""
+    kept = [clean for number, text in enumerate(texts, 1) if (clean := _clean(text, number, "text"))]
+    starts = {start[0]: start for start in label_starts("\n".join(kept))}
+    begins = list(itertools.accumulate((len(text) + 1 for text in kept), initial=0))[:-1]
+    if sum(begin in starts for begin in begins) < max(2, len(kept) / 2):
         return None
-    turns, offset = [], 0
-    for text, begin in zip(kept, begins, strict=True):
-        label, who = starts.get(offset, (0, None))
-        turns.append(Turn(who, f"{text}\n", min(label, len(begin))))
-        offset += len(begin) + 1
-    return Dialogue.of(turns), len(texts) - len(kept)
+    starts |= {begin: (begin, begin, None, None) for begin in begins if begin not in starts}
+    turns = turns_at("\n".join(kept), sorted(starts.values(), key=lambda start: start[0]))
+    return Dialogue(tuple(turns)), len(texts) - len(kept)
 
 
 def _spread(found: Any, keys: TurnKeys) -> Any:
     """The turns; one for each key where keys are speakers: {"user": "Hi.", "bot": "Yes?"}, or {"Ann": "Hi."}."""
-    if (
-        keys.text
-        or keys.speaker
-        or not all(
-            isinstance(turn, Mapping) and turn and all(isinstance(item, str) for item in turn.values())
-            for turn in found
-        )
-    ):
+    if keys != TurnKeys() or not all(isinstance(turn, Mapping) for turn in found):
         return found
-    names = {str(key) for turn in found for key in turn}
+    names = list(dict.fromkeys(str(key) for turn in found for key in turn))
     if len(names) < 2 or any(_plain(name) in TEXT_KEYS for name in names):
         return found
-    if max(map(len, found)) > 1 and not all(name.lower() in _SPOKEN for name in names):
+    alone = all(len(turn) == 1 for turn in found)
+    spoken = [name for name in names if alone or name.lower() in _SPOKEN]
+    if len(spoken) < 2 or not all(isinstance(turn.get(name, ""), str) for turn in found for name in spoken):
         return found
-    return [{"speaker": _role(str(key)), "text": item} for turn in found for key, item in turn.items()]
+    return [{"speaker": _role(name), "text": turn[name]} for turn in found for name in spoken if name in turn]
 
 
 def _role(key: str) -> str:

@@ -65,8 +65,19 @@ def test_each_key_of_a_speaker(key: str) -> None:
 def test_roles_as_keys() -> None:
     value = [{"user": "Hi.", "assistant": "Yes?"}, {"user": "No."}]
     assert said(value) == [("User", "Hi."), ("Assistant", "Yes?"), ("User", "No.")]
-    exchange = [{"user utterance": "Hi.", "system response": "Yes?"}]
+    exchange = [{"turn id": 1, "user utterance": "Hi.", "system response": "Yes?", "dialog history": "x"}]
     assert said(exchange) == [("User", "Hi."), ("System", "Yes?")]
+
+
+def test_texts_with_labels_in_a_list() -> None:
+    """Each text is a turn, with a label or without, and a text of several labelled lines is several."""
+    value = ["Ann: Hi.\nBob: Yes?", "[ A door. ]", "Ann : No.\nsure", ""]
+    dialogue, skipped = parse_turns(value)
+    assert [(turn.speaker, turn.text) for turn in dialogue.turns] == [
+        *(("Ann", "Hi."), ("Bob", "Yes?"), (None, "[ A door. ]"), ("Ann", "No.\nsure")),
+    ]
+    assert (dialogue.text, skipped) == ("\n".join(value[:3]), 1)
+    assert said(["Note: Hi.", "Yes."]) == [(None, "Note: Hi."), (None, "Yes.")]
 
 
 def test_booleans_and_lists_as_speakers() -> None:
