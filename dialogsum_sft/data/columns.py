@@ -9,7 +9,7 @@ from typing import Any
 from dialogsum_sft import InputError
 from dialogsum_sft.arguments import DataArguments
 from dialogsum_sft.data.row_files import one_line
-from dialogsum_sft.data.turn_lists import stored_list
+from dialogsum_sft.data.stored_lists import stored_list
 
 # Column names that are recognised where no option names a column.
 _DIALOGUE_NAMES = (

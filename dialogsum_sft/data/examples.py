@@ -15,8 +15,9 @@ from dialogsum_sft.data.dialogue import Dialogue
 from dialogsum_sft.data.grouping import FEATURES, group, join_neighbours, text_hash
 from dialogsum_sft.data.row_files import BadRow, Place, Row, one_line, reason_of
 from dialogsum_sft.data.sources import in_folder, open_source, with_dialogues
-from dialogsum_sft.data.transcripts import detect_format, parse, with_line_breaks
-from dialogsum_sft.data.turn_lists import TurnKeys, parse_turns, stored_list
+from dialogsum_sft.data.stored_lists import stored_list
+from dialogsum_sft.data.transcripts import detect_format, parse, parse_alike, with_line_breaks
+from dialogsum_sft.data.turn_lists import TurnKeys, keys_of, parse_turns
 
 from datasets import Dataset, IterableDataset
 from datasets.exceptions import DatasetsError
@@ -93,8 +94,9 @@ def load_examples(
         raise InputError(f"{name} ({split}): none of the first {len(bad)} rows can be read: {'; '.join(bad[:5])}")
     good = [row for _, row in first if not isinstance(row, BadRow)]
     columns, notes = find_columns(good, name, data_args)
-    reader = _Reader(columns, TurnKeys(data_args.speaker_key, data_args.text_key), _format(good, columns, data_args))
-    if reader.format not in ("labels", "lines") and data_args.dialogue_format is None:
+    keys = TurnKeys(data_args.speaker_key, data_args.text_key)
+    reader = _Reader(columns, keys, _format(good, columns, data_args), data_args.dialogue_format is not None)
+    if reader.format not in ("labels", "lines") and not reader.named:
         notes.append(f"{name}: dialogues read as {reader.format}; choose another with --dialogue_format")
     counts = Counts()
     excluded = {text_hash(row["dialogue"]) for row in other_split.rows} if other_split is not None else set()
@@ -123,10 +125,11 @@ def load_examples(
             + ("" if counts.kept == 0 else ". Correct them, or continue without them: --allow_dropped_rows true")
         )
     if counts.one_speaker > counts.kept / 2:
+        named = keys_of(_value(good[0], columns.dialogue))
         notes.append(
             f"{name} ({split}): {counts.one_speaker} of {counts.kept} dialogues have one speaker or none: if that is "
             "wrong, look at them with recipes/inspect_data.py and give --dialogue_format, --speaker_key or "
-            "--speaker_column"
+            "--speaker_column" + (f"; turns have the keys {', '.join(map(one_line, named))}" if named else "")
         )
     return Examples(rows.select(range(len(rows))[:limit]), counts, notes)
 
@@ -135,10 +138,17 @@ def _format(rows: list[dict[str, Any]], columns: Columns, data_args: DataArgumen
     if data_args.dialogue_format is not None:
         return str(data_args.dialogue_format)
     values = [_value(row, columns.dialogue) for row in rows]
-    texts = [value for value in values if isinstance(value, str) and not _empty(value) and stored_list(value) is None]
+    texts = [value for value in values if isinstance(value, str) and not _empty(value) and not _is_stored(value)]
     return (
         detect_format([with_line_breaks(text.replace("\r\n", "\n").strip()) for text in texts]) if texts else "labels"
     )
+
+
+def _is_stored(text: str) -> bool:
+    try:
+        return stored_list(text) is not None
+    except ValueError:
+        return True
 
 
 def _only(
@@ -206,27 +216,28 @@ def _kept(
 
 @dataclass(frozen=True)
 class _Reader:
-    """How the dialogues of a source are read; `format` is one of transcripts.FORMATS, for text."""
+    """How the dialogues of a source are read; `format` is one of transcripts.FORMATS, for text: found, or `named`."""
 
     columns: Columns
     keys: TurnKeys
     format: str
+    named: bool
 
     def dialogue(self, row: Mapping[str, Any], counts: Counts) -> Dialogue:
         """The dialogue of a row, parsed once. Raises ValueError where there is none."""
         column = self.columns.dialogue
         value = _value(row, column)
         speakers = _value(row, self.columns.speakers) if self.columns.speakers else None
-        if isinstance(value, str) and (stored := stored_list(value)) is not None:
-            value = stored
-        if value is not None and not isinstance(value, str):
-            try:
-                dialogue, skipped = parse_turns(value, self.keys, speakers)
-            except ValueError as error:
-                raise ValueError(f"{column}: {error}") from error
-            counts.skipped_turns += skipped
-            return dialogue
-        dialogue, dropped = parse(with_line_breaks(_text(value, column)), self.format)
+        try:
+            stored = stored_list(value) if isinstance(value, str) else value
+            if stored is not None:
+                dialogue, skipped = parse_turns(stored, self.keys, speakers)
+                counts.skipped_turns += skipped
+                return dialogue
+        except ValueError as error:
+            raise ValueError(f"{column}: {error}") from error
+        text = with_line_breaks(_text(value, column))
+        dialogue, dropped = (parse if self.named else parse_alike)(text, self.format)
         counts.system_lines += dropped
         if not dialogue.turns:
             raise ValueError(f"{column} has no turns")

@@ -87,6 +87,7 @@ def _with_cut_turns(
     """
     first, last = middle[0], middle[-1]
     head_text, tail_text = first.raw[first.label :], last.raw[last.label :]
+    space = tail_text[: len(tail_text) - len(tail_text.lstrip())]  # after the label
 
     def with_parts(head: int, tail: int) -> Dialogue:
         """`head` and `tail` are characters of the turns' texts."""
@@ -95,7 +96,7 @@ def _with_cut_turns(
             between = [replace(first, raw=f"{first.raw[: first.label]}{start} {GAP} {rest}".rstrip(" "))]
             return Dialogue((*opening, *between, *end)) if rest or end else Dialogue((*opening, *between))
         before = [replace(first, raw=f"{first.raw[: first.label]}{start}\n")] if start else []
-        after = [replace(last, raw=f"{last.raw[: last.label]}{rest}")] if rest else []
+        after = [replace(last, raw=f"{last.raw[: last.label]}{space}{rest}")] if rest else []
         return _joined([*opening, *before], [*after, *end])
 
     def fitting_tail(head: int, limit: int) -> int:

@@ -1,35 +1,49 @@
 """Read a dialogue from structured values: lists of turns or of texts, parallel lists, the same stored as text."""
 
-import ast
-import json
+import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from dialogsum_sft.data.dialogue import Dialogue, Turn
-from dialogsum_sft.data.transcripts import parse
+from dialogsum_sft.data.labels import ROLES, label_starts, turns_at
+from dialogsum_sft.data.stored_lists import stored_list
 
+# Keys without case, `_` and `-`: speakerName is speaker_name.
 SPEAKER_KEYS = (
-    *("speaker", "name", "author", "user", "sender", "username", "speaker_name", "display_name", "from_name"),
-    *("speaker_id", "participant", "participantid", "names", "from", "agent", "role", "channel"),
-    *("is_agent", "is_user", "is_bot", "is_customer", "from_me", "fromme"),
+    *("speaker", "name", "author", "user", "sender", "username", "speakername", "displayname", "fromname", "nickname"),
+    *("authorname", "speakerid", "speakerlabel", "participant", "participantname", "from", "agent", "role"),
+    *("speakerrole", "participantrole", "participantid", "userid", "senderid", "channel", "who", "character", "spk"),
+    *("isagent", "isuser", "isbot", "iscustomer", "fromme"),
 )
 TEXT_KEYS = (
     *("text", "content", "value", "utterance", "message", "transcript", "body", "sentence", "utterances", "line"),
-    *("parts", "msg", "say", "sentences"),
+    *(
+        "parts",
+        "msg",
+        "say",
+        "speech",
+        "messagetext",
+        "transcription",
+        "utt",
+        "dialogue",
+        "turn",
+        "words",
+        "sentences",
+    ),
 )
+TIME_KEYS = ("time", "timestamp", "ts", "start", "starttime", "date", "createdat")
+# What an assistant does between its texts.
+_CALLS = frozenset(("toolcalls", "functioncall", "toolcallid", "toolresponses", "action", "event"))
 # What the two values of a speaker's key mean where it is a boolean.
 _YES_NO = {
-    **{"is_agent": ("Agent", "Customer"), "is_customer": ("Customer", "Agent"), "is_user": ("User", "Agent")},
-    **{"is_bot": ("Bot", "User"), "from_me": ("Me", "Other"), "fromme": ("Me", "Other")},
+    **{"isagent": ("Agent", "Customer"), "iscustomer": ("Customer", "Agent"), "isuser": ("User", "Agent")},
+    **{"isbot": ("Bot", "User"), "fromme": ("Me", "Other")},
 }
-# Pairs of keys of an object that holds a turn of each of two speakers, as DialogStudio has them.
-_EXCHANGES = (
-    *(("user utterance", "system response"), ("user", "assistant"), ("user", "system"), ("human", "assistant")),
-    *(("human", "bot"), ("customer", "agent")),
-)
-TIME_KEYS = ("time", "timestamp", "ts", "start", "start_time", "date", "created_at")
+# Keys that are speakers where an object has no other.
+_SPOKEN = ROLES | {"question", "answer", "prompt", "response", "input", "output", "instruction", "q", "a"}
+_SPOKEN |= {"user utterance", "system response"}  # DialogStudio
 # Where an object holds the list of turns.
 _LIST_KEYS = (
     *("turns", "utterances", "messages", "conversation", "conversations", "dialogue", "dialog", "transcript", "log"),
@@ -49,15 +63,14 @@ def parse_turns(value: Any, keys: TurnKeys = TurnKeys(), speakers: Any = None) -
     """The dialogue of a structured value, and the number of turns without text, such as tool calls, that were skipped.
 
     `value` is a list of objects (a turn each) or of texts, an object of parallel lists, or an object that holds one of
-    these. `speakers` is the list of speakers of a list of texts; without it, texts of which half begin with a label
-    (`Ann: Hi.`) have the speakers that these name. Numbers as speakers become `Speaker 0`. Line breaks within a text
-    are kept.
+    these. `speakers` is the list of speakers of a list of texts. Numbers as speakers become `Speaker 0`. Line breaks
+    within a text are kept.
 
     Raises ValueError with the reason: no turns, a turn without a known text key (its keys are listed), another type.
     """
     found = _list_of(value)
     if isinstance(found, Mapping):
-        found = _from_parallel(found, keys)
+        found = _from_parallel(found)
     if isinstance(speakers, str):
         speakers = stored_list(speakers)
     if speakers is not None:
@@ -65,36 +78,30 @@ def parse_turns(value: Any, keys: TurnKeys = TurnKeys(), speakers: Any = None) -
             number = len(speakers) if isinstance(speakers, Sequence) else 0
             raise ValueError(f"the lists of texts and of speakers differ in length ({len(found)} and {number})")
         found = [{"speaker": speaker, "text": text} for speaker, text in zip(speakers, found, strict=True)]
-    elif labelled := _labelled(found):
-        return labelled, len(found) - len(labelled.turns)
     if not found:
         raise ValueError("the list of turns is empty")
+    if all(isinstance(turn, str) for turn in found) and (labelled := _labelled(found)):
+        return labelled
+    found = _spread(found, keys)
     turns, skipped = [], 0
     for number, turn in enumerate(found, 1):
-        for one in _exchange(turn, keys):
-            read = _turn(one, number, keys)
-            if read is None:
-                skipped += 1
-            else:
-                turns.append(read)
+        read = _turn(turn, number, keys)
+        if read is None:
+            skipped += 1
+        else:
+            turns.append(read)
     if not turns:
         raise ValueError("no turn has a text")
     return Dialogue.of(turns), skipped
 
 
-def stored_list(text: str) -> Any:
-    """The list or object that a text holds as JSON or as Python's repr; None for any other text."""
-    start = text.lstrip()[:1]
-    if start not in ("[", "{"):
-        return None
-    for load in (json.loads, ast.literal_eval):
-        try:
-            value = load(text.strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            continue
-        if isinstance(value, (list, dict)) and value and (isinstance(value, dict) or not isinstance(value[0], int)):
-            return value
-    return None
+def keys_of(value: Any) -> list[str]:
+    """The keys of the objects in a list of turns; none where it has others."""
+    try:
+        found = _list_of(value)
+    except ValueError:
+        return []
+    return list(dict.fromkeys(str(key) for turn in found if isinstance(turn, Mapping) for key in turn))
 
 
 def _list_of(value: Any) -> Any:
@@ -102,9 +109,9 @@ def _list_of(value: Any) -> Any:
     for _ in range(3):
         if not isinstance(value, Mapping) or _is_parallel(value):
             break
-        inner = next(
-            (value[key] for key in _LIST_KEYS if isinstance(value.get(key), (list, dict)) and value[key]), None
-        )
+        if value and all(str(key).isdecimal() for key in value):  # turns by their numbers
+            return [value[key] for key in sorted(value, key=int)]
+        inner = next((value[key] for key in _LIST_KEYS if isinstance(value.get(key), (list, dict))), None)
         if inner is None:
             raise ValueError(f"an object without a list of turns: it has {_listed(value)}")
         value = inner
@@ -114,91 +121,116 @@ def _list_of(value: Any) -> Any:
 
 
 def _is_parallel(value: Mapping[str, Any]) -> bool:
-    lists = [len(item) for item in value.values() if isinstance(item, (list, tuple))]
-    texts = any(isinstance(value.get(key), (list, tuple)) for key in TEXT_KEYS)
-    plain = all(
-        not isinstance(item, (list, tuple)) or not item or not isinstance(item[0], (list, Mapping))
-        for item in value.values()
+    return any(
+        _plain(key) in TEXT_KEYS and isinstance(item, (list, tuple)) and item and isinstance(item[0], str)
+        for key, item in value.items()
     )
-    return texts and plain and len(lists) > 1 and len(set(lists)) == 1
 
 
-def _from_parallel(value: Mapping[str, Any], keys: TurnKeys) -> list[dict[str, Any]]:
-    lists = {key: item for key, item in value.items() if isinstance(item, (list, tuple))}
-    return [dict(zip(lists, items, strict=True)) for items in zip(*lists.values(), strict=True)]
+def _from_parallel(value: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The turns of an object of parallel lists. Raises ValueError where texts and speakers differ in number."""
+    lists = {_plain(key): item for key, item in value.items() if isinstance(item, (list, tuple))}
+    text = next(key for key in TEXT_KEYS if key in lists and lists[key] and isinstance(lists[key][0], str))
+    turns = []
+    for key, item in lists.items():
+        if len(item) != len(lists[text]) and key in SPEAKER_KEYS:
+            numbers = f"{len(lists[text])} and {len(item)}"
+            raise ValueError(f"the lists of texts and of speakers differ in length ({numbers})")
+    for number in range(len(lists[text])):
+        turns.append({key: item[number] for key, item in lists.items() if len(item) == len(lists[text])})
+    return turns
 
 
-def _labelled(texts: Any) -> Dialogue | None:
-    """The dialogue of a list of lines of which two or more, and at least half, begin with a speaker's label; None for
-    any other list. Empty lines are left out.
-    """
-    if not isinstance(texts, list) or not all(isinstance(text, str) and len(text.splitlines()) < 2 for text in texts):
+def _plain(key: Any) -> str:
+    """A key without case, `_`, `-` and the plural's s: `Speaker_IDs` is speakerid."""
+    plain = str(key).lower().replace("_", "").replace("-", "")
+    return plain[:-1] if plain[-1:] == "s" and plain[:-1] in (*SPEAKER_KEYS, *TEXT_KEYS) else plain
+
+
+def _labelled(texts: Sequence[str]) -> tuple[Dialogue, int] | None:
+    """The turns of texts of which most begin with labels; None where they do not. Each text begins a turn."""
+    kept = [clean for number, text in enumerate(texts, 1) if (clean := _clean(text, number, "text"))]
+    starts = {start[0]: start for start in label_starts("\n".join(kept))}
+    begins = list(itertools.accumulate((len(text) + 1 for text in kept), initial=0))[:-1]
+    if sum(begin in starts for begin in begins) < max(2, len(kept) / 2):
         return None
-    lines = [text.strip() for text in texts if text.strip()]
-    starts, at = {}, 0
-    for turn in parse("\n".join(lines), "labels")[0].turns:
-        starts[at] = turn
-        at += len(turn.raw)
-    turns, at = [], 0
-    for number, line in enumerate(lines, 1):
-        _clean(line, number, "text")
-        start = starts.get(at)
-        turns.append(Turn(None, line + "\n") if start is None else replace(start, raw=line + "\n"))
-        at += len(line) + 1
-    labels = sum(turn.speaker is not None for turn in turns)
-    return Dialogue.of(turns) if labels >= max(2, len(turns) / 2) else None
+    starts |= {begin: (begin, begin, None, None) for begin in begins if begin not in starts}
+    turns = turns_at("\n".join(kept), sorted(starts.values(), key=lambda start: start[0]))
+    return Dialogue(tuple(turns)), len(texts) - len(kept)
 
 
-def _exchange(turn: Any, keys: TurnKeys) -> list[Any]:
-    """The two turns of an object with a text of each of two speakers; any other turn alone."""
-    if isinstance(turn, Mapping) and keys == TurnKeys() and not any(key in turn for key in TEXT_KEYS):
-        pair = next((pair for pair in _EXCHANGES if all(key in turn for key in pair)), None)
-        if pair is not None:
-            return [{"speaker": key.split()[0].capitalize(), "text": turn[key]} for key in pair]
-    return [turn]
+def _spread(found: Any, keys: TurnKeys) -> Any:
+    """The turns; one for each key where keys are speakers: {"user": "Hi.", "bot": "Yes?"}, or {"Ann": "Hi."}."""
+    if keys != TurnKeys() or not all(isinstance(turn, Mapping) for turn in found):
+        return found
+    names = list(dict.fromkeys(str(key) for turn in found for key in turn))
+    if len(names) < 2 or any(_plain(name) in TEXT_KEYS for name in names):
+        return found
+    alone = all(len(turn) == 1 for turn in found)
+    spoken = [name for name in names if alone or name.lower() in _SPOKEN]
+    if len(spoken) < 2 or not all(isinstance(turn.get(name, ""), str) for turn in found for name in spoken):
+        return found
+    return [{"speaker": _role(name), "text": turn[name]} for turn in found for name in spoken if name in turn]
 
 
-def _found(turn: Mapping[str, Any], named: str | None, usual: Sequence[str]) -> tuple[str | None, Any]:
-    """The first of the keys whose value is not empty, whatever its letter case, and the value."""
-    if named is not None:
-        return named, turn.get(named)
-    present = {str(key).lower(): key for key in reversed(list(turn))}
-    for key in usual:
-        if key in present and turn[present[key]] not in (None, "", []):
-            return key, turn[present[key]]
-    return None, None
+def _role(key: str) -> str:
+    return key.split()[0].capitalize() if key.lower() in _SPOKEN else key
+
+
+def _first(turn: Mapping[str, Any], wanted: Sequence[str]) -> Any:
+    """The value of the first of the wanted keys that is there and not empty."""
+    plain = {_plain(key): value for key, value in turn.items() if value not in (None, "")}
+    return next((plain[key] for key in wanted if key in plain), None)
+
+
+def _text_of(turn: Mapping[str, Any]) -> Any:
+    """The first value under a key for texts that is text, else the first one: Whisper's `words` may be a list."""
+    plain = {_plain(key): value for key, value in turn.items() if value not in (None, "")}
+    values = [plain[key] for key in TEXT_KEYS if key in plain and (key != "words" or isinstance(plain[key], str))]
+    return next((value for value in values if isinstance(value, str)), values[0] if values else None)
 
 
 def _turn(turn: Any, number: int, keys: TurnKeys) -> Turn | None:
     if isinstance(turn, str):
         text = _clean(turn, number, "text")
         return Turn.spoken(None, text) if text else None
-    if isinstance(turn, (list, tuple)) and len(turn) == 2 and all(isinstance(part, str) for part in turn):
+    if isinstance(turn, (list, tuple)) and len(turn) == 2 and isinstance(turn[1], str):
         turn = {"speaker": turn[0], "text": turn[1]}
     if not isinstance(turn, Mapping):
         raise ValueError(f"turn {number} is {_kind(turn)}, neither an object nor text")
-    lowered = {str(key).lower() for key in turn}
-    if keys.text not in turn if keys.text else lowered.isdisjoint(TEXT_KEYS):
+    names = set(map(_plain, turn))
+    if not (keys.text in turn if keys.text else names & set(TEXT_KEYS)):
+        if names & _CALLS:
+            return None
         hint = f"under {keys.text}" if keys.text else "under a known key"
         raise ValueError(f"turn {number} has no text {hint}: it has {_listed(turn)}; name it with --text_key")
-    text = _joined(_found(turn, keys.text, TEXT_KEYS)[1], number)
+    text = _joined(turn[keys.text] if keys.text else _text_of(turn), number)
     if not text:
         return None
-    key, speaker = _found(turn, keys.speaker, SPEAKER_KEYS)
+    speaker = turn.get(keys.speaker) if keys.speaker else _first(turn, SPEAKER_KEYS)
     if isinstance(speaker, Mapping):  # {"author": {"name": ...}}
-        _, speaker = _found(speaker, None, SPEAKER_KEYS)
+        speaker = _first(speaker, (*SPEAKER_KEYS, "id"))
     if isinstance(speaker, list) and all(isinstance(one, str) for one in speaker):  # who speak together
         speaker = " and ".join(speaker)
-    if isinstance(speaker, bool) and key is not None and (keys.speaker or key in _YES_NO):
-        yes, no = _YES_NO.get(key.lower(), (key.removeprefix("is_"), f"not {key.removeprefix('is_')}"))
-        speaker = yes if speaker else no
+    if isinstance(speaker, bool):
+        speaker = _of_boolean(turn, speaker, keys.speaker)
     if isinstance(speaker, bool) or not isinstance(speaker, (str, int, float, type(None))):
         raise ValueError(f"turn {number} has {_kind(speaker)} as its speaker, not text")
     if isinstance(speaker, (int, float)):
         speaker = f"Speaker {speaker:g}"
     name = " ".join(_clean(speaker, number, "speaker").split()) if speaker else None
-    time = next((str(turn[key]) for key in TIME_KEYS if isinstance(turn.get(key), (str, int, float))), None)
-    return Turn.spoken(name, text, time)
+    time = _first(turn, TIME_KEYS)
+    return Turn.spoken(name, text, str(time) if isinstance(time, (str, int, float)) else None)
+
+
+def _of_boolean(turn: Mapping[str, Any], value: bool, named: str | None) -> str | bool:
+    """The speaker whom a key such as is_agent tells; the value itself where the key does not tell it."""
+    plain = {_plain(key): str(key) for key in turn}
+    key = _plain(named) if named else next(key for key in SPEAKER_KEYS if key in plain)
+    name = plain.get(key, key).removeprefix("is_")
+    if key not in _YES_NO and not named:
+        return value
+    return _YES_NO.get(key, (name, f"not {name}"))[0 if value else 1]
 
 
 def _joined(value: Any, number: int) -> str:
@@ -213,7 +245,8 @@ def _joined(value: Any, number: int) -> str:
             if not isinstance(own, str) and not (own is None and other_type):
                 raise ValueError(f"turn {number} has {_kind(part)} as a part of its text")
             parts.append(own or "")
-        value = re.sub("(?<=[。！？，、；：…])(?<! ) (?=[^ ])", "", " ".join(filter(None, parts)))
+        between = "" if any(part[:1].isspace() or part[-1:].isspace() for part in parts) else " "
+        value = re.sub("(?<=[。！？，、；：…])(?<! ) (?=[^ ])", "", between.join(filter(None, parts)))
     if not isinstance(value, str):
         raise ValueError(f"turn {number} has {_kind(value)} as its text")
     return _clean(value, number, "text")

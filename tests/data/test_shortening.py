@@ -77,6 +77,7 @@ def test_the_end_of_the_last_turn_is_kept_even_where_it_is_long() -> None:
     result = shorten(labelled(text), 100, words)
     assert result.dialogue.text.endswith("the end")
     assert result.dialogue.text.startswith("Ann: a a")
+    assert "\nBob: b b" in result.dialogue.text
     assert words([result.dialogue.text])[0] >= 95
 
 
@@ -96,6 +97,26 @@ def test_the_budget_is_used() -> None:
         assert result.dialogue.text.split()[-1] == text.split()[-1]
     assert min(shares) >= 0.85, min(shares)
     assert sorted(shares)[len(shares) // 2] >= 0.97
+
+
+sizes = st.lists(st.sampled_from([1, 2, 5, 20, 90, 300]), min_size=2, max_size=12)
+
+
+@settings(deadline=None)
+@pytest.mark.parametrize("count", [words, characters])
+@given(sizes=sizes, share=st.floats(0.02, 0.99))
+def test_the_last_turn_is_whole_unless_it_exceeds_half_of_the_budget(
+    count: Callable[[list[str]], list[int]], sizes: list[int], share: float
+) -> None:
+    """Of a longer one the end is kept."""
+    text = "\n".join(f"P{n % 3}: " + " ".join(f"w{n}_{i}" for i in range(size)) for n, size in enumerate(sizes))
+    (whole,) = count([text])
+    budget = max(count([GAP])[0] + 40, int(whole * share))
+    kept = shorten(labelled(text), budget, count).dialogue
+    last = text.split("\n")[-1]
+    assert kept.text.split()[-1] == last.split()[-1]
+    if count([last])[0] <= (budget - count([f"{GAP}\n"])[0]) / 2:
+        assert kept.turns[-1].raw == last
 
 
 def test_a_long_dialogue_costs_few_calls() -> None:

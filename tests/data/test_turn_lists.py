@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dialogsum_sft.data.turn_lists import TurnKeys, parse_turns, stored_list
+from dialogsum_sft.data.turn_lists import TurnKeys, parse_turns
 
 import pytest
 from hypothesis import given
@@ -28,20 +28,76 @@ TWO = [("Ann", "Hi."), ("Bob", "Yes?")]
         [{"from_name": "Ann", "utterance": "Hi."}, {"from_name": "Bob", "utterance": "Yes?"}],
         [{"participant": "Ann", "transcript": "Hi."}, {"participant": "Bob", "transcript": "Yes?"}],
         [["Ann", "Hi."], ["Bob", "Yes?"]],
-        ["Ann: Hi.", "Bob: Yes?"],
-        [{"NAMES": ["Ann"], "UTTERANCES": ["Hi."]}, {"NAMES": ["Bob"], "UTTERANCES": ["Yes?"]}],
-        [{"participantID": "Ann", "utterance": "Hi."}, {"participantID": "Bob", "utterance": "Yes?"}],
         {"speaker": ["Ann", "Bob"], "utterance": ["Hi.", "Yes?"]},
         {"utterances": [{"speaker": "Ann", "transcript": "Hi."}, {"speaker": "Bob", "transcript": "Yes?"}]},
         {"results": {"utterances": [{"speaker": "Ann", "text": "Hi."}, {"speaker": "Bob", "text": "Yes?"}]}},
         [{"speaker": "Ann", "text": [{"type": "text", "text": "Hi."}]}, {"speaker": "Bob", "text": ["Yes?"]}],
+        [{"speakerName": "Ann", "Text": "Hi."}, {"SPEAKER": "Bob", "message_text": "Yes?"}],
+        [{"who": "Ann", "words": "Hi."}, {"participantRole": "Bob", "content": "Yes?"}],
+        [{"speaker": "Ann", "text": "Hi.", "words": [{"word": "Hi."}]}, {"speaker": "Bob", "text": "Yes?"}],
+        [{"Ann": "Hi."}, {"Bob": "Yes?"}],
+        ["Ann: Hi.", "Bob: Yes?"],
+        ["[Ann] Hi.", "", "**Bob:** Yes?"],
+        {"1": {"speaker": "Ann", "text": "Hi."}, "2": {"speaker": "Bob", "text": "Yes?"}},
+        {"speakers": ["Ann", "Bob"], "utterances": ["Hi.", "Yes?"], "acts": [[1], [2]]},
+        {"name": ["Ann", "Bob"], "sentence": ["Hi.", "Yes?"], "topics": ["one"]},
+        {"from": ["Ann", "Bob"], "value": ["Hi.", "Yes?"]},
     ],
 )
 def test_shapes_of_turn_lists(value: Any) -> None:
     assert said(value) == TWO
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("speaker", "role", "from", "name", "author", "user", "sender", "username", "speaker_id", "participant"),
+        *("from_name", "agent", "channel", "speakerId", "Speaker", "speaker_label", "nickname"),
+    ],
+)
+def test_each_key_of_a_speaker(key: str) -> None:
+    assert said([{key: "Ann", "text": "Hi."}, {key: "Bob", "text": "Yes?"}]) == TWO
+    numbers = [{key: 1, "text": "Hi."}, {key: 2.0, "text": "Yes?"}]
+    assert said(numbers) == [("Speaker 1", "Hi."), ("Speaker 2", "Yes?")]
+    assert said({key: ["Ann", "Bob"], "text": ["Hi.", "Yes?"]}) == TWO
+
+
+def test_roles_as_keys() -> None:
+    value = [{"user": "Hi.", "assistant": "Yes?"}, {"user": "No."}]
+    assert said(value) == [("User", "Hi."), ("Assistant", "Yes?"), ("User", "No.")]
+    exchange = [{"turn id": 1, "user utterance": "Hi.", "system response": "Yes?", "dialog history": "x"}]
+    assert said(exchange) == [("User", "Hi."), ("System", "Yes?")]
+
+
+def test_texts_with_labels_in_a_list() -> None:
+    """Each text is a turn, with a label or without, and a text of several labelled lines is several."""
+    value = ["Ann: Hi.\nBob: Yes?", "[ A door. ]", "Ann : No.\nsure", ""]
+    dialogue, skipped = parse_turns(value)
+    assert [(turn.speaker, turn.text) for turn in dialogue.turns] == [
+        *(("Ann", "Hi."), ("Bob", "Yes?"), (None, "[ A door. ]"), ("Ann", "No.\nsure")),
+    ]
+    assert (dialogue.text, skipped) == ("\n".join(value[:3]), 1)
+    assert said(["Note: Hi.", "Yes."]) == [(None, "Note: Hi."), (None, "Yes.")]
+
+
+def test_booleans_and_lists_as_speakers() -> None:
+    assert said([{"is_agent": True, "text": "a"}, {"is_agent": False, "text": "b"}]) == [
+        ("Agent", "a"),
+        ("Customer", "b"),
+    ]
+    named = TurnKeys(speaker="is_seller")
+    value = [{"is_seller": True, "text": "a"}, {"is_seller": False, "text": "b"}]
+    assert said(value, keys=named) == [("seller", "a"), ("not seller", "b")]
+    assert said([{"speaker": ["Ann", "Bob"], "text": "a"}]) == [("Ann and Bob", "a")]
+
+
+def test_texts_of_objects_are_never_searched_for_labels() -> None:
+    assert said([{"text": "Ann: Hi."}, {"text": "Bob: Yes?"}]) == [(None, "Ann: Hi."), (None, "Bob: Yes?")]
+    assert said(["Ann: Hi.", "Bob: Yes?"], speakers=["x", "y"]) == [("x", "Ann: Hi."), ("y", "Bob: Yes?")]
+
+
 def test_numbers_are_speakers() -> None:
+    assert said([[0, "a"], [1, "b"]]) == [("Speaker 0", "a"), ("Speaker 1", "b")]
     assert said([{"speaker": 0, "text": "a"}, {"channel": 1, "text": "b"}]) == [("Speaker 0", "a"), ("Speaker 1", "b")]
 
 
@@ -51,42 +107,6 @@ def test_lists_of_texts_and_their_speakers() -> None:
     assert said(["Hi.", "Yes?"], speakers="['Ann', 'Bob']") == TWO
     with pytest.raises(ValueError, match=r"the lists of texts and of speakers differ in length \(2 and 1\)"):
         said(["Hi.", "Yes?"], speakers=["Ann"])
-
-
-def test_two_turns_in_an_object() -> None:
-    value = [
-        {"turn id": 1, "user utterance": "a", "system response": "b", "dialog history": "c"},
-        {"user": "d", "bot": 1},
-    ]
-    assert said(value[:1]) == [("User", "a"), ("System", "b")]
-    assert said([{"customer": "a", "agent": "b"}]) == [("Customer", "a"), ("Agent", "b")]
-    assert parse_turns([{"user utterance": "a", "system response": ""}])[1] == 1
-    with pytest.raises(ValueError, match="turn 1 has no text under a known key: it has user, bot"):
-        said(value[1:])
-
-
-def test_speakers_as_booleans_and_as_lists() -> None:
-    value = [{"is_agent": False, "sentences": ["a.", "b."]}, {"is_agent": True, "sentences": ["c."]}]
-    assert said(value) == [("Customer", "a. b."), ("Agent", "c.")]
-    assert said([{"fromMe": True, "body": "a"}, {"fromMe": False, "body": "b"}]) == [("Me", "a"), ("Other", "b")]
-    inbound = [{"inbound": True, "text": "a"}, {"inbound": False, "text": "b"}]
-    assert said(inbound, keys=TurnKeys(speaker="inbound")) == [("inbound", "a"), ("not inbound", "b")]
-    assert said([{"names": ["Ann", "Bob"], "text": "a"}]) == [("Ann and Bob", "a")]
-
-
-def test_texts_with_labels() -> None:
-    """Each is a turn of its own, with a label or without; of texts without labels none is taken for one."""
-    assert said(["Ann : Hi.", "[ A door . ]", "Bob : Yes: no."]) == [
-        *(("Ann", "Hi."), (None, "[ A door . ]"), ("Bob", "Yes: no.")),
-    ]
-    assert parse_turns(["Ann: Hi.", " ", "Ann: Bye."])[1] == 1
-    assert said(["Note: Hi.", "Yes."]) == [(None, "Note: Hi."), (None, "Yes.")]
-    assert said(["One thing: no.", "Two.", "Three."]) == [(None, "One thing: no."), (None, "Two."), (None, "Three.")]
-    assert said(["Ann: a\nBob: b", "Bob: c"])[0] == (None, "Ann: a\nBob: b")
-
-
-def test_sentences_of_chinese_are_joined_without_spaces() -> None:
-    assert said([["好。", "我来。"]], speakers=[1]) == [("Speaker 1", "好。我来。")]
 
 
 def test_named_keys_win() -> None:
@@ -100,9 +120,10 @@ def test_turns_without_text_are_skipped_and_counted() -> None:
         {"role": "user", "content": "Hi."},
         {"role": "user", "content": ""},
         {"role": "user", "content": [{"type": "image_url", "image_url": "x"}]},
+        {"role": "assistant", "tool_calls": [{"id": 2}]},
     ]
     dialogue, skipped = parse_turns(value)
-    assert ([turn.text for turn in dialogue.turns], skipped) == (["Hi."], 3)
+    assert ([turn.text for turn in dialogue.turns], skipped) == (["Hi."], 4)
 
 
 @pytest.mark.parametrize(
@@ -112,9 +133,10 @@ def test_turns_without_text_are_skipped_and_counted() -> None:
         ([{"speaker": "Ann"}], "turn 1 has no text under a known key: it has speaker; name it with --text_key"),
         ([{"text": 3}], "turn 1 has a number as its text"),
         ([{"text": "a"}, {"speaker": [3], "text": "a"}], "turn 2 has a list as its speaker, not text"),
-        ([{"speaker": True, "text": "a"}], "turn 1 has true as its speaker, not text"),
         ([3], "turn 1 is a number, neither an object nor text"),
         ([{"text": None}], "no turn has a text"),
+        ({"speaker": ["Ann"], "text": ["a", "b"]}, r"the lists of texts and of speakers differ in length \(2 and 1\)"),
+        ({"turns": []}, "the list of turns is empty"),
         ({"a": 1}, "an object without a list of turns: it has a"),
         (3, "a number, neither text nor a list of turns"),
         ([{"text": "half an emoji \ud83d"}], "turn 1 has a text that is not UTF-8"),
@@ -123,14 +145,6 @@ def test_turns_without_text_are_skipped_and_counted() -> None:
 def test_the_reason_is_named(value: Any, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         parse_turns(value)
-
-
-def test_lists_stored_as_text() -> None:
-    assert stored_list('[{"role": "user"}]') == [{"role": "user"}]
-    assert stored_list("[{'role': 'user', 'x': None}]") == [{"role": "user", "x": None}]
-    assert stored_list("[Ann] Hi.") is None
-    assert stored_list("[1, 2]") is None
-    assert stored_list("Ann: Hi.") is None
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda text: text.strip())

@@ -1,0 +1,204 @@
+"""Exported chats and transcripts with time stamps: WhatsApp, Telegram, Slack, Discord, Zoom, Teams, Otter, IRC."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from dialogsum_sft.data.dialogue import Dialogue, Turn
+from dialogsum_sft.data.labels import BIDI, MARKS, is_name, label_of, labelled
+
+_B = rf"[{BIDI}]*"
+_MONTH = r"[^\W\d_]{3,10}\.?"
+_DATE = (
+    rf"(?:\d{{1,4}}{_B}[./-]{_B}\s?\d{{1,2}}{_B}[./-]{_B}\s?\d{{1,4}}\.?|\d{{4}}年\d{{1,2}}月\d{{1,2}}日"
+    rf"|\d{{1,2}}\.?\s(?:de\s)?{_MONTH},?\s(?:de\s)?\d{{4}}|{_MONTH}\s\d{{1,2}},?\s\d{{4}}|Today|Yesterday)"
+)
+_AT = r"(?:\s(?:at|um|à|a las|às|alle|kl\.?|klo|om|o))?"
+_CLOCK = (
+    r"(?:\d{1,2}[:.]\d{2}(?:[:.]\d{2})?(?:[.,]\d{1,6})?|\d{1,2}\sh\s\d{2}"
+    r"|(?:\d+ hours? )?(?:\d+ minutes? )?\d+ seconds?)(?!\d)"
+)
+_HALF = r"(?:\s?(?:[AaPp]\.?\s?[Mm]\.?|Uhr|h|ص|م)(?![^\W\d_]))?(?:Z|\s(?:UTC|GMT)|[+-]\d{2}:?\d{2})?"
+_EAST = r"(?:오전|오후|上午|下午|午前|午後|凌晨|中午|晚上)?\s?"
+_TIME = rf"(?:(?:{_DATE}[,،]?{_B}{_AT}{_B}[\sT]*{_B})?{_EAST}{_CLOCK}{_HALF}(?:,\s{_DATE})?)"
+# "[01/03/2024, 9:10:00 PM] Ines: ...", "01.03.24, 21:10 - Ines: ...", "00:00:13 Mara Olsen: ...", "(10:15) Anna: ..."
+_STAMPED = re.compile(
+    rf"{_B}\s*(?P<open>[\[(])?\s?{_B}(?P<time>{_TIME}|(?<=[\[( ])(?:\d+[hms]\s?){{1,3}}(?=[\])]))"
+    rf"(?:\s*(?:-->|-|–|—)\s*{_TIME})?\s*[\])]?(?P<gap>\s*[-–—|]\s*|[\s{BIDI}]+|\Z|(?<=[\])]))"
+)
+_NAMED = re.compile(
+    rf"{_B}(?:~\s?)?{_B}(?P<name>[^\n:：\[\]<>]{{1,60}}?)\s*[:：](?=\s|\Z|[{BIDI}])"
+    r"|[<\[](?P<nick>[^<>\[\]\n]{1,40})[>\]]:?\s"
+)
+# "Mara Olsen  0:13" and "Mara Olsen [00:13]:" alone on a line, with what was said on the next ones.
+_HEADING = re.compile(
+    rf"{_B}\s*\[?(?P<name>[^\W\d_][^\n:：\[\]()<>]{{0,50}}?)\]?"
+    rf"(?P<gap>\s*[,|–—-]\s*|\s*,?\s*(?=[\[(])|\s*:\s*(?=[\[(])|\s+)[\[(]?(?P<time>{_TIME})\s*[\])]?\s*:?\s*$"
+)
+_ZOOM = re.compile(r"From\s+(?P<name>.+?)(?:\s+to\s+.+)?", re.IGNORECASE)
+_ENCRYPTED = re.compile(
+    r"(?i)end-to-end|ende-zu-ende|extremo a extremo|ponta a ponta|bout en bout|uçtan uca|сквозн|端到端|端對端"
+)
+_MEDIA = re.compile(
+    r"(?i)\W*<|.*\b(omitted|weggelassen|ausgeschlossen|omitid[ao]|omess[ao]|omise?|absente?|weggelaten|utelämn\w+|"
+    r"udeladt|pominięt\w+|пропущен\w*|edilmedi|vynechán\w*)\b|.*(省略|생략|略|تم استبعاد)"
+)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """`kind`: `named`, `heading` (what was said stands on the next lines), `bare` (no name), `alone` (only a time),
+    or `text`; `sure`: with a date, brackets or a dash, unlike "10:30 works: ok".
+    """
+
+    raw: str
+    kind: str = "text"
+    speaker: str | None = None
+    label: int = 0
+    time: str | None = None
+    sure: bool = False
+
+    @property
+    def said(self) -> str:
+        return self.raw[self.label :]
+
+
+def is_time_stamped(text: str) -> bool:
+    """Whether the turns of a text begin with time stamps."""
+    lines = [line for line in _lines(text) if line.raw.strip()]
+    named = [line for line in lines if line.kind in ("named", "heading")]
+    sure = sum(line.sure for line in named)
+    if named and (len(named) == len(lines) or (sure >= 2 and sure >= len(lines) / 10)):
+        return True
+    labels = sum(line.kind == "text" and label_of(line.raw) is not None for line in lines)
+    if len(named) >= 2 and len(named) >= max(labels, len(lines) / 4):
+        return True
+    bare, alone = ([line for line in lines if line.kind == kind] for kind in ("bare", "alone"))
+    if len(bare) > 1 and (len(bare) == len(lines) or (labels == 0 and _are_names(lines))):
+        return True
+    return len(lines) > 1 and lines[0].kind == "alone" and (labels > 0 or len(alone) > 1)
+
+
+def read_time_stamped(text: str) -> tuple[Dialogue, int]:
+    """The dialogue of lines that begin with a time stamp and a name, or of names and time stamps above what was said;
+    and the number of dropped lines.
+
+    Dropped are system lines: stamped lines without a name (`Ines added Tomas`), and those whose text or name are
+    marked as such. Where no line has a name, names are looked for in the lines after the stamps; else each stamped
+    line is a turn without a speaker.
+    """
+    lines = _lines(text)
+    if not any(line.kind in ("named", "heading") for line in lines):
+        if any(line.kind == "alone" for line in lines):
+            others = "".join(line.raw for line in lines if line.kind != "alone")
+            return labelled(others.lstrip("\n")), sum(line.kind == "alone" for line in lines)
+        headed = _are_names([line for line in lines if line.raw.strip()])
+        lines = [_as_turn(line, headed) for line in lines]
+    system = _system_lines(lines)
+    turns: list[Turn] = []
+    dropped, within = 0, False
+    for number, line in enumerate(lines):
+        if number in system:
+            dropped, within = dropped + 1, True
+        elif line.kind in ("named", "heading"):
+            turns.append(Turn(line.speaker, line.raw, line.label, line.time))
+            within = False
+        elif turns and not within:
+            turns[-1] = replace(turns[-1], raw=turns[-1].raw + line.raw)
+        elif not within and line.raw.strip():
+            turns.append(Turn(None, line.raw))
+        elif within and line.raw.strip():
+            dropped += 1
+    return Dialogue(tuple(turns)), dropped
+
+
+def _lines(text: str) -> list[_Line]:
+    lines = [_line(line) for line in text.splitlines(keepends=True)]
+    for i in range(len(lines) - 1, 0, -1):  # a name, below it the time, below it what was said
+        above, line = lines[i - 1], lines[i]
+        first = i == 1 or not lines[i - 2].raw.strip()
+        name = above.raw.strip()
+        if line.kind == "alone" and above.kind == "text" and first and name[:1].isupper() and is_name(name):
+            raw = above.raw + line.raw
+            lines[i - 1 : i + 1] = [_Line(raw, "heading", name, len(raw), line.time)]
+    names = Counter(line.speaker for line in lines if line.kind in ("named", "heading"))
+    return [line if _is_plausible(line, names) else _Line(line.raw) for line in lines]
+
+
+def _line(raw: str) -> _Line:
+    if stamp := _STAMPED.match(raw):
+        sure = bool(stamp["open"] or re.search(r"[-–—|]", stamp["gap"]) or re.match(_B + _DATE, stamp["time"]))
+        rest = raw[stamp.end() :]
+        if not rest.strip():
+            return _Line(raw, "alone", None, len(raw), stamp["time"], sure)
+        if match := _NAMED.match(rest):
+            name, end = match["name"] or match["nick"], match.end()
+        elif (mark := stamp["gap"].strip(" ")) in ("\t", "|") and mark in rest:
+            name, end = rest.split(mark)[0], rest.index(mark) + 1
+        else:
+            return _Line(raw, "bare", None, stamp.end(), stamp["time"], sure or rest.startswith(("*", "-")))
+        zoom = None if stamp["open"] else _ZOOM.fullmatch(name.strip())
+        speaker = (zoom["name"] if zoom else name).strip(MARKS + " \t\u00a0\u202f")
+        named = sure or bool(zoom) or bool(match and match["nick"])
+        return _Line(raw, "named", speaker, stamp.end() + end, stamp["time"], named)
+    if heading := _HEADING.match(raw):
+        dated = re.match(_DATE, heading["time"]) is not None
+        sure = dated or len(heading["gap"]) > 1 or raw.rstrip(": \n").endswith(("]", ")"))
+        return _Line(raw, "heading", heading["name"].strip(), len(raw), heading["time"], sure)
+    return _Line(raw)
+
+
+def _is_plausible(line: _Line, names: Counter[str | None]) -> bool:
+    """Whether a stamp is one: a clock time alone may be what somebody says ("10:30 works: ok")."""
+    if line.kind in ("text", "alone") or line.sure:
+        return True
+    name = line.speaker or ""
+    if line.kind == "heading" and " " not in name and max(names.values()) > 1:
+        return True
+    return line.kind == "bare" or names[name] > 1 or (is_name(name) and not name[:1].islower())
+
+
+def _are_names(lines: Sequence[_Line]) -> bool:
+    """Whether what follows the stamps are names: each stands above a line without a stamp."""
+    return all(
+        line.kind == "text"
+        or (line.sure or is_name(line.said.strip()))
+        and (below is not None and below.kind == "text" and len(line.said) <= 40)
+        for line, below in zip(lines, [*lines[1:], None], strict=True)
+    )
+
+
+def _as_turn(line: _Line, headed: bool) -> _Line:
+    if line.kind != "bare":
+        return line
+    if headed:
+        return replace(line, kind="heading", speaker=line.said.strip(MARKS + " \n"), label=len(line.raw))
+    return replace(line, kind="named")
+
+
+def _system_lines(lines: Sequence[_Line]) -> set[int]:
+    """The numbers of the lines that an app wrote."""
+    named = [line for line in lines if line.kind == "named" and line.speaker]
+    people = {line.speaker for line in named if line.said.strip(" ")[:1] != "\u200e"}
+    times = Counter(line.speaker for line in named)
+    system = set()
+    for number, line in enumerate(lines):
+        if line.kind in ("bare", "alone") and line.sure:
+            system.add(number)
+        if line.kind != "named" or not line.speaker:
+            continue
+        name, said = line.speaker, line.said.strip(" ")
+        marked = said[:1] == "\u200e"
+        own = re.search(r"[“„«\"][^”“»\"]*$", name) or re.match(r"(?:You|Du|Vous|Você|Tú|Hai)\s[^\W\d_A-Z]", name)
+        about = times[name] == 1 and any(
+            other and name.startswith(f"{other} ") and name[len(other) + 1].islower() for other in times
+        )
+        if (
+            own
+            or about
+            or (len(said) < 400 and _ENCRYPTED.search(said) and (marked or "end-to-end encrypted" in said))
+            or (marked and not _MEDIA.match(said) and (name not in people or said.lstrip(MARKS).startswith(name)))
+        ):
+            system.add(number)
+    return system
