@@ -53,19 +53,19 @@ ORDINARY_ENDING = re.compile(
 # Ordinary words that are capitalised within a sentence: roles, institutions, kin, parts of titles, units.
 _TITLE_WORDS = """
 academy account administrator adviser advisor agency agent analyst app artist assembly assistant association aunt
-board bureau caller center centre chair chairman chairperson chairwoman clerk client clinic coach college commission
-commissioner committee company conference congress consultant coordinator corporation council counsel customer dad
-daddy deal department designer developer director district division doctor dollar driver editor engineer euro
-executive expert faculty federation finance foundation fund government governor grandfather grandma grandmother
-grandpa group guest head headquarters health homework hospital host hotel human industrial information institute
-institution instructor insurance interface internet interviewer judge lab laboratory leader league library manager
-management marketing mayor meeting member minister ministry mom mommy moderator mother mum mummy museum nurse office
-officer official operator organisation organization parent parliament participant patient pharmacist physician
-platform police policy pound president professor program programme project protocol quality rector reporter
-representative research researcher resident resources salesman salesperson sales school secretary section senate
-senator server service society speaker specialist staff stakeholder student superintendent supervisor support surgeon
-teacher team technician technology television therapist treasurer tutor uncle unit university user vice vitamin
-website web
+board bureau caller celsius center centre chair chairman chairperson chairwoman clerk client clinic coach college
+commission commissioner committee company conference congress consultant coordinator corporation council counsel
+customer dad daddy deal department designer developer director district division doctor dollar driver editor email
+engineer euro executive expert faculty fahrenheit federation finance foundation fund government governor grandfather
+grandma grandmother grandpa group guest head headquarters health homework hospital host hotel human industrial
+information institute institution instructor insurance interface internet interviewer judge lab laboratory leader
+league library manager management marketing mayor meeting member minister ministry mom mommy moderator mother mum
+mummy museum nurse office officer official operator organisation organization parent parliament participant patient
+pharmacist physician platform police policy pound president professor program programme project protocol quality
+rector reporter representative research researcher resident resources salesman salesperson sales school secretary
+section senate senator server service society speaker specialist staff stakeholder student superintendent supervisor
+support surgeon teacher team technician technology television therapist treasurer tutor uncle unit university user
+vice vitamin website wi web wifi
 """
 TITLE_WORDS = frozenset(_TITLE_WORDS.split())
 
@@ -74,15 +74,35 @@ def is_title_word(word: str) -> bool:
     return not TITLE_WORDS.isdisjoint({word.lower(), word.lower().removesuffix("s")})
 
 
+# Ordinary words that are names too: capitalised within a sentence they name someone or something.
+_ALSO_NAMES = """
+birch bolt buck bud cash chance clay cotton cross day diamond foster gay hall harmony haven horn hunt little long major
+marry meadow melody petty pool rush sharp short singer snow sparrow steel stern storm strong swift teddy temple van
+wall wise
+"""
+_NEVER_ENDING = re.compile(r"[a-z]{4,}(?:[st]ions?|ments?|ness|[ae]ncy|(?:olog|iatr)(?:y|ics)|itis)")
+
+
+def is_never_a_name(word: str) -> bool:
+    """Whether a word that is capitalised within a sentence is known to be an ordinary one all the same."""
+    lower = word.lower()
+    is_known = _is_listed(lower) or _NEVER_ENDING.fullmatch(lower) is not None
+    return is_title_word(lower) or (is_known and lower not in _ALSO_NAMES.split())
+
+
 def is_ordinary(word: str) -> bool:
     """Whether an English word is a known ordinary one, in any regular form, or has the ending of one."""
-    word = word.lower()
+    return is_title_word(word) or _is_listed(word.lower()) or ORDINARY_ENDING.fullmatch(word) is not None
+
+
+def _is_listed(word: str) -> bool:
     forms = {word, word.removesuffix("s"), word.removesuffix("es"), word.removesuffix("d"), word.removesuffix("ed")}
     forms |= {re.sub(r"ie[sd]$", "y", word), re.sub(r"(.)\1ed$", r"\1", word)}
-    return is_title_word(word) or not forms.isdisjoint(ORDINARY) or ORDINARY_ENDING.fullmatch(word) is not None
+    return not forms.isdisjoint(ORDINARY)
 
 
-# Names of the same: a country and its adjective or people, unless one begins with the other, and usual short forms.
+# Names of the same: a country and its adjective or people, unless one begins with the other, usual short forms,
+# clinical abbreviations with words that patients use, and first names.
 _SAME = """
 afghanistan afghan; albania albanian; argentina argentine argentinian; austria austrian; belgium belgian
 brazil brazilian; britain british briton uk; burma burmese myanmar; canada canadian; chile chilean; china chinese
@@ -99,9 +119,20 @@ thailand thai; tunisia tunisian; turkey turkish turk; ukraine ukrainian; vietnam
 usa america american states; zealand kiwi; emirates emirati uae; basque basques; catalonia catalan; venice venetian
 naples neapolitan; vienna viennese; paris parisian; moscow muscovite; flanders flemish; bavaria bavarian
 caucasian white; black africanamerican; hispanic latino latina; tv television telly; xmas christmas; nyc york
-la angeles; iv intravenous; ekg ecg electrocardiogram; ct cat tomography; er emergency; covid corona coronavirus
-eur euro; usd dollar; bp pressure; pcp primary; gi gastrointestinal; ent otolaryngologist; phd doctorate
-bbq barbecue; sf francisco; dc washington
+la angeles; iv intravenous; ekg ecg electrocardiogram; ct cat tomography; er ed emergency; covid corona coronavirus
+eur euro; usd dollar; bp pressure; pcp primary; ent otolaryngologist; phd doctorate; bbq barbecue; sf francisco
+dc washington; etoh alcohol drink drinking; mi infarction attack attacks; gerd reflux heartburn; htn hypertension
+dm diabetes diabetic; uti urine urinary; cva tia stroke strokes; dvt clot clots; chf failure; cad coronary
+cabg bypass; ckd kidney; afib fibrillation; copd emphysema; tsh thyroid; bmi weight; cbc blood; ra rheumatoid
+ng nasogastric; andrew andy; andrew drew; anthony tony; alexander alex; alexandra alex; anna anne ann annie
+benjamin ben benny; catherine katherine kathryn cathy kathy kate katie; charles charlie; christopher chris
+christine christina chris; daniel dan danny; david dave; deborah debbie deb; edward eddie ed; edward ted
+elizabeth liz lizzy; elizabeth beth; elizabeth betty; francis frank; frances fran; gregory greg; james jim jimmy
+jennifer jenny jen; john johnny; john jack; jonathan jon; joseph joe joey; josephine jo; lawrence larry
+margaret maggie meg; margaret peggy; matthew matt; michael mike mikey; nicholas nick; nicole nicky; patrick pat
+patricia pat patty; richard rick ricky; robert rob robbie; robert bob bobby; samuel sam sammy; samantha sam
+stephen steven steve; susan suzanne sue susie; thomas tom tommy; timothy tim; victoria vicky; william bill billy
+rebecca becky; theodore theo ted
 """
 SAME: dict[str, frozenset[str]] = {}
 for _line in re.split(r"[;\n]", _SAME):

@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Iterator
 from itertools import combinations, pairwise
 
-from dialogsum_sft.evaluation.english import SAME, is_ordinary, is_title_word
+from dialogsum_sft.evaluation.english import SAME, is_never_a_name, is_ordinary, is_title_word
 from dialogsum_sft.evaluation.number_rules import MONTH, MONTHS, Span, months_in_dates, outside
 from dialogsum_sft.evaluation.tokenizers import words
 
@@ -23,12 +23,13 @@ _STARTERS = re.compile(
     r"|tonight|now|later|maybe|perhaps)"
 )
 _VERB = re.compile(
-    r"['’]s\b|\s+(?:[a-z]+(?:[^s\W\d_]s|ed|n['’]t)|is|had|made|told|will|would|can|could|should|may|might|did)\b"
+    r"['’]s\b|(?:\s+[a-z]+ly)?\s+(?:[a-z]+(?:[^s\W\d_]s|ed|n['’]t)|is|had|made|told|will|would|can(?:not)?|could|should"
+    r"|may|might|did)\b"
     r"|\s+and\s+#?[A-Z]"
 )
 # A plural between the first word and the verb: "Bowel sounds are".
 _PLURAL = re.compile(r"\s+[a-z]+s\s+(?:are|were|have|do)\b")
-_CALENDAR = re.compile(rf"(?:mon|tues?|wed(?:nes)?|thur?s?|fri|sat(?:ur)?|sun)(?:day)?|{MONTH}")
+_CALENDAR = re.compile(rf"(?:mon|tues?|wed(?:nes)?|thur?s?|fri|sat(?:ur)?|sun)(?:days?)?|{MONTH}")
 # What a note has in place of sentences: bullets, headings, labels before a colon.
 _BULLET = r"(?:[-•*·‣▪◦–—]+|\(?\d{1,2}[.)])"
 _NOTE = re.compile(rf"(?m)^[^\S\n]*(?:{_BULLET}\s+\S|[^a-z\n]*[A-Z]{{3}}[^a-z\n]*$|[A-Z][^.!?\n]{{,60}}:[^\S\n]*$)")
@@ -37,10 +38,11 @@ _LABEL = re.compile(
     rf"(?:(?m:^)[^\S\n]*(?:{_BULLET}\s*)?|[.!?;]\s+)"
     rf"({_CAPITALISED}(?:[ ,/&]+(?:{_CAPITALISED}|and|or|of|the|for|in|to|with))*)\s*:(?!\S)"
 )
-# Abbreviations that name nothing: of the clock, of prescriptions, of an examination; and Roman numerals.
+# Abbreviations that name nothing: of the clock, offices, prescriptions, examinations and units; and Roman numerals.
 _NOTATION = re.compile(
-    r"[AP]M|OK|BC|AD|NA|FAQ|ASAP|FYI|PS|RE|VS|PRN|BID|TID|QID|QHS|QD|PO|NPO|NKDA|NKA|WNL|NAD|HPI|ROS|PMH|CC|HEENT"
-    r"|PERRLA?|EOMI|RRR|CTA|IU|MG|ML|MCG|KG|LBS?|CM|MM|BPM|X{0,3}(?:I[XV]|V?I{0,3})[AB]?"
+    r"[AP]M|OK|BC|AD|NA|FAQ|ASAP|FYI|PS|RE|VS|ID|HR|IT|PR|CEO|VIP|PDF|SMS|DMs?|PIN|ETA|DIY|RSVP|PPE|OTC|PRN|BID|TID|QID"
+    r"|QHS|QD|PO|IM|SQ|NPO|NKDA|NKA|WNL|NAD|HPI|ROS|PMH|PE|CC|HE?ENT|ENT|CV|CNS|GI|GU|GYN|MSK|NEURO|PSYCH|ROM|PERRLA?"
+    r"|EOMI|RRR|CTAB?|IU|EU|MG|ML|DL|MCG|KG|LBS?|CM|MM|BPM|X{0,3}(?:I[XV]|V?I{0,3})[AB]?"
 )
 _SMALL = r"(?:of|and|the|for|in|to|an?|&)"
 
@@ -50,9 +52,10 @@ def name_spans(summary: str, dialogue: str) -> list[Span]:
 
     The first word of a sentence is a name only before a verb ("Anna wants") or another name; in a note, which has
     bullets or headings, only before another name. Headings, labels before a colon and ordinary words are no names,
-    and a text in capitals or title case has none. Two words of four letters or more are the same name when one begins
-    with the other (America, American). Countries match their adjectives, abbreviations the initials of words (NYC,
-    New York; M R I), weekdays and months their abbreviations, and months the numbers of a date.
+    unless they stand beside a name ("Oxford Street"), and a text in capitals or title case has none. Two words of four
+    letters or more are the same name when one begins with the other (America, American). Countries match their
+    adjectives, abbreviations the initials of words (NYC, New York; M R I), names their short forms (Mike, Michael) and
+    handles (@virgintrains), weekdays and months their abbreviations, and months the numbers of a date.
     """
     plain = [word[0] for word in _NAME.finditer(summary) if len(word[0]) > 3]
     if len(plain) > 3 and sum(word[0].isupper() for word in plain) > 0.8 * len(plain):
@@ -90,7 +93,7 @@ def _is_no_name(name: str) -> bool:
 
 def _is_subject(name: str, rest: str, in_note: bool) -> bool:
     """Whether a word that begins a sentence is a name, judged by what follows."""
-    if is_ordinary(name):
+    if is_ordinary(name) or is_ordinary(name.split("-")[0]):  # Adult-onset
         return False
     if (following := re.match(r"\s+([A-Z][a-z][\w-]*)", rest)) and not is_ordinary(following[1]):
         return True
@@ -99,18 +102,22 @@ def _is_subject(name: str, rest: str, in_note: bool) -> bool:
 
 def _begins_sentence(text: str, at: int) -> bool:
     head = text[max(0, at - 20) : at]
-    if re.search(r"(?i:\b(?:mrs?|ms|dr|prof|st))\.\s*\Z|(?<![\w'’])[A-Z]\.\s*\Z", head):
+    if re.search(r"(?i:\b(?:mrs?|ms|dr|prof|st))\.\s*\Z", head):
         return False
-    before = rf"\A|[.!?:;…\n][\"”’')\]]*|[\"“‘(\[]|(?:\A|\n)[^\S\n]*{_BULLET}"
+    if re.search(r"(?<![\w'’])[A-Z]\.\s*\Z", head):  # "J. Smith", but "plan B. Students agree."
+        return is_ordinary(text[at:].split(maxsplit=1)[0].strip(",.;:"))
+    before = rf"\A|[.!?:;…\n][\"”’')\]]*|[\"“‘(\[]|\s'|(?:\A|\n)[^\S\n]*{_BULLET}"
     return re.search(rf"(?:{before})\s*[\"“‘(\[]?\Z", head) is not None
 
 
 def _headings(text: str) -> Iterator[Span]:
     """Labels ("Medical Reasoning: ...") with an ordinary word or in capitals, such lines in title case, and phrases of
-    ordinary words alone ("Chronic Kidney Disease")."""
-    for match in re.finditer(rf"{_CAPITALISED}(?:\s+{_CAPITALISED})+", text):
-        if all(
-            (is_ordinary(word) and not word.endswith("ly")) or _NOTATION.fullmatch(word) for word in match[0].split()
+    ordinary words alone ("Chronic Kidney Disease", "Psychiatry")."""
+    for match in re.finditer(r"[A-Z][\w-]*(?:\s+[A-Z][\w-]*)*", text):
+        capitalised = match[0].split()
+        if (len(capitalised) == 1 and is_never_a_name(match[0])) or all(
+            (len(capitalised) > 1 and is_ordinary(word) and not word.endswith("ly")) or _NOTATION.fullmatch(word)
+            for word in capitalised
         ):
             yield match.span()
     for match in _LABEL.finditer(text):
@@ -133,6 +140,7 @@ def _known(dialogue: str) -> set[str]:
     known = {_key(word) for word in tokens}
     # "you tube" and "i phone" in one word
     known |= {first + second for first, second in pairwise(tokens) if len(first + second) > 5}
+    known |= {part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z][a-z]+", dialogue)}  # AppleSupport
     for run in re.finditer(r"(?<![^\W_])[^\W\d_](?:[\s._-]{1,2}[^\W\d_](?![^\W_]))+", dialogue):
         letters = re.sub(r"[\W_]", "", run[0]).lower()
         known |= {letters[at : at + length] for at in range(len(letters) - 1) for length in range(2, 13)}
@@ -145,12 +153,13 @@ def _is_known(name: str, known: set[str], stems: tuple[str, ...], dialogue: str)
     folded = _folded(name)
     parts = [part for part in re.split(r"[-'’]", folded) if len(part) > 1 and part[0].isupper()]
     halves = re.findall(r"[A-Z][a-z]+", folded) if re.fullmatch(r"(?:[A-Z][a-z]+){2,}", folded) else []  # YouTube
+    known_halves = [half for half in halves if _is_word_known(half, known, stems, dialogue)]
     whole = "".join(words(folded))
     return (
         whole in known
         or not SAME.get(whole, frozenset()).isdisjoint(known)
         or all(_is_word_known(part, known, stems, dialogue) for part in parts)
-        or (len(halves) > 1 and all(half.lower() in known for half in halves))
+        or (len(known_halves) > 0 and all(half in known_halves or is_ordinary(half) for half in halves))
     )
 
 
@@ -162,6 +171,7 @@ def _is_word_known(part: str, known: set[str], stems: tuple[str, ...], dialogue:
         or (len(singular) > 1 and singular in known)
         or not SAME.get(word, SAME.get(singular, frozenset())).isdisjoint(known)
         or (len(word) > 3 and any(word.startswith(stem) or stem.startswith(word) for stem in stems))
+        or (len(word) > 3 and re.search(rf"[@#]\w*{word}", dialogue, re.IGNORECASE) is not None)
         or (re.fullmatch(r"[A-Z]{2,6}s?", part) is not None and _has_initials(part.removesuffix("s"), dialogue))
     )
 

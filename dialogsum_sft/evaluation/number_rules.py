@@ -39,7 +39,7 @@ MONTH = (
 )
 _WORD = "|".join(sorted({*_CARDINALS, *_ORDINALS, *_SCALES}, key=len, reverse=True))
 _JOIN = r"(?:\s?[-–]\s?|\s|\sand\s)"
-_IN_WORDS = re.compile(rf"(?i)\b(?:{_WORD})s?(?:{_JOIN}(?:{_WORD}|oh)s?)*\b")
+_IN_WORDS = re.compile(rf"(?i)\b(?:{_WORD})s?(?:{_JOIN}(?:{_WORD}|oh?)s?)*\b")
 _SUFFIX = "|".join(sorted(_SUFFIXES, key=len, reverse=True))
 _IN_DIGITS = re.compile(
     r"(?P<number>\d{1,3}(?:,\s?\d{3})+(?!\d)(?:\.\d+)?|\d{1,3}(?:[ \u00a0\u202f]\d{3})+(?!\d)"
@@ -47,6 +47,7 @@ _IN_DIGITS = re.compile(
 )
 
 _NUMBER = rf"(?:\d+|{_IN_WORDS.pattern.removeprefix('(?i)')})"
+_FEW = rf"(?:\d+|\b(?:{_WORD})(?:{_JOIN}(?:{_WORD})){{0,3}})"  # of few words, for patterns that try many places
 _AMOUNT = re.compile(
     rf"(?i)(?:(?P<whole>{_NUMBER})|(?=\s?\bpoint))(?:\s?\bpoint\s(?P<part>(?:oh\s)?{_NUMBER}))?(?:[\s-](?P<scale>{_SUFFIX})s?\b)?"
 )
@@ -55,9 +56,20 @@ _SHORT_YEAR = re.compile(
     rf"(?i)\b(?:in|since|of|from|until|till|by|after|before)\s"
     rf"((?:{_TENS.replace(' ', '|')})(?:\s?[-–]\s?|\s)(?:{_UP_TO_9})|oh\s(?:{_UP_TO_9}))\b"
 )
+_SHARED_SCALE = re.compile(rf"(?i)\b(?P<first>{_FEW})(?:\s(?:to|or|and)\s|\s?[-–]\s?){_FEW}\s(?P<scale>{_SUFFIX})")
+_HALF = re.compile(rf"(?i)\b(?:an?|(?P<number>{_FEW}))\s[a-z]+\sand\sa\shalf\b")
 _PARTS = re.compile(
     r"(?i)(?:\sand(?:\san?|\sone)?\s)?\b(?P<part>half|three[\s-]quarters|quarter)\b(?:\s(?:of\s)?an?\b)?|(?P<sign>[½¼¾])"
 )
+_DURATION = re.compile(rf"(?i)\b(?P<number>{_FEW})[\s-](?P<unit>minute|hour|day|week|month|year)")
+_IN_OTHER_UNITS: dict[str, list[tuple[str, float]]] = {
+    **{
+        "minute": [("hour", 1 / 60)],
+        "hour": [("minute", 60), ("day", 1 / 24)],
+        "day": [("hour", 24), ("week", 1 / 7)],
+    },
+    **{"week": [("day", 7), ("month", 1 / 4)], "month": [("year", 1 / 12), ("week", 4)], "year": [("month", 12)]},
+}
 _POINTS = {"half": "5", "½": "5", "quarter": "25", "¼": "25", "¾": "75"}
 
 
@@ -65,18 +77,26 @@ def number_spans(summary: str, dialogue: str) -> list[Span]:
     """Spans of numbers that the dialogue has neither in digits nor in words.
 
     Numbers in words below three and ordinals in words are skipped ("the two of them", "at first"), and so are the
-    numbers of a list's items. A time or a date is supported in any usual writing (19:30, 1930, half past seven;
-    12/05/2008, December fifth), a decade by its short form (1990s, the nineties).
+    numbers of a list's items and vague ones ("thousands of them"). A time or a date is supported in any usual writing
+    (19:30, 1930, half past seven; 12/05/2008, December fifth), a decade by its short form (1990s, the nineties), a
+    duration in other units (90 minutes, an hour and a half).
     """
     supported, digits = _values(dialogue), _compact(dialogue)
     times, dates = {time for _, time in _times(dialogue)}, _date_parts(dialogue)
     fine = _list_numbers(summary)
     fine += [span for span, time in _times(summary) if time in times]
-    fine += [span for span, parts in _dates(summary) if all(part in supported | dates for part in parts)]
+    fine += [span for date in _dates(summary) for span, part in date if part in supported | dates]
+    if re.search(r"(?i)covid|corona", dialogue):
+        fine += [match.span() for match in re.finditer(r"(?i)covid\W?19", summary)]
     phones = ((match.span(), re.sub(r"\D", "", match[0])) for match in _PHONE.finditer(summary))
     fine += [span for span, number in phones if len(number) > 6 and number in digits]
     fractions = re.finditer(r"(?<![\d/])(\d)/([2-9])(?![\d/])", summary)
     fine += [match.span() for match in fractions if int(match[1]) / int(match[2]) in supported]
+    for match in _DURATION.finditer(summary):  # "90 minutes" of "an hour and a half"
+        others = _IN_OTHER_UNITS[match["unit"].lower()]
+        number = max(map(float, _readings(match["number"])))
+        if any(number * factor in supported and unit in dialogue.lower() for unit, factor in others):
+            fine.append(match.span("number"))
     spans = []
     for match in _IN_DIGITS.finditer(summary):
         if match[0].startswith("00") and summary[: match.start()].endswith(":"):  # 9:00
@@ -91,7 +111,10 @@ def number_spans(summary: str, dialogue: str) -> list[Span]:
             spans.append(match.span("number"))
     for match in _IN_WORDS.finditer(summary):
         for span, value, ordinal in _numbers(match):
-            if value > 2 and not ordinal and value not in supported:
+            vague = re.fullmatch(
+                r"(?i)(?:hundred|thousand|[mb]illion)s", summary[slice(*span)]
+            )  # "thousands of people"
+            if value > 2 and not ordinal and not vague and value not in supported:
                 spans.append(span)
     return outside(sorted(spans), fine)
 
@@ -122,6 +145,8 @@ def _meanings(match: re.Match[str], text: str) -> set[float]:
         values.add(plain - 12)
     if re.search(r"['’]\Z", text[: match.start()]) and plain < 100:
         values |= {1900 + plain, 2000 + plain}
+    if plain < 100 and re.match(r"\s?(?:%|per\s?cent\b)", tail):
+        values.add(plain / 100)
     return values
 
 
@@ -147,13 +172,16 @@ def _values(text: str) -> set[float]:
     thousands = re.findall(r"(?<![\d.])\d{1,3}(?:\.\d{3})+(?![\d.])", text)  # 50.000
     values |= {float(number.replace(".", "")) for number in thousands}
     values |= {float(hour) - 12 for hour in re.findall(r"\b(1[3-9]|2[0-3]):\d\d", text)}
-    years = [parts[-1] for _, parts in _dates(text) if len(parts) == 3 and parts[-1] < 100]
+    years = [date[-1][1] for date in _dates(text) if len(date) == 3 and date[-1][1] < 100]
     values |= {float(century + year) for year in years for century in (1900, 2000)}
     for match in _SHORT_YEAR.finditer(text):  # "since ninety-eight"
         values |= {century + max(map(float, _readings(match[1]))) for century in (1900, 2000)}
     for match in _IN_WORDS.finditer(text):
         values |= set(map(float, _readings(match[0])))
-    # "two and a half million" is "two point 5 million"
+    for match in _SHARED_SCALE.finditer(text):  # "three to four hundreds"
+        values |= {float(first) * _SUFFIXES[match["scale"].lower()] for first in _readings(match["first"])}
+    # "a year and a half" is "one and a half", "two and a half million" is "two point 5 million"
+    text = _HALF.sub(lambda half: f"{half['number'] or 'one'} and a half", text)
     text = _PARTS.sub(lambda part: f" point {_POINTS.get((part['part'] or part['sign']).lower(), '75')}", text)
     for match in _AMOUNT.finditer(text):
         scale = _SUFFIXES.get((match["scale"] or "").lower(), 1)
@@ -176,7 +204,7 @@ def _readings(phrase: str) -> set[str]:
 
 def _spelt(decimals: str) -> str:
     """The digits after "point": "25", "two five" and "twenty-five" are 25, "oh five" is 05."""
-    zeros = "0" * len(re.findall(r"\boh\b", decimals))
+    zeros = "0" * len(re.findall(r"(?i)\boh?\b", decimals))
     return max(_readings(decimals), key=len) if not zeros else zeros + _readings(decimals.split()[-1]).pop()
 
 
@@ -186,7 +214,7 @@ def _numbers(run: re.Match[str]) -> list[tuple[Span, float, bool]]:
     start = end = run.start()
     whole = part = last = 0.0  # value from thousands up; value below; value of the previous word
     ordinal = False
-    for piece in re.finditer(rf"(?i)\b({_WORD}|oh)s?\b", run[0]):
+    for piece in re.finditer(rf"(?i)\b({_WORD}|oh?)s?\b", run[0]):
         word = piece[1].lower()
         value = float(_SCALES.get(word) or _CARDINALS.get(word, _ORDINALS.get(word, 0)))
         joins = word in _SCALES or (value and (last >= 100 or (20 <= last < 100 and value < 10)))
@@ -212,7 +240,7 @@ _MINUTES = rf"(?:half|an?\squarter|quarter|\d{{1,2}}|{_UP_TO_59})"
 _CLOCK = re.compile(
     rf"(?i)\b(?:(?P<minutes>{_MINUTES})(?:\sminutes)?\s(?P<way>to|till|before|of|past|after)\s(?P<of>{_HOUR})"
     r"|(?P<hour>[01]?\d|2[0-4])(?:[:.h]|(?<=\d\d))(?P<minute>[0-5]\d)(?![\d%])(?![.,:]\d)"
-    rf"|(?P<whole>{_HOUR})\s?(?:(?P<word>{_MINUTES})\s)?(?:[ap]\.?\s?m\b|o['’]\s?clock|hrs?\b|hours\b)"
+    rf"|(?P<whole>{_HOUR})\s?(?:(?P<word>{_MINUTES})\s)?(?:[ap]\.?\s?m\b|o['’]\s?clock|h(?:rs?|ours)?\b)"
     r"|(?P<twelve>noon|midnight)\b|(?:at|by|until|till|from|around|about)\s(?P<bare>1[3-9]|2[0-3])(?![\d:.]\d|\d))"
 )
 
@@ -241,15 +269,15 @@ def _amount(word: str) -> int:
 
 # Dates: supported when the dialogue has each of their parts.
 
-_DATE = re.compile(r"(?<![\d/.-])(\d{1,4})([/.-])(\d{1,2})(?:\2(\d{4}|\d\d))?(?![/.-]?\d)")
+_DATE = re.compile(r"(?<![\d/.-])(\d{1,4})([/.-])(\d{1,2}(?!\d)|(?:19|20)\d\d)(?:\2(\d{4}|\d\d))?(?![/.-]?\d)")
 _PHONE = re.compile(r"(?<!\d)\(?\d+(?:[\s().-]{1,2}\d+)*")
 
 
-def _dates(text: str) -> Iterator[tuple[Span, list[int]]]:
+def _dates(text: str) -> Iterator[list[tuple[Span, int]]]:
     for match in _DATE.finditer(text):
-        parts = [int(part) for part in (match[1], match[3], match[4]) if part]
-        if any(1 <= part <= 12 for part in parts) and (match[4] or match[2] == "/"):
-            yield match.span(), parts
+        parts = [(match.span(group), int(match[group])) for group in (1, 3, 4) if match[group]]
+        if any(1 <= part <= 12 for _, part in parts) and (match[4] or match[2] == "/"):
+            yield parts
 
 
 def _date_parts(text: str) -> set[float]:
@@ -260,12 +288,12 @@ def _date_parts(text: str) -> set[float]:
 
 def months_in_dates(text: str) -> set[int]:
     """The months that the numeric dates of a text can mean: 12/05 is December or May."""
-    return {part for _, parts in _dates(text) for part in parts if 1 <= part <= 12}
+    return {part for date in _dates(text) for _, part in date if 1 <= part <= 12}
 
 
 def _compact(text: str) -> str:
     """The digits of a text, without what separates them in telephone numbers."""
-    words_in_digits = re.sub(rf"(?i)\b({'|'.join(_UNITS.split()[:10])}|oh)\b", _digit, text)
+    words_in_digits = re.sub(rf"(?i)\b({'|'.join(_UNITS.split()[:10])}|oh?)\b", _digit, text)
     return re.sub(r"(?<=\d)[\s().,-]+(?=\d)", "", words_in_digits)
 
 

@@ -1,5 +1,5 @@
 from conftest import sample_dialogues
-from dialogsum_sft.evaluation.english import SAME, is_english, is_ordinary, is_title_word
+from dialogsum_sft.evaluation.english import SAME, is_english, is_never_a_name, is_ordinary, is_title_word
 
 import pytest
 
@@ -53,6 +53,14 @@ def test_ordinary_words_in_regular_forms():
     assert is_ordinary("Emily")  # an adverb's ending
     assert not is_title_word("Emily")
     assert is_title_word("Managers")
+
+
+def test_ordinary_words_that_are_names_too():
+    assert [
+        word for word in ("Psychiatry", "Dermatology", "Patients", "Emergency", "Data") if not is_never_a_name(word)
+    ] == []
+    assert [word for word in ("Beijing", "Trinity", "Foster", "Hall", "Emily", "Todd") if is_never_a_name(word)] == []
+    assert is_ordinary("Hall")
 
 
 def test_countries_and_their_adjectives():

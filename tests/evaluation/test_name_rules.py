@@ -11,6 +11,10 @@ SUPPORTED = {
         ("Tom's home.", "Tom is at Tom's home."),
         ("I live in America.", "The American lives there."),
         ("See you Wednesday in September.", "They meet on Wed in Sept."),
+        ("on saturday", "They meet on Saturdays and every Sat."),
+        ("Kate: hi Mike, hi Bob", "Katie greets Michael, and Robert smiles."),
+        ("@bluefinch help, @AskOrlin please", "Blue Finch answers Orlin. BlueFinch helps."),
+        ("OrlinSupport: yes", "Orlin answers on the OrlinApp."),
         ("I am Smith.", "Mr. Smith and Mrs. Smith. Dr. Smith agrees."),
         ("Doctor Lee", "Dr. Lee and Doctor Lee"),
         ("Anne-Marie O'Brien", "Marie meets Anne and O'Brien."),
@@ -35,6 +39,9 @@ SUPPORTED = {
         ("in LA", "They go to Los Angeles."),
         ("go to the emergency room", "She goes to the ER."),
         ("watch television", "They watch TV."),
+        ("a heart attack, then the emergency room, and reflux", "An MI, seen in the ED. He has GERD, after two MIs."),
+        ("no alcohol, one stroke", "No ETOH use, one CVA."),
+        ("a nasogastric tube, at ninety nine", "She has an NG tube, at 99 degrees Fahrenheit, and the Wi-Fi is down."),
     ],
     "countries": [
         ("Ann: I loved the food in Italy", "Ann likes Italian food."),
@@ -56,6 +63,10 @@ SUPPORTED = {
         ("the Smiths'", "They visit the Smiths'. Tomorrow they leave."),
         ("at 6", "It opens at 6 p.m. Tickets are there."),
         ("plan b", "It is plan B. They agree. Nobody's sad."),
+        ("doctor f", "She saw Dr. F.  Unfortunately, it rained. Ms. A. Had none."),
+        ("sugar", "Adult-onset diabetes is present. Low-dose aspirin was given."),
+        ("come", "He said: 'Please come.'"),
+        ("skin", "She is seen in Psychiatry, at the Women's clinic, and has the Data."),
         ("well", "“It is done.” Nobody doubted it… Discussion continued."),
         ("belly", "Abdomen is soft. Bowel sounds are normal. Denies fevers. Reports headaches. Strength was good."),
         (
@@ -121,6 +132,9 @@ def test_supported_names_and_ordinary_words(kind: str):
         ("x", "They met at Oxford Street; Bob wanted it.", ["Oxford", "Street", "Bob"]),
         ("x", "PLAN\n• Zoe Lee will call Bob.", ["Zoe", "Lee", "Bob"]),
         ("x", "Lawrence wants it. They ask Emily and Florence.", ["Lawrence", "Emily", "Florence"]),
+        ("x", "Kwame reluctantly agrees. Chen cannot go. Dr. J. Okafor came.", ["Kwame", "Chen", "Okafor"]),
+        ("Mike: hi", "He saw Robert at the Fern Clinic.", ["Robert", "Fern"]),
+        ("@bluefinch help", "They ask Marlow Finch about the bill, and Orlin.", ["Marlow", "Orlin"]),
     ],
 )
 def test_spans_of_unsupported_names(dialogue: str, summary: str, wrong: list[str]):
