@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import combinations, pairwise
 
 from dialogsum_sft.evaluation.english import SAME, is_never_a_name, is_ordinary, is_title_word
@@ -61,7 +62,7 @@ def name_spans(summary: str, dialogue: str) -> list[Span]:
     if len(plain) > 3 and sum(word[0].isupper() for word in plain) > 0.8 * len(plain):
         return []
     known = _known(dialogue)
-    stems = tuple(word for word in map(_key, words(_folded(dialogue))) if len(word) > 3)
+    stems = _stems(dialogue)
     in_note = "\n" in summary and _NOTE.search(summary) is not None
     spans = []
     for match in _NAME.finditer(summary):
@@ -134,7 +135,8 @@ def _is_heading(line: str) -> bool:
     return line.isupper() or any(map(is_ordinary, re.findall(r"[^\W\d_]+", line)))
 
 
-def _known(dialogue: str) -> set[str]:
+@lru_cache(maxsize=1024)  # a dialogue is compared with several summaries
+def _known(dialogue: str) -> frozenset[str]:
     """The words of a dialogue that can name something, in lower case, and their other forms."""
     tokens = words(_folded(dialogue))
     known = {_key(word) for word in tokens}
@@ -146,10 +148,16 @@ def _known(dialogue: str) -> set[str]:
         known |= {letters[at : at + length] for at in range(len(letters) - 1) for length in range(2, 13)}
     if re.search(r"\bU\.?S\b", dialogue):
         known.add("usa")
-    return known | {MONTHS[number - 1] for number in months_in_dates(dialogue)}
+    return frozenset(known | {MONTHS[number - 1] for number in months_in_dates(dialogue)})
 
 
-def _is_known(name: str, known: set[str], stems: tuple[str, ...], dialogue: str) -> bool:
+@lru_cache(maxsize=1024)
+def _stems(dialogue: str) -> tuple[str, ...]:
+    """The words of four letters or more."""
+    return tuple(word for word in map(_key, words(_folded(dialogue))) if len(word) > 3)
+
+
+def _is_known(name: str, known: frozenset[str], stems: tuple[str, ...], dialogue: str) -> bool:
     folded = _folded(name)
     parts = [part for part in re.split(r"[-'’]", folded) if len(part) > 1 and part[0].isupper()]
     halves = re.findall(r"[A-Z][a-z]+", folded) if re.fullmatch(r"(?:[A-Z][a-z]+){2,}", folded) else []  # YouTube
@@ -163,7 +171,7 @@ def _is_known(name: str, known: set[str], stems: tuple[str, ...], dialogue: str)
     )
 
 
-def _is_word_known(part: str, known: set[str], stems: tuple[str, ...], dialogue: str) -> bool:
+def _is_word_known(part: str, known: frozenset[str], stems: tuple[str, ...], dialogue: str) -> bool:
     word = _key("".join(words(part)))
     singular = word.removesuffix("s")
     return (

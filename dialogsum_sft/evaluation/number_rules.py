@@ -1,7 +1,8 @@
 """The rules of unsupported.py for numbers, times and dates, compared by value, in digits or in words."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
+from functools import lru_cache
 
 from dialogsum_sft.evaluation.tokenizers import words
 
@@ -150,7 +151,7 @@ def _meanings(match: re.Match[str], text: str) -> set[float]:
     return values
 
 
-def _in_parts(match: re.Match[str], supported: set[float]) -> bool:
+def _in_parts(match: re.Match[str], supported: Set[float]) -> bool:
     """Whether the dialogue has a decimal's parts ("12 dollars 50 cents"), or each group of "555 123"."""
     groups = match["number"].split()
     if len(groups) > 1 and "," not in match["number"]:
@@ -160,7 +161,8 @@ def _in_parts(match: re.Match[str], supported: set[float]) -> bool:
     return bool(parts & supported) and (float(whole) in supported or float(whole) == 0)
 
 
-def _values(text: str) -> set[float]:
+@lru_cache(maxsize=1024)  # a dialogue is compared with several summaries
+def _values(text: str) -> frozenset[float]:
     """All values that the numbers of a text can have."""
     values = {float(value) for word in words(text) for value in _IMPLIED.get(word, ())}
     for match in _IN_DIGITS.finditer(text):
@@ -187,7 +189,7 @@ def _values(text: str) -> set[float]:
         scale = _SUFFIXES.get((match["scale"] or "").lower(), 1)
         decimals = f".{_spelt(match['part'])}" if match["part"] else ""
         values |= {float(f"{whole}{decimals}") * scale for whole in _readings(match["whole"] or "0")}
-    return values
+    return frozenset(values)
 
 
 def _readings(phrase: str) -> set[str]:

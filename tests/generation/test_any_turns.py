@@ -50,7 +50,7 @@ characters = st.characters(exclude_categories=["Cs"])
 
 def texts_of(*pieces: str) -> st.SearchStrategy[str]:
     parts = st.lists(st.sampled_from(pieces) | st.text(characters, max_size=6), min_size=1, max_size=5)
-    return parts.map("".join).filter(lambda text: text.removeprefix("\ufeff").strip())
+    return parts.map("".join).filter(lambda text: text.strip("\ufeff \n\t").strip())
 
 
 texts = texts_of(*PIECES, *READ_OTHERWISE)
