@@ -158,7 +158,14 @@ class EvalArguments:
         default=None, help='More arguments of vllm.LLM as JSON, such as {"tensor_parallel_size": 2}.'
     )
     base_url: str | None = HfArg(
-        default=None, help="Endpoint of --engine openai, up to /v1; its key is read from OPENAI_API_KEY."
+        default=None,
+        help="Endpoint of --engine openai, up to /v1, or with /chat/completions; it may end in ?api-version=.... "
+        "Its key is read from OPENAI_API_KEY.",
+    )
+    extra_body: str | None = HfArg(
+        default=None,
+        help='More fields of each request to the endpoint as JSON, such as {"reasoning_effort": "low"}; null leaves '
+        'a field out, as in {"temperature": null}.',
     )
     served_model_name: str | None = HfArg(
         default=None, help="Name of the model at the endpoint. Default: --model_name_or_path."

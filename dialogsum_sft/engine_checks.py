@@ -26,7 +26,7 @@ def _engine(eval_args: EvalArguments, model_args: ModelConfig, processes: int) -
     if processes != int(os.environ.get("WORLD_SIZE", "1")):
         yield "WORLD_SIZE is set, but this process is alone: start it with python, or by accelerate launch"
     kwargs: dict[str, Any] = {}
-    for option in ("vllm_kwargs", "generation_kwargs"):
+    for option in ("extra_body", "vllm_kwargs", "generation_kwargs"):
         try:
             kwargs = json_option(option, getattr(eval_args, option))
         except InputError as error:
@@ -57,6 +57,8 @@ def _engine(eval_args: EvalArguments, model_args: ModelConfig, processes: int) -
     else:
         if eval_args.base_url or eval_args.served_model_name:
             yield f"--base_url and --served_model_name are for --engine openai, not {name}"
+        if eval_args.extra_body:
+            yield f"--extra_body is for --engine openai, not {name}"
         if not model:
             yield "no model: give --model_name_or_path (a hub id, a folder, or 'embedded') or --adapter_path"
     if name == "vllm" and (model_args.load_in_4bit or model_args.load_in_8bit):

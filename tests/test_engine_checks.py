@@ -20,12 +20,13 @@ def test_sharded_evaluation_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_all_faults_of_an_evaluation_are_named() -> None:
-    options = EvalArguments(engine="vllm", base_url="http://localhost/v1", num_candidates=0)
+    options = EvalArguments(engine="vllm", base_url="http://localhost/v1", extra_body="{}", num_candidates=0)
     with pytest.raises(InputError) as error:
         check_engine(options, ModelConfig(load_in_4bit=True), 1)
     assert [str(fault).split(":")[0] for fault in error.value.args] == [
         "--num_candidates 0",
         "--base_url and --served_model_name are for --engine openai, not vllm",
+        "--extra_body is for --engine openai, not vllm",
         "no model",
         "--load_in_4bit with --engine vllm",
     ]

@@ -15,13 +15,15 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 class Completion:
     """A generated summary; `completion_tokens` includes its stop token, `finish_reason` is "stop" or "length".
 
-    The token counts are None where an endpoint does not report them.
+    Of an endpoint the reason is its own word, such as "MAX_TOKENS" or "content_filter", or "error"; it and the token
+    counts are None where the endpoint does not report them. `fault` says why it gave no summary.
     """
 
     text: str
     prompt_tokens: int | None
     completion_tokens: int | None
-    finish_reason: str
+    finish_reason: str | None
+    fault: str | None = None
 
 
 @dataclass(frozen=True)
