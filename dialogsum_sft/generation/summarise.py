@@ -16,7 +16,7 @@ from dialogsum_sft.data.transcripts import dialogue_of
 from dialogsum_sft.generation.engine import Completion, Engine, System, generation_config
 from dialogsum_sft.generation.journal import Journal
 from dialogsum_sft.generation.openai_engine import OpenAIEngine, request_fields
-from dialogsum_sft.generation.transformers_engine import TransformersEngine
+from dialogsum_sft.generation.transformers_engine import TransformersEngine, try_options
 from dialogsum_sft.generation.vllm_engine import VllmEngine
 from dialogsum_sft.hardware import resolve_dtype
 from dialogsum_sft.modeling import length_limit, load_adapter, load_config, load_generation_config, load_model
@@ -91,6 +91,8 @@ def open_engine(
             kwargs=json_option("vllm_kwargs", eval_args.vllm_kwargs),
             systems=systems,
         )
+    if kwargs:
+        try_options(tokenizer, config, kwargs)
     return TransformersEngine(
         partial(_load, eval_args, model_args),
         tokenizer,
