@@ -127,7 +127,7 @@ def check_training_record(
 ) -> int | None:
     """Refuse an adapter of another base model or prompt; return how many dialogues were trained on, if known."""
     if eval_args.adapter_path is not None:
-        check_adapter(eval_args.adapter_path, str(model_args.model_name_or_path))
+        check_adapter(eval_args.adapter_path, str(model_args.model_name_or_path), any_base=eval_args.any_base)
     folder = Path(eval_args.adapter_path or str(model_args.model_name_or_path))
     prompt = None if eval_args.allow_other_prompt or tokenizer is None else (settings, tokenizer)
     known, warnings = compare_with_training(folder, prompt, split.rows["dialogue"])
