@@ -43,9 +43,11 @@ class Refused(Exception):
 class _TryAgain(Exception):
     """A temporary failure; `after` is the wait that the endpoint asks for, in seconds; `fault` is of one answer."""
 
-    def __init__(self, reason: str, after: float | None = None, fault: Fault | None = None) -> None:
+    def __init__(
+        self, reason: str, after: float | None = None, fault: Fault | None = None, limited: bool = False
+    ) -> None:
         super().__init__(reason)
-        self.after, self.fault = after, fault
+        self.after, self.fault, self.limited = after, fault, limited
 
 
 def addresses(base_url: str) -> list[str]:
@@ -119,6 +121,8 @@ class Client:
                 delay = error.after if error.after is not None else wait * random.uniform(0.5, 1.0)
                 if delay > _LONGEST_WAIT:
                     raise InputError(f"{self.url}: {error}. It asks to wait {delay:.0f} s. {_KEPT}") from error
+                if error.after is None and error.limited:  # such limits are often those of a minute
+                    delay *= 5
                 logger.warning("%s: again in %.1f s", error, delay)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self.given_up.wait(), delay)
@@ -132,9 +136,10 @@ class Client:
             status, headers, text = await self._post(url, {"model": self.model, "messages": messages, **fields})
             try:
                 if status != 200:
-                    raise error_answer(status, self._hidden(text))
-                completion = read_completion(self._hidden(text), self._limit())
+                    raise error_answer(status, text)
+                completion = read_completion(text, self._limit())
             except Fault as fault:
+                fault.message = self._hidden(fault.message)
                 if not self._moved(url, fault) and not self._dropped(fault, fields):
                     raise self._failure(fault, headers) from fault
             else:
@@ -153,7 +158,8 @@ class Client:
                 text = (await response.read()).decode("utf-8", "replace")
                 return response.status, response.headers, text
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            reason = f"no connection: {self._hidden(str(error)) or type(error).__name__}"
+            text = " ".join(str(error).replace("ssl:default", "").split())
+            reason = f"no connection: {self._hidden(text) or type(error).__name__}"
             if isinstance(error, aiohttp.ConnectionTimeoutError):
                 reason = f"no connection within {_CONNECT:g} s"
             elif isinstance(error, TimeoutError):
@@ -214,7 +220,7 @@ class Client:
             return _TryAgain(status, fault=fault)
         if fault.status in _TRY_AGAIN:
             after = _seconds(headers.get("Retry-After"))
-            return _TryAgain(status, fault.again_in if after is None else after)
+            return _TryAgain(status, fault.again_in if after is None else after, limited=fault.status == 429)
         if fault.no_model:
             return InputError(f"{text}. {_NO_MODEL.format(self.model)}")
         if (fault.status in _OF_ONE_DIALOGUE and not fault.no_key) or (fault.status == 403 and fault.filtered):

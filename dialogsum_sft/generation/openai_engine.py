@@ -129,14 +129,17 @@ def generate_batches(
     client = Client(base_url, model, fields, timeout, tries, first_wait)
     client.refused = client.refused if refused is None else refused
     loop = asyncio.new_event_loop()
-    todo = iter(range(len(conversations)))
+    todo = list(range(len(conversations)))[::-1]
     running: dict[asyncio.Task[Completion], int] = {}
     batch: list[tuple[int, Completion]] = []
     failure: InputError | None = None
     try:
         while True:
             at_once = concurrency if client.succeeded else 1
-            while failure is None and len(running) < at_once and (i := next(todo, None)) is not None:
+            while failure is None and len(running) < at_once and todo:
+                if batch:  # refused: perhaps too long
+                    todo.append(todo.pop(todo.index(min(todo, key=lambda at: _characters(conversations[at])))))
+                i = todo.pop()
                 call = client.complete(conversations[i], None if seeds is None else seeds[i])
                 running[loop.create_task(call)] = i
             if not running:
@@ -168,3 +171,7 @@ def generate_batches(
             loop.run_until_complete(asyncio.wait(running))
         loop.run_until_complete(client.close())
         loop.close()
+
+
+def _characters(conversation: list[Message]) -> int:
+    return sum(len(message["content"]) for message in conversation)

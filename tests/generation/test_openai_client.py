@@ -142,6 +142,26 @@ def test_an_endpoint_that_refuses_every_dialogue_ends_the_run_after_three(server
     assert len(server.contents) == 3
 
 
+def test_when_the_longest_dialogues_are_refused_the_shortest_is_next(server: Server) -> None:
+    chats = [[{"role": "user", "content": "a long dialogue " * n}] for n in (9, 8, 7, 6, 1, 2)]
+    too_long = error("This model's maximum context length is 32 tokens.")
+    server.script = lambda content, number: (400, too_long, {}) if len(content) > 50 else None
+    batches = generate_batches(server.url, "m", chats, {}, first_wait=0.001)
+    done = {i: one for batch in batches for i, one in batch}
+    assert [bool(done[i].fault) for i in range(6)] == [True] * 4 + [False] * 2
+    assert server.contents[1] == chats[4][0]["content"]
+
+
+def test_a_key_is_no_part_of_a_message_and_summaries_are_left_alone(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "LOG")
+    server.script = lambda content, number: (400, error("wrong LOG"), {}) if content.endswith("4") else None
+    done = complete(server)
+    assert done[0].text == "DIALOGUE 0"
+    assert done[4].fault == "HTTP 400: wrong ***"
+
+
 def test_an_error_of_one_answer_is_tried_again_and_then_counted(server: Server) -> None:
     failed = answer("", "error")
     failed["choices"][0]["error"] = {"code": 502, "message": "Upstream error"}
