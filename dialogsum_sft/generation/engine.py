@@ -119,19 +119,19 @@ def to_completion(
     A stop string is no part of the text.
     """
     end = next((at for at, token in enumerate(ids) if token in config.eos_token_id), None)
-    text = tokenizer.decode(ids[:end], skip_special_tokens=True)
+
+    def decoded(number: int) -> str:
+        return str(tokenizer.decode(ids[:number], skip_special_tokens=True))
+
+    text, tokens = decoded(len(ids) if end is None else end), len(ids) if end is None else end + 1
     stops = [config.stop_strings] if isinstance(config.stop_strings, str) else config.stop_strings or []
-    if cuts := [text.index(stop) for stop in stops if stop in text]:
-
-        def stopped(number: int) -> bool:
-            start = tokenizer.decode(ids[:number], skip_special_tokens=True)
-            return any(stop in start for stop in stops)
-
-        tokens = bisect.bisect_left(range(len(ids[:end])), True, key=stopped)  # padding follows
-        return Completion(text[: min(cuts)].strip(), len(prompt), tokens, "stop")
+    cuts = [text.index(stop) for stop in stops if stop in text]
+    if cuts:  # padding may follow
+        numbers = range(len(ids))
+        tokens = bisect.bisect_left(numbers, True, key=lambda number: any(stop in decoded(number) for stop in stops))
     return Completion(
-        text=text.strip(),
+        text=text[: min(cuts, default=None)].strip(),
         prompt_tokens=len(prompt),
-        completion_tokens=len(ids) if end is None else end + 1,
-        finish_reason="length" if end is None else "stop",
+        completion_tokens=tokens,
+        finish_reason="length" if end is None and not cuts else "stop",
     )

@@ -211,7 +211,7 @@ class Client:
 
     def _failure(self, fault: Fault, headers: Mapping[str, str]) -> Exception:
         status = f"HTTP {fault.status}: {fault.message}" if fault.status != 200 else fault.message
-        text = f"{self.url}: {status}"
+        text = f"{self.url}: {status}".rstrip(".")
         if fault.no_money and not headers.get("Retry-After"):
             return InputError(f"{text}. The account has nothing left to pay with, which waiting does not change")
         if fault.no_endpoint:
