@@ -122,7 +122,7 @@ class Client:
                 if delay > _LONGEST_WAIT:
                     raise InputError(f"{self.url}: {error}. It asks to wait {delay:.0f} s. {_KEPT}") from error
                 if error.after is None and error.limited:  # such limits are often those of a minute
-                    delay *= 5
+                    delay *= 3
                 logger.warning("%s: again in %.1f s", error, delay)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self.given_up.wait(), delay)

@@ -89,6 +89,26 @@ def test_an_odd_tokenizer_trains_evaluates_and_merges(
         assert all(0 <= one < rows for several in ids for one in (several if isinstance(several, list) else [several]))
 
 
+@pytest.mark.parametrize(
+    ("place", "base"),
+    [
+        ("hub/models--org--tiny/snapshots/70d244cc", "org/tiny"),
+        ("kaggle/input/tiny/transformers/tiny-instruct/1", "tiny-instruct"),
+    ],
+)
+def test_a_model_in_a_cache_is_known_by_its_name(
+    recipe: Recipe, tiny_folder: Path, tmp_path: Path, place: str, base: str
+) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / place)
+    recipe("sft", *training_args(folder, tmp_path))
+    adapter = tmp_path / "adapter"
+    assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == base
+    assert json.loads((adapter / "run.json").read_text())["base_model"] == base
+    recipe("merge", f"--adapter_path={adapter}", "--num_prompts=1")  # the base of the training
+    moved = shutil.copytree(tiny_folder, tmp_path / "elsewhere" / base)
+    recipe("eval", *evaluation_args(moved, tmp_path, f"--adapter_path={adapter}"))
+
+
 @pytest.mark.parametrize("vocab_size", [990, 1010])
 def test_weights_of_other_shapes_than_the_config_are_refused(
     recipe: Recipe, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], vocab_size: int
