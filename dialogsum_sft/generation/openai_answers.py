@@ -201,7 +201,7 @@ def read_completion(text: str, limit: int | None) -> Completion:
     usage = record.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     completion_tokens = _count(usage, "completion_tokens", "output_tokens")
-    reason = None if reason is None else str(reason)
+    reason = None if reason is None else _whole(str(reason))
     if limit and completion_tokens and completion_tokens >= limit and str(reason).lower() in _ENDED:
         reason = "length"
     return Completion(
@@ -246,7 +246,7 @@ def _joined(events: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _status(code: Any) -> int:
     """The status of an error inside an answer: its code where it is one of HTTP's."""
-    return int(code) if str(code).isdecimal() and 400 <= int(code) < 600 else 200
+    return int(str(code)) if re.fullmatch(r"[45]\d\d", str(code)) else 200
 
 
 def _texts(content: Any) -> Iterator[str]:
@@ -269,7 +269,7 @@ def _count(usage: dict[str, Any], *names: str) -> int | None:
     """A number of tokens, above 0, or None."""
     for name in names:
         value = usage.get(name)
-        if isinstance(value, int | float) and not isinstance(value, bool) and value >= 1:
+        if isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value < float("inf"):
             return int(value)
     return None
 

@@ -66,6 +66,7 @@ def test_an_answer_without_text_says_why(message: Any, reason: Any, fault: str |
         ("end_turn", 4, "end_turn"),
         (None, 4, None),
         (2, 4, "2"),
+        ("\ud83d", 4, "\ufffd"),
         ("stop", 8, "stop"),
         ("stop", 9, "length"),  # whatever it says, it has reached the limit
         ("STOP", 10, "length"),
@@ -86,6 +87,7 @@ def test_the_finish_reason_is_kept_but_for_a_count_that_reaches_the_limit(
         ({"input_tokens": 7, "output_tokens": 3}, (7, 3)),
         ({"prompt_tokens": 7.0, "completion_tokens": "3"}, (7, None)),
         ({"prompt_tokens": 0, "completion_tokens": 0}, (None, None)),
+        ({"prompt_tokens": float("inf"), "completion_tokens": True}, (None, None)),
         ({}, (None, None)),
         (None, (None, None)),
         ([], (None, None)),
@@ -184,3 +186,22 @@ def test_the_message_of_an_error_is_one_line(text: Any, message: str) -> None:
 )
 def test_the_wait_in_a_message_is_read(message: str, seconds: float | None) -> None:
     assert error_answer(429, json.dumps({"error": {"message": message}})).again_in == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        ({"code": 429}, 429),
+        ({"code": "502"}, 502),
+        ({"code": "9" * 5000}, 200),
+        ({"code": 1302}, 200),
+        ({"code": True}, 200),
+        ({"code": "rate_limit_exceeded", "message": "Rate limit reached"}, 429),
+        ("The server is overloaded", 429),
+        ("no", 200),
+    ],
+)
+def test_an_error_in_an_answer_with_status_200_has_its_own(error: Any, status: int) -> None:
+    with pytest.raises(Fault) as fault:
+        read_completion(json.dumps({"error": error}), 9)
+    assert fault.value.status == status
