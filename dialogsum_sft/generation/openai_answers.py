@@ -43,6 +43,8 @@ _REFUSES = re.compile(
 _AGAIN_IN = re.compile(r"(?:again|retry) (?:in|after) ((?:\d+h)?(?:\d+m(?!s))?)(?:([\d.]+) ?(ms|s|sec\w*)\b)?", re.I)
 _SLOW_DOWN = re.compile(r"rate.?limit|too many requests|overloaded", re.I)
 _THINKING = ("reasoning_content", "reasoning", "thinking", "reasoning_details")
+_LIMITS = {"max_tokens", "max_completion_tokens"}
+_VALUE = re.compile(r"too (large|small|high|low)|at (most|least)|m(ax|in)imum|(less|greater) than|range|between", re.I)
 _ENDED = ("none", "", "stop")
 # Fields that name what an error is about, and are none of a request's options.
 _OF_THE_DIALOGUE = {"prompt", "messages", "model", "input"}
@@ -103,7 +105,7 @@ def refused_fields(fault: Fault, names: Iterable[str]) -> list[str]:
     """Those of `names`, the fields of a request that decide decoding, which an error refuses by name."""
     if fault.status not in (400, 406, 415, 422, 500, 501) or fault.too_long or fault.filtered:
         return []
-    plain = {_plain(name): name for name in names}
+    plain = {_plain(name): name for name in names if name not in _LIMITS or not _VALUE.search(fault.message)}
     params = [re.split(r"[./]", param)[-1] for param in fault.params]
     if found := [plain[_plain(param)] for param in params if _plain(param) in plain]:
         return found

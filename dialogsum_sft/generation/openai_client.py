@@ -12,6 +12,7 @@ import random
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
@@ -87,6 +88,7 @@ class Client:
         self, base_url: str, model: str, fields: dict[str, Any], timeout: float, tries: int, first_wait: float
     ) -> None:
         self.urls, self.model, self.fields = addresses(base_url), model, dict(fields)
+        self.stop: str | list[str] | None = fields.get("stop")
         self.timeout, self.tries, self.first_wait = timeout, tries, first_wait
         self.key = os.environ.get("OPENAI_API_KEY", "").strip()
         if not self.key.isprintable() or not self.key.isascii():
@@ -144,7 +146,7 @@ class Client:
                     raise self._failure(fault, headers) from fault
             else:
                 self.succeeded = True
-                return completion
+                return self._cut(completion)
 
     async def _post(self, url: str, body: dict[str, Any]) -> tuple[int, Mapping[str, str], str]:
         if self.session is None:
@@ -180,6 +182,14 @@ class Client:
     def _limit(self) -> int | None:
         limit = self.fields.get("max_tokens", self.fields.get("max_completion_tokens"))
         return limit if isinstance(limit, int) else None
+
+    def _cut(self, completion: Completion) -> Completion:
+        """End a text at the first stop string, where the endpoint does not."""
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        cuts = [completion.text.index(stop) for stop in stops if stop in completion.text]
+        if not cuts:
+            return completion
+        return replace(completion, text=completion.text[: min(cuts)].strip(), finish_reason="stop")
 
     def _moved(self, url: str, fault: Fault) -> bool:
         """Whether to ask again elsewhere, as this is no address of chat completions."""

@@ -99,6 +99,26 @@ def test_several_fields_are_refused_one_after_the_other(server: Server) -> None:
     assert server.bodies[-1].keys() == {"model", "messages", "max_completion_tokens"}
 
 
+def test_a_text_ends_at_a_stop_string_that_the_endpoint_refuses(server: Server) -> None:
+    server.script = lambda content, number: (
+        (400, error("stop: Extra inputs are not permitted"), {})
+        if "stop" in server.bodies[-1]
+        else (200, answer(f"{content} ends here. And on", "length"), {})
+    )
+    done = complete(server, fields=request_fields(8, {"stop_strings": [" And", "."]}))
+    assert done[3] == Completion("dialogue 3 ends here", 7, 3, "stop")
+
+
+@pytest.mark.parametrize(
+    "message", ["max_tokens is too large: 8", "max_tokens must be between 1 and 4", "max_tokens: invalid, at most 4"]
+)
+def test_a_limit_with_a_bad_value_is_not_sent_under_another_name(server: Server, message: str) -> None:
+    server.script = lambda content, number: (400, error(message, param="max_tokens"), {})
+    with pytest.raises(InputError, match=f"HTTP 400: {message}"):
+        complete(server)
+    assert all("max_completion_tokens" not in body for body in server.bodies)
+
+
 def test_a_summary_needs_a_limit(server: Server) -> None:
     server.script = lambda content, number: (400, error("no max_tokens, no max_completion_tokens: unsupported"), {})
     with pytest.raises(InputError, match="HTTP 400: no max_tokens"):
