@@ -4,7 +4,7 @@ from dialogsum_sft.base_names import cached_name, same_base
 
 import pytest
 
-CACHE = "/root/.cache/huggingface/hub/models--Qwen--Qwen3-1.7B/snapshots/70d244cc86ccca08cf5af4e1e306ecf908b1ad5e"
+CACHE = "/home/ana/.cache/huggingface/hub/models--Qwen--Qwen3-1.7B/snapshots/70d244cc86ccca08cf5af4e1e306ecf908b1ad5e"
 
 
 @pytest.mark.parametrize(
@@ -21,12 +21,12 @@ CACHE = "/root/.cache/huggingface/hub/models--Qwen--Qwen3-1.7B/snapshots/70d244c
                 "hub/models--Qwen--Qwen3-1.7B",
                 "C:\\hub\\models--Qwen--Qwen3-1.7B\\snapshots\\70d2",
                 "/kaggle/input/qwen-3/transformers/1.7b/1",
-                "/root/.cache/kagglehub/models/qwen-lm/qwen-3/transformers/1.7b/1",
+                "/home/ana/.cache/kagglehub/models/qwen-lm/qwen-3/transformers/1.7b/1",
                 "qwen-lm/qwen-3/transformers/1.7b/1",
                 "unsloth/Qwen3-1.7B",
                 "unsloth/Qwen3-1.7B-bnb-4bit",
                 "unsloth/Qwen3-1.7B-unsloth-bnb-4bit",
-                "/root/hub/models--unsloth--Qwen3-1.7B-bnb-4bit/snapshots/0f1",
+                "/home/ana/hub/models--unsloth--Qwen3-1.7B-bnb-4bit/snapshots/0f1",
                 "Qwen/Qwen3-1.7B-FP8",
                 "Qwen/Qwen3-1.7B-AWQ",
                 "Qwen/Qwen3-1.7B-GPTQ-Int8",

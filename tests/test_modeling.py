@@ -153,7 +153,7 @@ def test_a_chat_template_file_is_used(tiny_folder: Path, tmp_path: Path) -> None
         ("Qwen/Qwen3-8B", "Qwen/Qwen3-8B"),
         ("/home/ana/tiny", "tiny"),
         ("m/tiny", "m/tiny"),
-        ("/root/.cache/huggingface/hub/models--Qwen--Qwen3-8B/snapshots/70d2", "Qwen/Qwen3-8B"),
+        ("/home/ana/.cache/huggingface/hub/models--Qwen--Qwen3-8B/snapshots/70d2", "Qwen/Qwen3-8B"),
         ("/kaggle/input/qwen-3/transformers/8b/1", "qwen-3-8b"),
     ],
 )
