@@ -10,6 +10,8 @@ from transformers.hf_argparser import HfArg
 
 _ROUGE_TOKENIZER = "default: rouge_score's, for English; unicode: for other scripts."
 
+_ANY_BASE = "Take the adapter on a base of another name than its own; shapes are still checked."
+
 
 @dataclass
 class DataArguments:
@@ -163,7 +165,14 @@ class EvalArguments:
         default=None, help='More arguments of vllm.LLM as JSON, such as {"tensor_parallel_size": 2}.'
     )
     base_url: str | None = HfArg(
-        default=None, help="Endpoint of --engine openai, up to /v1; its key is read from OPENAI_API_KEY."
+        default=None,
+        help="Endpoint of --engine openai, up to /v1, or with /chat/completions; it may end in ?api-version=.... "
+        "Its key is read from OPENAI_API_KEY.",
+    )
+    extra_body: str | None = HfArg(
+        default=None,
+        help='More fields of each request to the endpoint as JSON, such as {"reasoning_effort": "low"}; null leaves '
+        'a field out, as in {"temperature": null}.',
     )
     served_model_name: str | None = HfArg(
         default=None, help="Name of the model at the endpoint. Default: --model_name_or_path."
@@ -175,6 +184,7 @@ class EvalArguments:
     allow_other_prompt: bool = HfArg(
         default=False, help="Evaluate an adapter with another prompt than it was trained with."
     )
+    any_base: bool = HfArg(default=False, help=_ANY_BASE)
     trust_remote_code: bool = HfArg(default=False, help="Whether the model may run code of its own.")
     predictions_file: str | None = HfArg(
         default=None,
@@ -200,6 +210,7 @@ class MergeArguments:
     model_revision: str | None = HfArg(default=None, help="Commit, tag or branch of the base model.")
     trust_remote_code: bool = HfArg(default=False, help="Whether the base model may run code of its own.")
     adapter_path: str | None = HfArg(default=None, help="Adapter to merge: adapter/ of a run of recipes/sft.py.")
+    any_base: bool = HfArg(default=False, help=_ANY_BASE)
     output_dir: str | None = HfArg(default=None, help="Default: merged/ beside the adapter.")
     dtype: str = HfArg(
         default="bfloat16",

@@ -1,5 +1,6 @@
 """Combinations of options of recipes/eval.py that fail, refused before a model is loaded."""
 
+import json
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -9,6 +10,23 @@ from dialogsum_sft.arguments import EvalArguments, json_option
 from dialogsum_sft.checks import launched_with
 
 from trl import ModelConfig
+
+# Options of GenerationConfig whose values are texts.
+_TEXTS = {"cache_implementation", "early_stopping"}
+_MOVED = "transformers has moved it to code on the hub: leave it out"
+_ONE_PROMPT = "it is for one prompt at a time, and prompts are completed in batches: leave it out"
+_IDS_ONLY = "only token ids are read: leave it out"
+_REFUSED = {
+    "max_new_tokens": "give --max_new_tokens instead",
+    "max_length": "give --max_new_tokens for the summary, --max_length for it and the prompt",
+    "num_return_sequences": "give --num_candidates instead",
+    "pad_token_id": "it is the tokenizer's: leave it out",
+    **dict.fromkeys(("penalty_alpha", "dola_layers", "num_beam_groups", "diversity_penalty"), _MOVED),
+    **dict.fromkeys(("constraints", "force_words_ids", "custom_generate"), _MOVED),
+    **dict.fromkeys(("prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp", "token_healing"), _ONE_PROMPT),
+    **dict.fromkeys(("return_dict_in_generate", "output_scores", "output_logits"), _IDS_ONLY),
+    **dict.fromkeys(("output_attentions", "output_hidden_states"), _IDS_ONLY),
+}
 
 
 def check_engine(eval_args: EvalArguments, model_args: ModelConfig, processes: int) -> None:
@@ -26,7 +44,7 @@ def _engine(eval_args: EvalArguments, model_args: ModelConfig, processes: int) -
     if processes != int(os.environ.get("WORLD_SIZE", "1")):
         yield "WORLD_SIZE is set, but this process is alone: start it with python, or by accelerate launch"
     kwargs: dict[str, Any] = {}
-    for option in ("vllm_kwargs", "generation_kwargs"):
+    for option in ("extra_body", "vllm_kwargs", "generation_kwargs"):
         try:
             kwargs = json_option(option, getattr(eval_args, option))
         except InputError as error:
@@ -38,8 +56,7 @@ def _engine(eval_args: EvalArguments, model_args: ModelConfig, processes: int) -
         yield f"--num_candidates {eval_args.num_candidates}: give 1 or more"
     if eval_args.num_candidates > 1 and not kwargs.get("do_sample", True):
         yield "--num_candidates chooses among samples: leave do_sample in --generation_kwargs true"
-    if "num_return_sequences" in kwargs:
-        yield "--generation_kwargs num_return_sequences: give --num_candidates instead"
+    yield from _generation_kwargs(kwargs)
     if eval_args.predictions_file is not None:
         return
     name, model = eval_args.engine, model_args.model_name_or_path
@@ -57,7 +74,32 @@ def _engine(eval_args: EvalArguments, model_args: ModelConfig, processes: int) -
     else:
         if eval_args.base_url or eval_args.served_model_name:
             yield f"--base_url and --served_model_name are for --engine openai, not {name}"
+        if eval_args.extra_body:
+            yield f"--extra_body is for --engine openai, not {name}"
         if not model:
             yield "no model: give --model_name_or_path (a hub id, a folder, or 'embedded') or --adapter_path"
     if name == "vllm" and (model_args.load_in_4bit or model_args.load_in_8bit):
         yield "--load_in_4bit with --engine vllm: give the quantisation by --vllm_kwargs instead"
+
+
+def _generation_kwargs(kwargs: dict[str, Any]) -> Iterator[str]:
+    """Options that fail at the first batch, or that other options decide."""
+    for name, value in kwargs.items():
+        option = f"--generation_kwargs {name}"
+        if reason := _REFUSED.get(name):
+            yield f"{option}: {reason}"
+        elif name == "do_sample":
+            if not isinstance(value, bool):
+                yield f"{option} {json.dumps(value)}: give true or false"
+        elif name == "stop_strings":
+            texts = [value] if isinstance(value, str) else value
+            if not isinstance(texts, list) or not texts or not all(isinstance(one, str) and one for one in texts):
+                yield f"{option} {json.dumps(value)}: give a text or a list of texts"
+        elif isinstance(value, str) and name not in _TEXTS:
+            yield f"{option} {json.dumps(value)} is a text: give the number or true without quotes"
+        elif name == "temperature" and isinstance(value, int | float) and value <= 0:
+            yield f"{option} {value}: greedy decoding, which is the default, has none: leave it and do_sample out"
+        elif name == "num_beams" and (not isinstance(value, int) or value < 1):
+            yield f"{option} {value}: give 1 or more"
+        elif name == "top_p" and isinstance(value, int | float) and not 0 < value <= 1:
+            yield f"{option} {value}: give more than 0, up to 1"

@@ -10,14 +10,16 @@ import tempfile
 from pathlib import Path
 
 from dialogsum_sft import InputError
+from dialogsum_sft.base_names import cached_name, same_base
 from dialogsum_sft.files import public
 from dialogsum_sft.hardware import resolve_dtype
 from dialogsum_sft.kernels.fused_lora import fuse_lora
+from dialogsum_sft.token_ids import drop_pad_token, fit_tokenizer
 
 import torch
 from filelock import FileLock
-from jinja2.exceptions import TemplateError
-from peft import LoraConfig, PeftConfig, PeftModel
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict
+from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -80,8 +82,9 @@ def embedded_model() -> Path:
 
 
 def public_name(name: str) -> str:
-    """The name of a model for others to read: the hub id of the embedded model, the last part of an absolute path."""
-    return EMBEDDED_HUB_ID if name == EMBEDDED else str(public(name))
+    """The name of a model for others to read: a hub id (also of the embedded model, and of a folder in the hub's
+    cache), Kaggle's name of a model, or the last part of an absolute path."""
+    return EMBEDDED_HUB_ID if name == EMBEDDED else cached_name(name) or str(public(name))
 
 
 def _location(model_args: ModelConfig) -> str:
@@ -99,6 +102,13 @@ def _loading(what: str, name: str | None):  # type: ignore[no-untyped-def]
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"cannot load the {what} of {name!r}: {reason}") from error
+    except RuntimeError as error:
+        if "mismatched" not in str(error):
+            raise
+        raise InputError(
+            f"cannot load the {what} of {name!r}: its weights have other shapes than its config.json says, such as "
+            "vocab_size: correct that, or save the model again"
+        ) from error
 
 
 def load_tokenizer(
@@ -132,41 +142,12 @@ def load_tokenizer(
                 f"the tokenizer of {tokenizer.name_or_path} has no default among its chat templates "
                 f"({', '.join(tokenizer.chat_template)}): save one of them to a file for --chat_template_path"
             ) from error
-    _fit_embeddings(tokenizer, model_args, trust_remote_code)
-    return tokenizer
-
-
-def _fit_embeddings(tokenizer: PreTrainedTokenizerBase, model_args: ModelConfig, trust_remote_code: bool) -> None:
-    """Choose a pad token that the model has an embedding for; refuse other tokens without one.
-
-    Padding is masked by length, so the pad token may be a stop token.
-    """
     try:
         size = load_config(model_args, trust_remote_code=trust_remote_code).get_text_config().vocab_size
     except (InputError, AttributeError):  # the tokenizer of an endpoint's model may be alone in its folder
-        size = len(tokenizer)
-    pad = tokenizer.pad_token
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= size:
-        config = load_generation_config(model_args, trust_remote_code=trust_remote_code)
-        listed = config.eos_token_id if config is not None else None
-        stops = [tokenizer.eos_token_id, *([listed] if isinstance(listed, int) else listed or ())]
-        stop = next((token for token in stops if token is not None and token < size), None)
-        tokenizer.pad_token = None if stop is None else tokenizer.convert_ids_to_tokens(stop)
-        if pad is not None:
-            text = "the pad token %r of %s is beyond the model's %d embeddings: %r pads instead"
-            logger.warning(text, pad, tokenizer.name_or_path, size, tokenizer.pad_token)
-    written = {tokenizer.eos_token_id}
-    with contextlib.suppress(TemplateError, TypeError, ValueError):  # rendering the prompts reports the fault
-        chat = [{"role": "user", "content": "text"}, {"role": "assistant", "content": "text"}]
-        written.update(tokenizer.apply_chat_template(chat, return_dict=False))
-    for number, token in tokenizer.added_tokens_decoder.items():
-        # Other special tokens, such as that of an image, are in no prompt.
-        if number >= size and token.content != pad and (number in written or not token.special):
-            raise InputError(
-                f"{tokenizer.name_or_path} has {token.content!r} as token {number} of its tokenizer, but {size} "
-                "embeddings: save the model again after model.resize_token_embeddings(len(tokenizer)), or take the "
-                "token out of the tokenizer"
-            )
+        size = None
+    fit_tokenizer(tokenizer, size, lambda: load_generation_config(model_args, trust_remote_code=trust_remote_code))
+    return tokenizer
 
 
 def load_generation_config(model_args: ModelConfig, *, trust_remote_code: bool = False) -> GenerationConfig | None:
@@ -180,11 +161,16 @@ def load_generation_config(model_args: ModelConfig, *, trust_remote_code: bool =
 
 
 def load_config(model_args: ModelConfig, *, trust_remote_code: bool = False) -> PreTrainedConfig:
-    """The config of the base model; no weights are read."""
+    """The config of the base model, without a pad token that has no embedding; no weights are read."""
     with _loading("config", model_args.model_name_or_path):
-        config: PreTrainedConfig = AutoConfig.from_pretrained(
-            _location(model_args), revision=model_args.model_revision, trust_remote_code=trust_remote_code
-        )
+        return _config(model_args, trust_remote_code)
+
+
+def _config(model_args: ModelConfig, trust_remote_code: bool) -> PreTrainedConfig:
+    config: PreTrainedConfig = AutoConfig.from_pretrained(
+        _location(model_args), revision=model_args.model_revision, trust_remote_code=trust_remote_code
+    )
+    drop_pad_token(config)
     return config
 
 
@@ -243,6 +229,7 @@ def load_model(model_args: ModelConfig, *, trust_remote_code: bool = False) -> P
     with _loading("model", model_args.model_name_or_path):
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             location,
+            config=_config(model_args, trust_remote_code),
             revision=model_args.model_revision,
             trust_remote_code=trust_remote_code,
             attn_implementation=model_args.attn_implementation,
@@ -270,22 +257,27 @@ def train_in_float32(model: torch.nn.Module) -> None:
             parameter.data = parameter.data.float()
 
 
-def check_adapter(path: str, model_name: str) -> None:
-    """Raise InputError unless `path` holds an adapter in safetensors that was trained on the base `model_name`."""
+def check_adapter(path: str, model_name: str, *, any_base: bool = False) -> None:
+    """Raise InputError unless `path` holds an adapter in safetensors that was trained on the base `model_name`.
+
+    With `any_base` the base may have another name; its shapes are checked when the adapter is loaded.
+    """
     folder = Path(path)
     if not (folder / "adapter_config.json").is_file():
         raise InputError(f"no adapter in {path}: adapter_config.json is missing (recipes/sft.py writes adapter/)")
     if not (folder / "adapter_model.safetensors").is_file():
         raise InputError(f"no weights in {path}: adapter_model.safetensors is missing there")
     try:
-        base = str(PeftConfig.from_pretrained(path).base_model_name_or_path)
+        base = PeftConfig.from_pretrained(path).base_model_name_or_path
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path}/adapter_config.json is not a PEFT adapter config: {error}") from error
-    # A moved model keeps the last part of its path.
-    if Path(base).name.lower() != Path(public_name(model_name)).name.lower():
+    if not base or any_base:
+        return
+    if not same_base(base, EMBEDDED_HUB_ID if model_name == EMBEDDED else model_name):
         raise InputError(
-            f"the adapter in {path} was trained on {base}, not on {public_name(model_name)}: "
-            f"give --model_name_or_path {base}, or another adapter"
+            f"the adapter in {path} was trained on {base}, not on {public_name(model_name)}: give "
+            f"--model_name_or_path {base} (or the unquantised model that it is of), or --any_base true where this is "
+            "the same model under another name"
         )
 
 
@@ -296,6 +288,15 @@ def load_adapter(model: PreTrainedModel, path: str) -> PeftModel:
     except (RuntimeError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"the adapter in {path} does not fit the base model: {reason}") from error
+    with safe_open(Path(path) / "adapter_model.safetensors", framework="pt") as tensors:
+        saved = {name for name in tensors.keys() if ".lora_" in name}  # noqa: SIM118, it is no dict
+    placed = {name for name in get_peft_model_state_dict(adapted, save_embedding_layers=False) if ".lora_" in name}
+    unplaced = saved - placed, f"its {len(saved)} weights have no place there"
+    for names, fault in (unplaced, (placed - saved, f"{len(placed)} weights are missing")):
+        if names:  # PEFT ignores both
+            raise InputError(
+                f"the adapter in {path} does not fit the base model: {len(names)} of {fault}, such as {min(names)}"
+            )
     if model.device.type == "cpu":
         fuse_lora(adapted)
     return adapted

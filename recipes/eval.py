@@ -37,7 +37,7 @@ from dialogsum_sft.evaluation.runs import Run, read_run, score_run
 from dialogsum_sft.evaluation.tokenizers import suggest_tokenizer
 from dialogsum_sft.generation.engine import Engine, System, max_prompt_tokens
 from dialogsum_sft.generation.journal import Journal, digests, remove_journal
-from dialogsum_sft.generation.summarise import doubts, open_engine, prediction, summarise
+from dialogsum_sft.generation.summarise import doubts, open_engine, outcomes, prediction, summarise
 from dialogsum_sft.modeling import check_adapter, load_tokenizer, public_name
 from dialogsum_sft.provenance import git_revision, hardware, versions, weights_digest
 from dialogsum_sft.publish import model_card
@@ -127,7 +127,7 @@ def check_training_record(
 ) -> int | None:
     """Refuse an adapter of another base model or prompt; return how many dialogues were trained on, if known."""
     if eval_args.adapter_path is not None:
-        check_adapter(eval_args.adapter_path, str(model_args.model_name_or_path))
+        check_adapter(eval_args.adapter_path, str(model_args.model_name_or_path), any_base=eval_args.any_base)
     folder = Path(eval_args.adapter_path or str(model_args.model_name_or_path))
     prompt = None if eval_args.allow_other_prompt or tokenizer is None else (settings, tokenizer)
     known, warnings = compare_with_training(folder, prompt, split.rows["dialogue"])
@@ -193,14 +193,14 @@ def summarise_system(
         progress=f"summarising ({system.label})",
     )
     chosen = [several[consensus([one.text for one in several], eval_args.rouge_tokenizer)] for several in drawn]
-    for line in doubts(prompts, drawn, chosen):
+    for line in doubts(rows, prompts, drawn, chosen):
         console.print(f"[yellow]warning: {line}")
     predictions = [prediction(*of_row) for of_row in zip(rows, prompts, chosen, drawn, strict=True)]
     engine_record = {"seed": eval_args.seed, "num_candidates": eval_args.num_candidates, "resumed": resumed}
     model = {"adapter": files.public(eval_args.adapter_path)} if system.adapter else {}
     return predictions, record | {
         "model": record["model"] | model,
-        "engine": engine.record | engine_record,
+        "engine": engine.record | engine_record | {"outcomes": outcomes(chosen)},
         "settings": digests(settings),
         "versions": versions(),
         "git_revision": git_revision(),

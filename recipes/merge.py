@@ -23,14 +23,14 @@ from dialogsum_sft.cli import parse, run
 from dialogsum_sft.data import prompts
 from dialogsum_sft.data.examples import load_examples
 from dialogsum_sft.publish import hub, model_card
+from dialogsum_sft.token_ids import greedy_config
 from dialogsum_sft.training import checkpoints
 from dialogsum_sft.training.record import evaluation_defaults
 
 import torch
 from peft import PeftModel
 from rich.console import Console
-from safetensors import safe_open
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 from trl import ModelConfig, ScriptArguments
 
@@ -49,7 +49,7 @@ def main() -> None:
     output_dir = Path(args.output_dir) if args.output_dir else adapter_path.parent / "merged"
     name = output_dir.resolve().name
     check_output(output_dir)
-    modeling.check_adapter(args.adapter_path, str(args.model_name_or_path))
+    modeling.check_adapter(args.adapter_path, str(args.model_name_or_path), any_base=args.any_base)
     repo = hub.create_repo(args.hub_model_id or name, args.hub_private_repo) if args.push_to_hub else None
 
     # 1. Load the base in float32 and the adapter on it, and compute their logits on real rows
@@ -153,14 +153,6 @@ def load_adapted(model_args: ModelConfig, adapter_path: Path, trust_remote_code:
     model = modeling.load_adapter(base, str(adapter_path))
     shapes = checkpoints.weight_shapes(model) or {}
     checkpoints.verify_adapter(adapter_path, shapes)
-    with safe_open(adapter_path / "adapter_model.safetensors", framework="pt") as tensors:
-        names = set(tensors.keys())
-    # PEFT ignores weights without a place in the base model.
-    if unknown := sorted(name for name in names - shapes.keys() if ".lora_" in name):
-        raise InputError(
-            f"the adapter in {adapter_path} does not fit the base model: {len(unknown)} of its {len(names)} weights "
-            f"have no place there, such as {unknown[0]}"
-        )
     return model
 
 
@@ -176,8 +168,8 @@ def write_model(
         parameter.data = parameter.data.to(getattr(torch, args.dtype))
     merged.config.use_cache = True
     # A chat model's own generation config may sample, or stop at fewer tokens than were learned.
-    tokens = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id}
-    merged.generation_config = GenerationConfig(do_sample=False, eos_token_id=sorted(stop_ids), **tokens)
+    rows = merged.get_input_embeddings().weight.shape[0]
+    merged.generation_config = greedy_config(merged.config, rows, tokenizer, stop_ids)
     merged.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     if hasattr(merged.config, "vision_config"):  # Gemma 3's: vLLM needs these files for text too

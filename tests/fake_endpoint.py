@@ -30,6 +30,7 @@ class Server(ThreadingHTTPServer):
         self.contents: list[str] = []
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
+        self.paths: list[str] = []
         self.at_once = self.most_at_once = 0
         self.lock = threading.Lock()
         self.over = threading.Event()
@@ -51,6 +52,7 @@ class Handler(BaseHTTPRequestHandler):
             server.contents.append(content)
             server.bodies.append(body)
             server.headers.append(dict(self.headers))
+            server.paths.append(self.path)
             number = server.contents.count(content)
             server.at_once += 1
             server.most_at_once = max(server.most_at_once, server.at_once)

@@ -153,6 +153,8 @@ def test_a_chat_template_file_is_used(tiny_folder: Path, tmp_path: Path) -> None
         ("Qwen/Qwen3-8B", "Qwen/Qwen3-8B"),
         ("/home/ana/tiny", "tiny"),
         ("m/tiny", "m/tiny"),
+        ("/home/ana/.cache/huggingface/hub/models--Qwen--Qwen3-8B/snapshots/70d2", "Qwen/Qwen3-8B"),
+        ("/kaggle/input/qwen-3/transformers/8b/1", "qwen-3-8b"),
     ],
 )
 def test_public_names_of_models(name: str, public: str) -> None:
@@ -175,7 +177,9 @@ def save_adapter(folder: Path, base: str, tokenizer: PreTrainedTokenizerFast) ->
 
 
 @pytest.mark.filterwarnings("ignore:Unable to fetch remote file", "ignore:Could not find a config file")
-@pytest.mark.parametrize("model_name", ["org/tiny", "/models/tiny", "tiny/"])
+@pytest.mark.parametrize(
+    "model_name", ["org/tiny", "/models/tiny", "tiny/", "/models--org--tiny/snapshots/1f", "a/tiny-bnb-4bit"]
+)
 def test_an_adapter_of_a_moved_base_fits(
     chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, model_name: str
 ) -> None:
@@ -188,6 +192,7 @@ def test_an_adapter_of_another_base_is_refused(chatml_tokenizer: PreTrainedToken
     save_adapter(tmp_path, "org/tiny", chatml_tokenizer)
     with pytest.raises(InputError, match="trained on org/tiny, not on org/huge: give --model_name_or_path org/tiny"):
         check_adapter(str(tmp_path), "org/huge")
+    check_adapter(str(tmp_path), "org/huge", any_base=True)
 
 
 def _no_config(folder: Path) -> None:
@@ -227,6 +232,16 @@ def test_an_adapter_of_another_shape_is_refused(
     config.hidden_size = 64
     with pytest.raises(InputError, match="does not fit the base model"):
         load_adapter(AutoModelForCausalLM.from_config(config), str(tmp_path))
+
+
+def test_an_adapter_of_fewer_layers_is_refused(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    config = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    get_peft_model(tiny_model(chatml_tokenizer), config).save_pretrained(tmp_path)
+    sizes = tiny_model(chatml_tokenizer).config.to_dict()
+    with pytest.raises(InputError, match="2 of 6 weights are missing, such as base_model.model.model.layers.2"):
+        load_adapter(AutoModelForCausalLM.from_config(LlamaConfig(**sizes | {"num_hidden_layers": 3})), str(tmp_path))
+    with pytest.raises(InputError, match="2 of its 4 weights have no place there"):
+        load_adapter(AutoModelForCausalLM.from_config(LlamaConfig(**sizes | {"num_hidden_layers": 1})), str(tmp_path))
 
 
 def test_an_adapter_is_loaded_in_the_models_dtype(

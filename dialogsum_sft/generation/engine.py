@@ -1,5 +1,7 @@
 """What all engines share: the protocol, completions, the systems they evaluate, the decoding options."""
 
+import bisect
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +17,15 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 class Completion:
     """A generated summary; `completion_tokens` includes its stop token, `finish_reason` is "stop" or "length".
 
-    The token counts are None where an endpoint does not report them.
+    Of an endpoint the reason is its own word, such as "MAX_TOKENS" or "content_filter", or "error"; it and the token
+    counts are None where the endpoint does not report them. `fault` says why it gave no summary.
     """
 
     text: str
     prompt_tokens: int | None
     completion_tokens: int | None
-    finish_reason: str
+    finish_reason: str | None
+    fault: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def generation_config(
     penalties that would silently change a greedy score. Sampling is from the whole distribution unless `kwargs` cut it
     (transformers' default is the 50 likeliest tokens). Raises InputError for an unknown option.
     """
-    unknown = [name for name in kwargs if not hasattr(GenerationConfig(), name)]
+    unknown = [name for name in kwargs if name.startswith("_") or name not in vars(GenerationConfig())]
     if unknown:
         raise InputError(f"--generation_kwargs: GenerationConfig has no option {', '.join(unknown)}")
     options = {
@@ -96,20 +100,38 @@ def generation_config(
         options |= {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
     try:
         config = GenerationConfig(**(options | kwargs))
-        config.validate()
+        config.validate(strict=True)  # an option without effect is an error too
     except (ValueError, TypeError) as error:
-        raise InputError(f"generation options: {error}") from error
+        faults = re.findall(r"^- (.*)", str(error), flags=re.M) or [str(error)]
+        raise InputError(f"generation options: {' '.join(' '.join(faults).split())[:300]}") from error
+    if isinstance(config.eos_token_id, int):
+        config.eos_token_id = [config.eos_token_id]
+    if not config.eos_token_id:
+        raise InputError("--generation_kwargs eos_token_id: a summary needs an end: leave it out")
     return config
 
 
 def to_completion(
     tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int], ids: list[int], config: GenerationConfig
 ) -> Completion:
-    """The completion of generated token ids, which end with a stop token or at max_new_tokens."""
+    """The completion of generated token ids, which end with a stop token or string, or at max_new_tokens.
+
+    A stop string is no part of the text.
+    """
     end = next((at for at, token in enumerate(ids) if token in config.eos_token_id), None)
+
+    def decoded(number: int) -> str:
+        return str(tokenizer.decode(ids[:number], skip_special_tokens=True))
+
+    text, tokens = decoded(len(ids) if end is None else end), len(ids) if end is None else end + 1
+    stops = [config.stop_strings] if isinstance(config.stop_strings, str) else config.stop_strings or []
+    cuts = [text.index(stop) for stop in stops if stop in text]
+    if cuts:  # padding may follow
+        numbers = range(len(ids))
+        tokens = bisect.bisect_left(numbers, True, key=lambda number: any(stop in decoded(number) for stop in stops))
     return Completion(
-        text=tokenizer.decode(ids[:end], skip_special_tokens=True).strip(),
+        text=text[: min(cuts, default=None)].strip(),
         prompt_tokens=len(prompt),
-        completion_tokens=len(ids) if end is None else end + 1,
-        finish_reason="length" if end is None else "stop",
+        completion_tokens=tokens,
+        finish_reason="length" if end is None and not cuts else "stop",
     )

@@ -77,9 +77,12 @@ class Journal:
         self._file.close()
 
     def append(self, batch: Iterable[tuple[int, Completion]]) -> None:
-        self._write(
-            [{"id": self._keys[i][0], "candidate": self._keys[i][1], **asdict(completion)} for i, completion in batch]
-        )
+        lines = []
+        for i, completion in batch:
+            lines.append({"id": self._keys[i][0], "candidate": self._keys[i][1], **asdict(completion)})
+            if completion.fault is None:
+                del lines[-1]["fault"]
+        self._write(lines)
 
     def _write(self, lines: list[dict[str, Any]]) -> None:
         self._file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())

@@ -1,6 +1,7 @@
 """Open an engine; summarise prompts with it, shared by processes, continued after an interruption."""
 
 import contextlib
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from dialogsum_sft.data.transcripts import dialogue_of
 from dialogsum_sft.generation.engine import Completion, Engine, System, generation_config
 from dialogsum_sft.generation.journal import Journal
 from dialogsum_sft.generation.openai_engine import OpenAIEngine, request_fields
-from dialogsum_sft.generation.transformers_engine import TransformersEngine
+from dialogsum_sft.generation.transformers_engine import TransformersEngine, try_options
 from dialogsum_sft.generation.vllm_engine import VllmEngine
 from dialogsum_sft.hardware import resolve_dtype
 from dialogsum_sft.modeling import length_limit, load_adapter, load_config, load_generation_config, load_model
@@ -29,6 +30,13 @@ from trl import ModelConfig
 
 # How candidates are sampled unless --generation_kwargs say otherwise: greedy ones would all be alike.
 CANDIDATE_KWARGS = {"do_sample": True, "temperature": 0.7}
+# Finish reasons of a summary that has ended or reached its limit, as endpoints name them.
+_ORDINARY = {"stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete", "stop_token", "stopped"}
+_ORDINARY |= {"length", "max_tokens", "model_length", "max_output_tokens"}
+_ROOM = (
+    "Give it more room (--max_new_tokens) or less to think about (such as --extra_body "
+    '\'{"reasoning_effort": "low"}\')'
+)
 
 
 def open_engine(
@@ -42,9 +50,10 @@ def open_engine(
     if eval_args.num_candidates > 1:
         kwargs = CANDIDATE_KWARGS | kwargs
     if eval_args.engine == "openai" or tokenizer is None:
-        fields = request_fields(eval_args.max_new_tokens, kwargs)
+        extra = json_option("extra_body", eval_args.extra_body)
         if tokenizer is not None:  # an open model, whose template takes these
-            fields["chat_template_kwargs"] = TEMPLATE_KWARGS
+            extra = {"chat_template_kwargs": TEMPLATE_KWARGS} | extra
+        fields = request_fields(eval_args.max_new_tokens, kwargs, extra)
         return OpenAIEngine(
             str(eval_args.base_url),
             eval_args.served_model_name or str(model_args.model_name_or_path),
@@ -82,6 +91,8 @@ def open_engine(
             kwargs=json_option("vllm_kwargs", eval_args.vllm_kwargs),
             systems=systems,
         )
+    if kwargs:
+        try_options(tokenizer, config, kwargs)
     return TransformersEngine(
         partial(_load, eval_args, model_args),
         tokenizer,
@@ -159,6 +170,7 @@ def prediction(
         "candidates": [restore_speakers(one.text, prompt.names) for one in candidates] if candidates[1:] else None,
         **{name: number or None for name, number in prompt.lost.items()},
         "topic": row["topic"],
+        "fault": completion.fault,
         # Only of turns that the labels in the text do not show.
         "turns": turns.record() if turns != dialogue_of({"dialogue": row["dialogue"]}) else None,
     }
@@ -174,16 +186,55 @@ def prediction(
     }
 
 
-def doubts(prompts: Sequence[Prompt], drawn: Sequence[list[Completion]], chosen: Sequence[Completion]) -> list[str]:
-    """What looks wrong in the completions: candidates that are all alike, prompts that another template rendered."""
+def outcomes(completions: Sequence[Completion]) -> dict[str, int]:
+    """How many completions ended how: the names of their faults, else their finish reasons ("none": unknown)."""
+    return dict(Counter(map(_outcome, completions)))
+
+
+def _outcome(completion: Completion) -> str:
+    if completion.fault is not None:
+        filtered = completion.finish_reason == "content_filter"
+        return "content_filter" if filtered else completion.fault.split(":")[0]
+    return "none" if completion.finish_reason is None else completion.finish_reason
+
+
+def doubts(
+    rows: Sequence[dict[str, Any]],
+    prompts: Sequence[Prompt],
+    drawn: Sequence[list[Completion]],
+    chosen: Sequence[Completion],
+) -> list[str]:
+    """What looks wrong in the completions of `rows`: candidates that are all alike, answers that are no summary,
+    prompts that the endpoint shortened or rendered by another template."""
     lines = []
     if len(drawn[0]) > 1 and all(len({one.text for one in several}) == 1 for several in drawn):
         lines.append("all candidates of every dialogue are alike: the engine does not sample")
-    counted = [(one.prompt_tokens, len(prompt.ids)) for one, prompt in zip(chosen, prompts, strict=True)]
-    differ = sum(theirs not in (None, ours) for theirs, ours in counted if ours)
-    if differ:
+    total = len(chosen)
+    for name, number in outcomes(chosen).items():
+        at = [i for i, one in enumerate(chosen) if _outcome(one) == name]
+        fault, some = chosen[at[0]].fault, ", ".join(str(rows[i]["id"]) for i in at[:5]) + (", ..." if at[5:] else "")
+        if name == "none":
+            lines.append(f"{number} of {total} answers do not say how they ended, so whether they were cut off")
+        elif fault is not None or name.lower().removeprefix("finish_reason_") not in _ORDINARY:
+            said = f" ({fault})" if fault not in (None, name) else ""
+            remedy = f". {_ROOM}" if name.startswith("reasoning") else ""
+            lines.append(f"{number} of {total} dialogues: {name}{said}: {some}{remedy}")
+    counted = [
+        (one.prompt_tokens, len(prompt.ids))
+        for one, prompt in zip(chosen, prompts, strict=True)
+        if one.prompt_tokens is not None and prompt.ids
+    ]
+    same = len({theirs - ours for theirs, ours in counted}) == 1  # another template adds or lacks the same everywhere
+    short = [theirs for theirs, ours in counted if theirs < ours and (total == 1 or not same)]
+    if short:
         lines.append(
-            f"the endpoint counts other prompt tokens than the training had for {differ} of {len(chosen)} dialogues: "
+            f"the endpoint counts fewer prompt tokens than were sent for {len(short)} of {total} dialogues (down to "
+            f"{min(short)}): the server shortened them; raise its context (num_ctx, "
+            "--max-model-len) or give --max_length"
+        )
+    if other := sum(theirs != ours for theirs, ours in counted) - len(short):
+        lines.append(
+            f"the endpoint counts other prompt tokens than the training had for {other} of {total} dialogues: "
             "its chat template is another one"
         )
     return lines

@@ -1,9 +1,11 @@
 """Batched generation with a transformers model: every prompt once, in batches of similar length."""
 
 import contextlib
+import copy
 import logging
+import warnings
 import zlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +20,8 @@ from peft import PeftModel
 from transformers import (
     DynamicCache,
     GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     StoppingCriteria,
@@ -80,6 +84,24 @@ class TransformersEngine:
         self.__dict__.pop("model", None)
 
 
+def try_options(tokenizer: PreTrainedTokenizerBase, config: GenerationConfig, names: Iterable[str]) -> None:
+    """Raise InputError where `generate` refuses `config`, tried with a model of one tiny layer before any is loaded.
+
+    `names` are the options that the user has given.
+    """
+    tokens = [len(tokenizer) - 1, config.pad_token_id or 0, *config.eos_token_id]
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    short = copy.deepcopy(config)
+    short.max_new_tokens = min(2, config.max_new_tokens)
+    with torch.random.fork_rng(), warnings.catch_warnings(action="ignore"):
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=max(tokens) + 1, num_key_value_heads=1, **sizes))
+        try:
+            list(generate_batches(model, tokenizer, [[0, 1, 2], [1]], short))
+        except Exception as error:
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(f"--generation_kwargs {', '.join(names)}: generate refuses: {reason}") from error
+
+
 def batches(lengths: Sequence[int], max_new_tokens: int, max_batch_tokens: int) -> list[list[int]]:
     """Indices of the prompts in batches, the longest prompts first, so that running out of memory shows at once.
 
@@ -135,7 +157,7 @@ def generate_batches(
         batch = todo[0]
         try:
             with _generating(model, config), _seeded(config, [seeds[i] if seeds else i for i in batch]):
-                rows = _complete(model, [prompts[i] for i in batch], config)
+                rows = _complete(model, tokenizer, [prompts[i] for i in batch], config)
         except RuntimeError as error:  # torch.OutOfMemoryError is one
             if not _out_of_memory(error):
                 raise
@@ -196,7 +218,9 @@ def _drops_rows(model: PreTrainedModel, config: GenerationConfig) -> bool:
     return bool(layers) and all(isinstance(layer, DynamicLayer) for layer in layers)
 
 
-def _complete(model: PreTrainedModel, prompts: list[list[int]], config: GenerationConfig) -> list[list[int]]:
+def _complete(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], config: GenerationConfig
+) -> list[list[int]]:
     """The ids that each prompt is continued with, through its stop token; padding may follow."""
     width = max(map(len, prompts))
     ids = torch.full((len(prompts), width), config.pad_token_id)
@@ -206,7 +230,7 @@ def _complete(model: PreTrainedModel, prompts: list[list[int]], config: Generati
         mask[row, width - len(prompt) :] = 1
     ids, mask = ids.to(model.device), mask.to(model.device)
     if not _drops_rows(model, config):
-        return model.generate(input_ids=ids, attention_mask=mask)[:, width:].tolist()
+        return model.generate(input_ids=ids, attention_mask=mask, tokenizer=tokenizer)[:, width:].tolist()
 
     stop_ids = torch.tensor(sorted(config.eos_token_id), device=ids.device)
     done: dict[int, list[int]] = {}

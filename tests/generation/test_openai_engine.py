@@ -56,7 +56,7 @@ def test_concurrent_requests_are_limited_to_the_concurrency(server: Server) -> N
     barrier = threading.Barrier(3)  # breaks unless three requests run at once
 
     def wait(content: str, number: int) -> None:
-        if content in ("dialogue 0", "dialogue 1", "dialogue 2"):
+        if content in ("dialogue 1", "dialogue 2", "dialogue 3"):  # after the first, which is alone
             barrier.wait(timeout=5)
 
     server.script = wait
@@ -109,32 +109,35 @@ def test_running_requests_finish_when_another_fails(server: Server) -> None:
     refused = threading.Event()
 
     def script(content: str, number: int) -> Any:
-        if content == "dialogue 0":
+        if content == "dialogue 1":
             refused.set()
-            return 400, {"error": {"message": "too long"}}, {}
-        refused.wait(timeout=5)
+            return 401, {"error": {"message": "the key has expired"}}, {}
+        if content != "dialogue 0":
+            refused.wait(timeout=5)
         return None
 
     server.script = script
     done: dict[int, Completion] = {}
-    with pytest.raises(InputError, match="HTTP 400: too long"):
+    with pytest.raises(InputError, match="HTTP 401: the key has expired"):
         complete(server, done, concurrency=3)
-    assert done.items() >= {1: ALL[1], 2: ALL[2]}.items()
-    assert 0 not in done
+    assert done.items() >= {n: ALL[n] for n in (0, 2, 3)}.items()
+    assert 1 not in done
 
 
 def test_an_error_does_not_wait_for_the_retry_of_another_request(server: Server) -> None:
     waiting = threading.Event()
 
     def script(content: str, number: int) -> Any:
-        if content == "dialogue 0":
+        if content == "dialogue 1":
             waiting.set()
             return 429, "", {"Retry-After": "500"}
-        waiting.wait(timeout=5)
-        return 400, "no", {}
+        if content == "dialogue 2":
+            waiting.wait(timeout=5)
+            return 403, "no", {}
+        return None
 
     server.script = script
-    with pytest.raises(InputError, match="HTTP 400: no"):
+    with pytest.raises(InputError, match="HTTP 403: no"):
         complete(server, concurrency=2)
 
 
@@ -143,8 +146,22 @@ def test_an_error_does_not_wait_for_the_retry_of_another_request(server: Server)
     [
         (401, {"error": {"message": f"Incorrect API key provided: {KEY}"}}, "provided: ***. Set OPENAI_API_KEY"),
         (404, {"detail": "Not Found"}, "HTTP 404: Not Found. Is there a model m"),
-        (422, {"detail": "Unexpected fields"}, "HTTP 422: Unexpected fields"),
-        (302, "", "HTTP 302: no message"),
+        (404, {"error": {"message": "The model 'm' does not exist"}}, "Is there a model m"),
+        (400, {"error": {"message": "API key not valid. Please pass a valid key."}}, ". Set OPENAI_API_KEY"),
+        (400, {"message": "Invalid model: m", "object": "error"}, "Is there a model m"),
+        (
+            405,
+            "<html><head><style>p {}</style></head><h1>Method Not Allowed</h1></html>",
+            "HTTP 405: Method Not Allowed",
+        ),
+        (402, {"error": {"message": "Insufficient credits"}}, "nothing left to pay with"),
+        (429, {"error": {"message": "no more", "code": "insufficient_quota"}}, "nothing left to pay with"),
+        (429, {"error": {"message": "You exceeded your current quota"}}, "nothing left to pay with"),
+        (400, {"error": {"message": "Your credit balance is too low"}}, "nothing left to pay with"),
+        (302, "", "HTTP 302: no message. It redirects to http://127.0.0.1:9/: give that as --base_url"),
+        (501, {"error": "not implemented"}, "HTTP 501: not implemented"),
+        (200, {"error": "Unexpected endpoint or method. (POST /x)"}, "does --base_url end in /v1?"),
+        (200, {"error": {"message": "who are you?", "code": 401}}, "HTTP 401: who are you?. Set OPENAI_API_KEY"),
     ],
 )
 def test_a_client_error_is_not_retried_and_its_message_hides_the_key(
@@ -161,20 +178,6 @@ def test_a_client_error_is_not_retried_and_its_message_hides_the_key(
 def test_a_missing_server_is_one_line() -> None:
     with pytest.raises(InputError, match="no connection: .* Is the server running there?"):
         list(generate_batches("http://127.0.0.1:9/v1", "m", CHATS, {}))
-
-
-def test_max_completion_tokens_replaces_a_refused_max_tokens(server: Server) -> None:
-    def script(content: str, number: int) -> Any:
-        if "max_tokens" in server.bodies[-1]:
-            return 400, {"error": {"message": "Use 'max_completion_tokens' instead of 'max_tokens'."}}, {}
-        return None
-
-    server.script = script
-    assert complete(server, concurrency=1) == ALL
-    assert [("max_tokens" in body, body.get("max_completion_tokens")) for body in server.bodies] == [
-        (True, None),
-        *([(False, 8)] * 5),
-    ]
 
 
 def test_an_unfinished_answer_has_finish_reason_length_and_may_lack_token_counts(server: Server) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from conftest import tiny_model
 from dialogsum_sft import InputError
 from dialogsum_sft.generation.engine import Completion, generation_config
-from dialogsum_sft.generation.transformers_engine import batches, generate_batches
+from dialogsum_sft.generation.transformers_engine import batches, generate_batches, try_options
 
 import pytest
 import torch
@@ -252,3 +252,59 @@ def test_the_models_own_sampling_options_are_not_used(
     shipped = tiny_model(chatml_tokenizer)
     shipped.generation_config.update(repetition_penalty=5.0, do_sample=True, temperature=3.0)
     assert run(shipped, chatml_tokenizer, prompts) == before
+
+
+def test_stop_strings_end_a_summary_and_are_cut_off(
+    model: LlamaForCausalLM, chatml_tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]]
+) -> None:
+    def completed(**options: Any) -> dict[int, Completion]:
+        config = generation_config(chatml_tokenizer, frozenset([chatml_tokenizer.eos_token_id]), 12, **options)
+        return generate(model, chatml_tokenizer, prompts, config)
+
+    whole = completed()
+    stop = whole[0].text[3:5]
+    stopped = completed(stop_strings=[stop])
+    assert (stopped[0].text, stopped[0].finish_reason) == (whole[0].text.split(stop)[0].strip(), "stop")
+    assert int(stopped[0].completion_tokens or 0) < int(whole[0].completion_tokens or 0)
+    assert all(stop not in one.text for one in completed(stop_strings=stop, num_beams=2).values())
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"bad_words_ids": [5]}, "has to be a list of lists"),
+        ({"repetition_penalty": 0}, "has to be a strictly positive float"),
+        ({"do_sample": True, "top_k": -1}, "has to be a strictly positive integer"),
+        ({"is_assistant": True}, "is_assistant: generate refuses"),
+        ({"suppress_tokens": "all"}, "suppress_tokens: generate refuses"),
+    ],
+)
+def test_what_generate_refuses_is_told_before_a_model_is_loaded(
+    chatml_tokenizer: PreTrainedTokenizerFast, kwargs: dict[str, Any], message: str
+) -> None:
+    config = generation_config(chatml_tokenizer, frozenset([2]), 12, **kwargs)
+    state = torch.random.get_rng_state()
+    with pytest.raises(InputError, match=message) as error:
+        try_options(chatml_tokenizer, config, kwargs)
+    assert "\n" not in str(error.value)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"num_beams": 4, "no_repeat_ngram_size": 3, "length_penalty": 0.8},
+        {"do_sample": True, "temperature": 0.7, "top_k": 50, "top_p": 0.9},
+        {"stop_strings": ["a"]},
+        {"repetition_penalty": 1.2, "min_new_tokens": 5},
+        {"cache_implementation": "static"},
+        {"guidance_scale": 1.5},
+    ],
+)
+def test_what_generate_takes_is_left_as_it_is(
+    chatml_tokenizer: PreTrainedTokenizerFast, kwargs: dict[str, Any]
+) -> None:
+    config = generation_config(chatml_tokenizer, frozenset([2]), 12, **kwargs)
+    before = config.to_dict()
+    try_options(chatml_tokenizer, config, kwargs)
+    assert config.to_dict() == before

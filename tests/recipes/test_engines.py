@@ -231,10 +231,10 @@ def test_an_endpoint_without_a_tokenizer_resumes_after_an_error(
     with serving(monkeypatch) as server:
         flags = ["--dataset_name=sample", "--max_eval_samples=4", f"--output_dir={tmp_path}", "--concurrency=1"]
         flags += ["--engine=openai", f"--base_url={server.url}", "--served_model_name=gpt-x"]
-        server.script = lambda content, number: (400, "no", {}) if len(server.contents) > 2 else None
+        server.script = lambda content, number: (401, "no", {}) if len(server.contents) > 2 else None
         with pytest.raises(SystemExit):
             evaluate(*flags)
-        assert "HTTP 400: no" in capsys.readouterr().err
+        assert "HTTP 401: no" in capsys.readouterr().err
         server.script = lambda content, number: None
         evaluate(*flags)
         assert len(server.contents) == 3 + 2

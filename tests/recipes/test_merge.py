@@ -209,6 +209,45 @@ def test_a_quantised_base_is_refused(
     assert not (adapter.parent / "merged").exists()
 
 
+def test_an_adapter_of_a_quantised_twin_is_merged_into_the_unquantised_model(
+    recipe: Recipe, tiny_folder: Path, adapter: Path
+) -> None:
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(
+        json.dumps(config | {"base_model_name_or_path": "unsloth/tiny-unsloth-bnb-4bit"})
+    )
+    recipe("merge", *merge_args(tiny_folder, adapter, "--num_prompts=1"))
+    assert (adapter.parent / "merged" / "model.safetensors").is_file()
+
+
+def test_any_base_takes_another_name_but_no_other_shape(
+    recipe: Recipe,
+    capsys: pytest.CaptureFixture[str],
+    tiny_folder: Path,
+    adapter: Path,
+    tmp_path: Path,
+    chatml_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    other = shutil.copytree(tiny_folder, tmp_path / "renamed")
+    error = fails(recipe, capsys, "merge", *merge_args(other, adapter))
+    assert "was trained on tiny, not on renamed" in error
+    assert "--any_base true" in error
+    recipe("merge", *merge_args(other, adapter, "--any_base=true", "--num_prompts=1"))
+    recipe("eval", *evaluation_args(other, tmp_path, f"--adapter_path={adapter}", "--any_base=true"))
+    for name, changed in (("wide", {"intermediate_size": 80}), ("shallow", {"num_hidden_layers": 1})):
+        model = tiny_model(chatml_tokenizer)
+        config = type(model.config)(**(model.config.to_dict() | changed))
+        type(model)(config).save_pretrained(tmp_path / name)
+        chatml_tokenizer.save_pretrained(tmp_path / name)
+        flags = [f"--adapter_path={adapter}", "--any_base=true"]
+        place = [f"--model_name_or_path={tmp_path / name}", f"--output_dir={tmp_path / name}-out"]
+        for refused in (
+            fails(recipe, capsys, "merge", *place, *flags),
+            fails(recipe, capsys, "eval", *evaluation_args(tmp_path / name, tmp_path, *flags)),
+        ):
+            assert f"the adapter in {adapter} does not fit the base model" in refused
+
+
 def test_changed_logits_are_refused(
     recipe: Recipe,
     capsys: pytest.CaptureFixture[str],

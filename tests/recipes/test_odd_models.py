@@ -33,18 +33,91 @@ def with_named_templates(tokenizer: PreTrainedTokenizerFast) -> None:
     tokenizer.chat_template = {"rag": "{{ documents }}", "default": tokenizer.chat_template}
 
 
-@pytest.mark.parametrize("change", [without_eos_and_pad, with_a_pad_token_of_its_own, with_named_templates])
+def edit(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def with_a_pad_token_beyond_the_embeddings(folder: Path) -> None:
+    edit(folder / "config.json", pad_token_id=1000)
+
+
+def with_pad_token_minus_one(folder: Path) -> None:
+    edit(folder / "config.json", pad_token_id=-1)
+
+
+def with_stop_tokens_beyond_the_embeddings(folder: Path) -> None:
+    edit(folder / "config.json", eos_token_id=1000, bos_token_id=1001)
+    edit(folder / "generation_config.json", eos_token_id=[2, 1000], pad_token_id=1000)
+
+
+def unchanged(of_model: Any) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("change", "change_folder"),
+    [
+        (without_eos_and_pad, unchanged),
+        (with_a_pad_token_of_its_own, unchanged),
+        (with_a_pad_token_of_its_own, with_a_pad_token_beyond_the_embeddings),
+        (with_named_templates, unchanged),
+        (unchanged, with_a_pad_token_beyond_the_embeddings),
+        (unchanged, with_pad_token_minus_one),
+        (unchanged, with_stop_tokens_beyond_the_embeddings),
+    ],
+)
 def test_an_odd_tokenizer_trains_evaluates_and_merges(
-    recipe: Recipe, tiny_folder: Path, tmp_path: Path, change: Any
+    recipe: Recipe, tiny_folder: Path, tmp_path: Path, change: Any, change_folder: Any
 ) -> None:
     folder = shutil.copytree(tiny_folder, tmp_path / "tiny", ignore=shutil.ignore_patterns("*.jinja"))
     tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
     change(tokenizer)
     tokenizer.save_pretrained(folder)
+    change_folder(folder)
     recipe("sft", *training_args(folder, tmp_path))
     recipe("eval", *evaluation_args(folder, tmp_path, f"--adapter_path={tmp_path / 'adapter'}"))
     assert len((tmp_path / "eval-tuned/predictions.jsonl").read_text().splitlines()) == 3
     recipe("merge", f"--model_name_or_path={folder}", f"--adapter_path={tmp_path / 'adapter'}", "--num_prompts=1")
+    rows = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").get_input_embeddings().weight.shape[0]
+    pad = AutoTokenizer.from_pretrained(tmp_path / "merged").pad_token_id
+    for file in ("config.json", "generation_config.json"):
+        config = json.loads((tmp_path / "merged" / file).read_text())
+        ids = [
+            config[name] for name in ("pad_token_id", "eos_token_id", "bos_token_id") if config.get(name) is not None
+        ]
+        assert ids[0] == pad
+        assert all(0 <= one < rows for several in ids for one in (several if isinstance(several, list) else [several]))
+
+
+@pytest.mark.parametrize(
+    ("place", "base"),
+    [
+        ("hub/models--org--tiny/snapshots/70d244cc", "org/tiny"),
+        ("kaggle/input/tiny/transformers/tiny-instruct/1", "tiny-instruct"),
+    ],
+)
+def test_a_model_in_a_cache_is_known_by_its_name(
+    recipe: Recipe, tiny_folder: Path, tmp_path: Path, place: str, base: str
+) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / place)
+    recipe("sft", *training_args(folder, tmp_path))
+    adapter = tmp_path / "adapter"
+    assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == base
+    assert json.loads((adapter / "run.json").read_text())["base_model"] == base
+    recipe("merge", f"--adapter_path={adapter}", "--num_prompts=1")  # the base of the training
+    moved = shutil.copytree(tiny_folder, tmp_path / "elsewhere" / base)
+    recipe("eval", *evaluation_args(moved, tmp_path, f"--adapter_path={adapter}"))
+
+
+@pytest.mark.parametrize("vocab_size", [990, 1010])
+def test_weights_of_other_shapes_than_the_config_are_refused(
+    recipe: Recipe, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], vocab_size: int
+) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "tiny")
+    edit(folder / "config.json", vocab_size=vocab_size)
+    message = "10 ordinary tokens in its tokenizer" if vocab_size < 1000 else "its weights have other shapes than its"
+    assert message in fails(recipe, capsys, "sft", *training_args(folder, tmp_path))
+    assert message in fails(recipe, capsys, "eval", *evaluation_args(folder, tmp_path))
 
 
 def test_the_channel_of_an_answer_is_not_supervised(
