@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dialogsum_sft import InputError, files
+from dialogsum_sft.data.answers import with_summary
 from dialogsum_sft.data.dialogue import Dialogue
 from dialogsum_sft.data.transcripts import dialogue_of
 from dialogsum_sft.evaluation import diagnostics
@@ -21,8 +22,9 @@ from dialogsum_sft.evaluation.tokenizers import TOKENIZERS
 if TYPE_CHECKING:  # the encoder needs torch, and is optional
     from dialogsum_sft.evaluation.bertscore import BertScorer
 
-# Format of metrics.json. In format 1, `unfinished` was the number of summaries cut off; it is their share since.
-METRICS_FORMAT = 2
+# Format of metrics.json. In format 1, `unfinished` was the number of summaries cut off; it is their share since. Until
+# format 2, ROUGE-SU4 counted the last word of a text by itself, and thinking was scored.
+METRICS_FORMAT = 3
 # Parts of metrics.json without which a run cannot be compared or drawn.
 _REQUIRED = {*ROUGE_TYPES, "fingerprint", "human", "share_of_human", "baselines", "examples", "references"}
 _REQUIRED |= {"diagnostics", "diagnostics_of_references", "slices"}
@@ -52,10 +54,15 @@ def score_run(
     *,
     tokenizer: str = "default",
     seed: int = 42,
+    strip_preamble: bool = False,
     bert_scorer: "BertScorer | None" = None,
     **record: Any,
 ) -> Run:
     """Score rows {id, dialogue, references, prediction, ...}; nothing is written.
+
+    Thinking is cut off from the predictions, and with `strip_preamble` a preamble too; what was written is kept beside
+    them (see `answers.with_summary`). Where a row has `predictions`, one for each reference, these are scored, and
+    `prediction` is diagnosed.
 
     The scores stand in metrics.json as the README says. They depend on the rows, the tokenizer and the seed only.
     `human` and `share_of_human` are None where no dialogue has two references; `unfinished` is the share of the
@@ -64,7 +71,21 @@ def score_run(
 
     Raises ValueError for an unknown tokenizer or a row without references.
     """
-    predictions, references = [row["prediction"] for row in rows], [row["references"] for row in rows]
+    rows = [with_summary(row, strip_preamble) for row in rows]
+    return _scored(name, folder, rows, tokenizer, seed, strip_preamble, bert_scorer, record)
+
+
+def _scored(
+    name: str,
+    folder: Path,
+    rows: list[Row],
+    tokenizer: str,
+    seed: int,
+    strip_preamble: bool,
+    bert_scorer: "BertScorer | None",
+    record: dict[str, Any],
+) -> Run:
+    predictions, references = _predictions(rows), [row["references"] for row in rows]
     by_reference = rouge_scores(predictions, references, tokenizer)
     diagnoses = [diagnose(row) for row in rows]
     if bert_scorer is not None:
@@ -73,7 +94,8 @@ def score_run(
         tuple(map(dialogue_of, rows)), tuple(map(tuple, references)), tokenizer
     )
     tokens = [row["completion_tokens"] for row in rows if row.get("completion_tokens") is not None]
-    rates = diagnostics.rates(rows, diagnoses, tokenizer, rouge1=by_reference["rouge1"])
+    rouge1 = None if any(row.get("predictions") for row in rows) else by_reference["rouge1"]  # of `prediction` alone
+    rates = diagnostics.rates(rows, diagnoses, tokenizer, rouge1=rouge1)
     scores = aggregate_scores(by_reference, seed=seed)
     if bert_scorer is not None:
         scores["bertscore"] |= {"model": bert_scorer.name, "layer": bert_scorer.layer}
@@ -89,12 +111,12 @@ def score_run(
         "examples": len(rows),
         "references": sum(map(len, references)),
         "lengths": {
-            "prediction_words": mean([len(text.split()) for text in predictions]),
+            "prediction_words": mean([len(row["prediction"].split()) for row in rows]),
             "reference_words": mean([len(text.split()) for refs in references for text in refs]),
             "completion_tokens": mean(tokens) if tokens else None,
         },
         "unfinished": rates["unfinished"],
-        "fingerprint": fingerprint(references, tokenizer),
+        "fingerprint": fingerprint(references, tokenizer, strip_preamble=strip_preamble),
         **record,
     }
     return Run(name, folder, rows, metrics, _means(by_reference), diagnoses)
@@ -126,7 +148,7 @@ def _dataset_scores(
 def read_run(folder: Path, name: str | None = None) -> Run:
     """Read a run that recipes/eval.py has saved; `name` is the folder's name by default.
 
-    ROUGE is computed again from the predictions; BERTScore is not. A record of format 1 is converted. Raises
+    ROUGE is computed again from the predictions; BERTScore is not. A record of an older format is converted. Raises
     InputError when a file is missing or broken, or when metrics.json has other scores than the predictions.
     """
     missing = [file for file in ("predictions.jsonl", "metrics.json") if not (folder / file).is_file()]
@@ -140,10 +162,9 @@ def read_run(folder: Path, name: str | None = None) -> Run:
         raise InputError(f"{record_path} is not JSON: {error}") from error
     if not isinstance(record, dict) or not set(record) >= _REQUIRED:
         raise InputError(f"{record_path} is of an older version: {again}")
-    if record.get("format", 1) not in (1, METRICS_FORMAT):
+    if record.get("format", 1) not in range(1, METRICS_FORMAT + 1):
         raise InputError(f"{record_path} has format {record['format']}, of a newer version: {again}")
     try:
-        record |= {"format": METRICS_FORMAT, "unfinished": record["diagnostics"]["unfinished"]}
         recorded = {kind: float(record[kind]["mean"]) for kind in HEADLINE}
         version = record["fingerprint"]["tokenizer"]
     except (KeyError, TypeError, ValueError) as error:
@@ -154,7 +175,7 @@ def read_run(folder: Path, name: str | None = None) -> Run:
         raise InputError(
             f"{path} has {len(rows)} rows but metrics.json expects {record['examples']}: run eval.py again"
         )
-    scores = _means(rouge_scores([row["prediction"] for row in rows], [row["references"] for row in rows], tokenizer))
+    scores = _means(rouge_scores(_predictions(rows), [row["references"] for row in rows], tokenizer))
     for kind, label in HEADLINE.items():
         computed = mean(scores[kind])
         if abs(computed - recorded[kind]) > 1e-6:
@@ -162,7 +183,14 @@ def read_run(folder: Path, name: str | None = None) -> Run:
                 f"{folder}: predictions.jsonl has {label} {computed:.2f} but metrics.json {recorded[kind]:.2f}: one "
                 f"of them was changed, so {again}"
             )
+    if record.get("format", 1) < METRICS_FORMAT:
+        seed = (record.get("engine") or {}).get("seed", 42)
+        record |= _scored("", folder, rows, tokenizer, seed, False, None, {}).record
     return Run(name or folder.resolve().name, folder, rows, record, scores, [diagnose(row) for row in rows])
+
+
+def _predictions(rows: Sequence[Row]) -> list[str | list[str]]:
+    return [row.get("predictions") or row["prediction"] for row in rows]
 
 
 def _means(by_reference: dict[str, list[list[float]]]) -> dict[str, list[float]]:

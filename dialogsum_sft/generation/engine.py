@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dialogsum_sft import InputError
+from dialogsum_sft.data.answers import decode_answer
 from dialogsum_sft.data.encoding import Prompt
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -108,7 +109,7 @@ def to_completion(
     """The completion of generated token ids, which end with a stop token or at max_new_tokens."""
     end = next((at for at, token in enumerate(ids) if token in config.eos_token_id), None)
     return Completion(
-        text=tokenizer.decode(ids[:end], skip_special_tokens=True).strip(),
+        text=decode_answer(tokenizer, prompt, ids[:end]),
         prompt_tokens=len(prompt),
         completion_tokens=len(ids) if end is None else end + 1,
         finish_reason="length" if end is None else "stop",

@@ -34,6 +34,7 @@ OTHERS = {"rougeLsum": "ROUGE-Lsum", "rougeS4": "ROUGE-S4", "rougeSU4": "ROUGE-S
 FINDINGS = {
     "unfinished": ("cut off at the token limit", "unfinished"),
     "empty": ("empty", "empty"),
+    "preamble": ("a preamble such as “Here is a summary:”", "preamble"),
     "name": ("a name that the dialogue lacks", "unsupported_names"),
     "number": ("a number that the dialogue lacks", "unsupported_numbers"),
     "tag": ("a speaker that the dialogue lacks", "wrong_tags"),

@@ -1,0 +1,166 @@
+"""The summary in what a model wrote: without its thinking and, on request, without a preamble.
+
+Models think in marks of their own: `<think>` (DeepSeek, Qwen, GLM, SmolLM3, Phi-4, Nemotron), `[THINK]` (Magistral),
+channels (gpt-oss, Gemma 4), `<seed:think>`, `<|START_THINKING|>` (Command A), sentences (Granite). All are known here,
+because a file of predictions does not say which model wrote it.
+"""
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_TAG = r"(?:[a-z]+[:_])?(?:think(?:ing)?|thoughts?|reasoning|analysis|reflection|scratchpad|rationale)"
+# Where thinking begins and where it ends. "analysis" and "assistantfinal" without marks are gpt-oss's channels in a
+# text whose special tokens were dropped; its final channel begins where its thinking ends.
+_OPENING = re.compile(
+    rf"<{_TAG}>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|<\|START_THINKING\|>|<\|inner_prefix\|>|<\|channel>thought\b"
+    r"|<\|channel\|>(?:analysis|commentary)\b|\A\s*(?-i:(?:assistant)?analysis(?=[A-Z#]))"
+    r"|\A\s*Here(?: is|'s|’s) my thought process:",
+    re.IGNORECASE,
+)
+_CLOSING = re.compile(
+    rf"</{_TAG}>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|<\|END_THINKING\|>|<\|inner_suffix\|>|<channel\|>"
+    r"|<\|channel\|>final\b[^<]*(?:<\|constrain\|>[^<]*)?(?:<\|message\|>)?|(?-i:assistantfinal(?=[A-Z#\s]))"
+    r"|Here(?: is|'s|’s) my response:",
+    re.IGNORECASE,
+)
+# What some families write around the answer that follows.
+_ANSWER_MARKS = re.compile(
+    r"\A(?:<answer>|<response>|<\|begin_of_solution\|>|<\|START_(?:RESPONSE|TEXT)\|>|\s)+"
+    r"|(?:</answer>|</response>|<\|end_of_solution\|>|<\|END_(?:RESPONSE|TEXT)\|>|<\|return\|>|<\|end\|>|\s)+\Z",
+    re.IGNORECASE,
+)
+# Those of these marks that can be special tokens, which decoding drops.
+_SPECIAL = re.compile(
+    rf"</?{_TAG}>|\[/?THINK\]|◁/?think▷|<\|(?:channel|message|start|constrain|return)\|>|<\|channel>|<channel\|>"
+    r"|<\|(?:START|END)_(?:THINKING|RESPONSE|TEXT)\|>|<\|inner_(?:prefix|suffix)\|>"
+    r"|<\|(?:begin|end)_of_(?:thought|solution)\|>",
+    re.IGNORECASE,
+)
+
+_POLITE = r"(?:(?:sure|certainly|of course|absolutely|okay|ok|alright|great|yes|no problem)\b[^.:!\n]{0,30}[!,.:]\s*)?"
+_NOUN = r"(?:summar(?:y|ies|i[sz]\w*)|synopsis|recap|overview|tl;?dr|gist)"
+_THING = r"(?:dialogue|dialog|conversation|chat|meeting|call|discussion|transcript)"
+_KINDS = rf"(?:(?:final|short|brief|concise|quick|{_THING}|one-sentence|two-sentence) ){{0,2}}"
+_HEADING, _BOLD = r"(?:#{1,6}[ \t]+|>[ \t]*)?", r"[*_]{0,3}"
+_END = rf"{_BOLD}(?:[:：]\s*|[.!]?[ \t]*\n\s*){_BOLD}\s*"
+_MORE = r"[^:：.!\n]{0,90}?"
+_HERE = r"here(?:['’]s| is| are| you go)?|below is|the following|this is|based on|i(?:['’]ve| have)?"
+_OTHER_LANGUAGES = (
+    r"(?:zusammenfassung|résumé|resumen|riassunto|resumo|samenvatting|резюме|краткое содержание"
+    r"|摘要|总结|總結|概要|概述|要約|まとめ|요약)"
+)
+_PREAMBLES = [
+    re.compile(rf"\A(?:{pattern})", re.IGNORECASE)
+    for pattern in (
+        # Sure! Here is a short summary of the dialogue:
+        rf"{_POLITE}{_BOLD}(?:{_HERE})\b[^:：\n]{{0,120}}?\b{_NOUN}\b{_MORE}{_END}",
+        # The dialogue can be summarized as follows: In one sentence: The summary is:
+        rf"(?:the|this) {_THING} (?:can|may|could) be {_NOUN}{_MORE}{_END}",
+        rf"in (?:one|two|1|2|a few) (?:or two )?(?:short )?(?:sentences?|words){_MORE}{_END}",
+        rf"(?:the|my|a) {_KINDS}{_NOUN}\b{_MORE} (?:is|reads|would be|follows)(?: as follows)?{_END}",
+        # Summary: **Summary of the dialogue:** Final answer (2 sentences): ## Summary
+        rf"{_POLITE}{_HEADING}{_BOLD}\[?(?:the |my |your |a )?{_KINDS}(?:{_NOUN}|answer|response|output)"
+        rf"(?: of (?:the |this )?{_THING}{_MORE})?(?: \([^()\n]{{1,40}}\))?\]?{_BOLD}(?:{_END}|\s[-–—]\s)",
+        rf"{_HEADING}{_BOLD}{_OTHER_LANGUAGES}[ \u00a0]?{_END}",
+        r"(?:好的[，,。！!]?\s*)?(?:以下|下面|这|這)是?[^：:\n]{0,30}(?:摘要|总结|總結|概要|概述)[^：:\n]{0,10}[:：]\s*",
+        r"tl;?dr:?\s+",
+        r"(?:sure|certainly|of course|absolutely)(?: thing)?[!.:,]*(?: here you go)?[!.:]*[ \t]*\n\s*",
+        r"#{1,6}[ \t]+[^\n]+\n\s*",  # any heading
+        r"(?:\*\*[^*\n]{1,80}\*\*|__[^_\n]{1,80}__)[ \t]*:?[ \t]*\n\s*",
+    )
+]
+_AROUND = [
+    re.compile(pattern, re.IGNORECASE | re.DOTALL)
+    for pattern in (
+        r"\A(?P<fence>```|~~~)[ \t]*(?:[\w-]*[ \t]*\n)?(?P<text>.*?)(?:(?P=fence))?\s*\Z",
+        r"\A<(?P<tag>summary|answer|response|output)>(?P<text>.*?)(?:</(?P=tag)>)?\s*\Z",
+    )
+]
+
+# What engines and servers call a summary that was cut off at the limit of tokens, in lower case.
+_CUT_OFF = {"length", "max_tokens", "max_length", "max_new_tokens", "max_output_tokens", "max_completion_tokens"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The summary in a text, and what was around it."""
+
+    summary: str  # without thinking; the text itself where there is none
+    has_thinking: bool
+    is_unclosed: bool  # thinking that did not end, so that there is no summary
+    has_preamble: bool  # `without_preamble` would change the summary
+
+
+def read_answer(text: str) -> Answer:
+    """The summary is what follows the last mark that ends thinking. Thinking that does not end leaves none."""
+    end = max((match.end() for match in _CLOSING.finditer(text)), default=0)
+    if _OPENING.search(text, end):
+        return Answer("", True, True, False)
+    summary = _ANSWER_MARKS.sub("", text[end:]) if end else text
+    return Answer(summary, bool(end), False, without_preamble(summary) != summary.strip())
+
+
+def without_preamble(text: str) -> str:
+    """The text without "Here is a summary:", "Summary:", and headings and fences around it, stripped."""
+    text, before = text.strip(), None
+    while text != before:
+        before = text
+        for pattern in _PREAMBLES:
+            text = pattern.sub("", text, count=1)
+        for pattern in _AROUND:
+            if match := pattern.match(text):
+                text = match["text"].strip()
+    return text
+
+
+def with_summary(row: Mapping[str, Any], strip_preamble: bool = False) -> dict[str, Any]:
+    """A row of predictions.jsonl whose `prediction` (and each of `predictions`) is the summary alone.
+
+    What was written stands in `raw_prediction` (`raw_predictions`) where it differs, and is read from there again, so
+    that a row can be treated twice.
+    """
+    row = dict(row)
+    for name in ("prediction", "predictions"):
+        raw = row.pop(f"raw_{name}", row.get(name))
+        if raw is None:
+            continue
+        answers = [read_answer(text) for text in ([raw] if isinstance(raw, str) else raw)]
+        texts = [without_preamble(a.summary) if strip_preamble and a.has_preamble else a.summary for a in answers]
+        row[name] = texts[0] if isinstance(raw, str) else texts
+        if row[name] != raw:
+            row[f"raw_{name}"] = raw
+    return row
+
+
+def written(row: Mapping[str, Any]) -> list[Answer]:
+    """What a model wrote for a row of predictions.jsonl: one answer, or one for each reference."""
+    one = row.get("raw_prediction", row["prediction"])
+    return [read_answer(text) for text in row.get("raw_predictions") or row.get("predictions") or [one]]
+
+
+def decode_answer(tokenizer: Any, prompt: Sequence[int], ids: Sequence[int]) -> str:
+    """The text of generated ids with the marks of thinking, also where the tokenizer holds them as special tokens.
+
+    Where the prompt ends by opening the thinking, as some chat templates do, the text begins with that mark.
+    """
+    special = {
+        i for i, token in tokenizer.added_tokens_decoder.items() if token.special and _SPECIAL.fullmatch(token.content)
+    }
+    pieces = itertools.groupby(ids, key=lambda token: token in special)
+    text = "".join(tokenizer.decode(list(piece), skip_special_tokens=not is_mark) for is_mark, piece in pieces).strip()
+    tail = tokenizer.decode(list(prompt[-16:])).rstrip()
+    opened = next((match[0] for match in _OPENING.finditer(tail) if match.end() == len(tail)), None)
+    return text if opened is None else f"{opened}\n{text}"
+
+
+def is_unfinished(row: Mapping[str, Any]) -> bool:
+    """Whether the summary of a row reached the limit of tokens, or has thinking that did not end."""
+    return is_cut_off(row.get("finish_reason")) or any(answer.is_unclosed for answer in written(row))
+
+
+def is_cut_off(finish_reason: object) -> bool:
+    """Whether a finish reason, of any engine or server, means that the limit of tokens was reached."""
+    return isinstance(finish_reason, str) and finish_reason.lower() in _CUT_OFF
