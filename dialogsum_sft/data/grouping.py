@@ -28,6 +28,8 @@ FEATURES = Features(
             }
         ),
         "references": List(Value("string")),
+        # Of each reference the row that it is from: its number, from 0 in the order read, and its id.
+        "reference_rows": List({"row": Value("int64"), "id": Value("string")}),
         "topic": Value("string"),
         "fields": Value("string"),  # JSON of the columns that the instruction names
     }
@@ -69,15 +71,18 @@ def group(kept: Iterator[tuple[int, dict[str, Any]]], counts: Counts) -> Dataset
         for at, row in enumerate(rows):
             if at not in later:
                 group = [row, *(rows[other] for other in others.get(at, ()))]
-                references = [reference for member in group for reference in member["references"]]
                 identity = _unique(_shared_id([member["id"] for member in group]), ids)
-                yield row | {"id": identity, "references": references}
+                yield row | {"id": identity} | _all_references(group)
 
     rows = on_disk(placed(), FEATURES, "reading")
     counts.dialogues = len(place)
     if others or len(set(rows["id"])) < len(rows):
         rows = on_disk(joined(), FEATURES, "grouping")
     return rows
+
+
+def _all_references(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    return {name: [item for row in rows for item in row[name]] for name in ("references", "reference_rows")}
 
 
 def _shared_id(ids: list[str]) -> str:
@@ -99,10 +104,10 @@ def join_neighbours(kept: Iterator[tuple[int, dict[str, Any]]], counts: Counts) 
     """Neighbouring rows of one dialogue as examples, without memory of the others."""
     for _, group in itertools.groupby(kept, key=lambda item: (item[1]["dialogue"], item[1]["fields"])):
         rows = list(_distinct(group, counts))
-        references = [reference for row in rows for reference in row["references"]]
+        example = rows[0] | {"id": _shared_id([row["id"] for row in rows])} | _all_references(rows)
         counts.dialogues += 1
-        counts.references += len(references)
-        yield rows[0] | {"id": _shared_id([row["id"] for row in rows]), "references": references}
+        counts.references += len(example["references"])
+        yield example
 
 
 # Memory-mapped Arrow files; the folder is deleted when the process ends.
