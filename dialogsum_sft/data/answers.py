@@ -117,13 +117,13 @@ def without_preamble(text: str) -> str:
 
 
 def with_summary(row: Mapping[str, Any], strip_preamble: bool = False) -> dict[str, Any]:
-    """A row of predictions.jsonl whose `prediction` (and each of `predictions`) is the summary alone.
+    """A row of predictions.jsonl whose `prediction` (and each of `predictions_by_reference`) is the summary alone.
 
-    What was written stands in `raw_prediction` (`raw_predictions`) where it differs, and is read from there again, so
-    that a row can be treated twice.
+    What was written stands in `raw_prediction` (`raw_predictions_by_reference`) where it differs, and is read from
+    there again, so that a row can be treated twice.
     """
     row = dict(row)
-    for name in ("prediction", "predictions"):
+    for name in ("prediction", "predictions_by_reference"):
         raw = row.pop(f"raw_{name}", row.get(name))
         if raw is None:
             continue
@@ -137,8 +137,8 @@ def with_summary(row: Mapping[str, Any], strip_preamble: bool = False) -> dict[s
 
 def written(row: Mapping[str, Any]) -> list[Answer]:
     """What a model wrote for a row of predictions.jsonl: one answer, or one for each reference."""
-    one = row.get("raw_prediction", row["prediction"])
-    return [read_answer(text) for text in row.get("raw_predictions") or row.get("predictions") or [one]]
+    several = row.get("raw_predictions_by_reference") or row.get("predictions_by_reference")
+    return [read_answer(text) for text in several or [row.get("raw_prediction", row["prediction"])]]
 
 
 def decode_answer(tokenizer: Any, prompt: Sequence[int], ids: Sequence[int]) -> str:

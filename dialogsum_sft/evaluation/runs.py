@@ -1,6 +1,8 @@
 """An evaluated run: predictions, record, scores of each dialogue and diagnoses, computed once and used everywhere."""
 
+import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -10,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 from dialogsum_sft import InputError, files
 from dialogsum_sft.data.answers import with_summary
 from dialogsum_sft.data.dialogue import Dialogue
+from dialogsum_sft.data.row_files import suffix_of
 from dialogsum_sft.data.transcripts import dialogue_of
 from dialogsum_sft.evaluation import diagnostics
 from dialogsum_sft.evaluation.baselines import baseline_scores, human_scores, share_of_human
 from dialogsum_sft.evaluation.diagnostics import Diagnosis, diagnose
-from dialogsum_sft.evaluation.predictions import Row, own_references, read_predictions
+from dialogsum_sft.evaluation.prediction_columns import read_predictions
+from dialogsum_sft.evaluation.prediction_files import Row
+from dialogsum_sft.evaluation.predictions import own_references
 from dialogsum_sft.evaluation.rouge import HEADLINE, ROUGE_TYPES, aggregate_scores, fingerprint, mean, rouge_scores
 from dialogsum_sft.evaluation.significance import Comparison, compare, holm
 from dialogsum_sft.evaluation.tokenizers import TOKENIZERS
@@ -61,8 +66,8 @@ def score_run(
     """Score rows {id, dialogue, references, prediction, ...}; nothing is written.
 
     Thinking is cut off from the predictions, and with `strip_preamble` a preamble too; what was written is kept beside
-    them (see `answers.with_summary`). Where a row has `predictions`, one for each reference, these are scored, and
-    `prediction` is diagnosed.
+    them (see `answers.with_summary`). Where a row has `predictions_by_reference`, these are scored and `prediction` is
+    diagnosed.
 
     The scores stand in metrics.json as the README says. They depend on the rows, the tokenizer and the seed only.
     `human` and `share_of_human` are None where no dialogue has two references; `unfinished` is the share of the
@@ -94,7 +99,7 @@ def _scored(
         tuple(map(dialogue_of, rows)), tuple(map(tuple, references)), tokenizer
     )
     tokens = [row["completion_tokens"] for row in rows if row.get("completion_tokens") is not None]
-    rouge1 = None if any(row.get("predictions") for row in rows) else by_reference["rouge1"]  # of `prediction` alone
+    rouge1 = by_reference["rouge1"] if all(isinstance(text, str) for text in predictions) else None
     rates = diagnostics.rates(rows, diagnoses, tokenizer, rouge1=rouge1)
     scores = aggregate_scores(by_reference, seed=seed)
     if bert_scorer is not None:
@@ -170,7 +175,7 @@ def read_run(folder: Path, name: str | None = None) -> Run:
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{record_path} is damaged: {again}") from error
     tokenizer = next((key for key, value in TOKENIZERS.items() if value == version), "default")
-    rows = own_references(read_predictions(path), path)
+    rows = own_references(read_predictions(path)).rows
     if len(rows) != record["examples"]:
         raise InputError(
             f"{path} has {len(rows)} rows but metrics.json expects {record['examples']}: run eval.py again"
@@ -189,8 +194,46 @@ def read_run(folder: Path, name: str | None = None) -> Run:
     return Run(name or folder.resolve().name, folder, rows, record, scores, [diagnose(row) for row in rows])
 
 
+def finished_run(folder: Path, settings: dict[str, str]) -> Run | None:
+    """The run in `folder` if it has all summaries of these settings. InputError where it is of a predictions file."""
+    try:
+        finished = read_run(folder)
+    except InputError:  # missing, incomplete or changed
+        return None
+    if file := (finished.record.get("model") or {}).get("predictions_file"):
+        raise InputError(f"{folder} has the scores of {file}: give another --output_dir")
+    return finished if finished.record.get("settings") == settings else None
+
+
+def name_of_file(path: Path, output_dir: Path) -> tuple[str, str]:
+    """Name of the run of a predictions file, and a hash of the file's path, which its record has as `file_id`.
+
+    The name is that of the file without its ending, if that is a known one, and numbered where eval-NAME is the run of
+    another file or of an engine.
+    """
+    file_id = hashlib.blake2b(str(path.resolve()).encode(errors="surrogateescape"), digest_size=6).hexdigest()
+    ending = suffix_of(path) or next((end for end in (".txt.gz", ".txt") if path.name.lower().endswith(end)), "")
+    name = path.name[: len(path.name) - len(ending)] or "file"
+    if name == "predictions":  # of a run, whose own record stays
+        name = f"{path.resolve().parent.name.removeprefix('eval-')}-rescored"
+    if re.fullmatch(r"(base|tuned|served)(-mbr\d+)?", name):  # names of engines' runs
+        name += "-file"
+    numbered, number = name, 1
+    while (folder := output_dir / f"eval-{numbered}").exists() and _file_id(folder) != file_id:
+        number += 1
+        numbered = f"{name}-{number}"
+    return numbered, file_id
+
+
+def _file_id(folder: Path) -> str | None:
+    try:
+        return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["model"]["file_id"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
 def _predictions(rows: Sequence[Row]) -> list[str | list[str]]:
-    return [row.get("predictions") or row["prediction"] for row in rows]
+    return [row.get("predictions_by_reference") or row["prediction"] for row in rows]
 
 
 def _means(by_reference: dict[str, list[list[float]]]) -> dict[str, list[float]]:

@@ -186,8 +186,12 @@ def test_preamble_stays_unless_it_is_to_be_taken_off():
 
 
 def test_each_of_several_predictions_is_treated():
-    row = with_summary({"prediction": "a", "predictions": ["a", "<think>x</think>b"]})
-    assert row == {"prediction": "a", "predictions": ["a", "b"], "raw_predictions": ["a", "<think>x</think>b"]}
+    row = with_summary({"prediction": "a", "predictions_by_reference": ["a", "<think>x</think>b"]})
+    assert row == {
+        "prediction": "a",
+        "predictions_by_reference": ["a", "b"],
+        "raw_predictions_by_reference": ["a", "<think>x</think>b"],
+    }
 
 
 @pytest.mark.parametrize("reason", ["length", "max_tokens", "MAX_TOKENS", "max_output_tokens"])
