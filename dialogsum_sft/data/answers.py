@@ -81,7 +81,8 @@ _AROUND = [
 ]
 
 # What engines and servers call a summary that was cut off at the limit of tokens, in lower case.
-_CUT_OFF = {"length", "max_tokens", "max_length", "max_new_tokens", "max_output_tokens", "max_completion_tokens"}
+_CUT_OFF = {"length", "model_length", "max_length"}
+_CUT_OFF |= {"max_tokens", "max_new_tokens", "max_output_tokens", "max_completion_tokens"}
 
 
 @dataclass(frozen=True)
@@ -163,4 +164,4 @@ def is_unfinished(row: Mapping[str, Any]) -> bool:
 
 def is_cut_off(finish_reason: object) -> bool:
     """Whether a finish reason, of any engine or server, means that the limit of tokens was reached."""
-    return isinstance(finish_reason, str) and finish_reason.lower() in _CUT_OFF
+    return isinstance(finish_reason, str) and finish_reason.lower().removeprefix("finish_reason_") in _CUT_OFF

@@ -1,16 +1,19 @@
 """Match predictions with the dialogues of a dataset: by ids, or by order."""
 
+import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dialogsum_sft import InputError
+from dialogsum_sft.data.answers import read_answer
 from dialogsum_sft.data.row_files import one_line
 from dialogsum_sft.data.transcripts import dialogue_of
 from dialogsum_sft.evaluation.prediction_columns import Predictions
 from dialogsum_sft.evaluation.prediction_files import Row
 from dialogsum_sft.evaluation.predictions import Matched, check_limit, fault, public, repeated, some
+from dialogsum_sft.evaluation.tokenizers import words
 
 
 def match_examples(
@@ -83,25 +86,35 @@ class _Matcher:
 
     def by_order(self) -> Matched:
         rows, path = self.predictions.rows, self.predictions.path
-        own = sorted({place["row"] for example in self.examples for place in example.get("reference_rows") or []})
-        count, by = len(rows), "order"
+        places = sorted(
+            (place["row"], i, n)
+            for i, example in enumerate(self.examples)
+            for n, place in enumerate(example.get("reference_rows") or [])
+        )
+        numbers = sorted({number for number, _, _ in places})
+        count, by = len(rows), "order of rows"
+        of_chosen = [place for place in places if place[1] < len(self.chosen)]
         if count in (len(self.chosen), len(self.examples)):
             self.given |= {i: [(None, row)] for i, row in enumerate(rows)}
-        elif count in (len(own), self.rows_read) or own[:count] == self._rows_of_chosen():
-            numbers = own if count != self.rows_read else range(count)
-            by_number = dict(zip(numbers, rows, strict=False))
+            by = "order"
+        elif count == len(places) or (count == len(of_chosen) and places[:count] == of_chosen):
+            for (_, i, n), row in zip(places, rows, strict=False):
+                self.given[i].append(([n], row))
+        elif count in (len(numbers), self.rows_read):
+            by_number = dict(zip(numbers if count == len(numbers) else range(count), rows, strict=True))
             for i, example in enumerate(self.examples):
-                for at, references in _by_row(example).items():
-                    if at in by_number:
-                        self.given[i].append((references, by_number[at]))
-            by = "order of rows"
+                for number, references in _by_row(example).items():
+                    if number in by_number:
+                        self.given[i].append((references, by_number[number]))
         else:
             raise InputError(
-                f"{path} has {count} predictions but {self.dataset} has {self._size(len(own))}: give one for each "
+                f"{path} has {count} predictions but {self.dataset} has {self._size(len(numbers))}: give one for each "
                 f"dialogue in the dataset's order, one for each row, or ids{self._hint(count)}"
             )
         self._check_labels()
         self._check_lines()
+        if self.predictions.label is None:
+            self._check_words()
         return self._matched(by)
 
     def _size(self, rows: int) -> str:
@@ -120,9 +133,6 @@ class _Matcher:
         if broken and count > len(self.chosen):
             return f" ({broken[0]} may be the rest of the summary before it: a summary must be one line)"
         return ""
-
-    def _rows_of_chosen(self) -> list[int]:
-        return sorted(at for example in self.chosen for at in _by_row(example))
 
     def _places(self) -> dict[str, tuple[int, list[int] | None]]:
         """Where an id belongs: an example, and the references of the row that has this id."""
@@ -164,15 +174,16 @@ class _Matcher:
             if other is not None:
                 raise InputError(
                     f"{self.predictions.path}: {row['place']} is matched with {self.examples[i]['id']} of "
-                    f"{self.dataset} by its order, but its reference is that of {self.examples[other]['id']}: give the rows in the "
-                    "dataset's order, or ids"
+                    f"{self.dataset} by its order, but its reference is that of {self.examples[other]['id']}: give "
+                    "the rows in the dataset's order, or ids"
                 )
             own = list(map(_comparable, self.examples[i]["references"]))
             unknown += not any(ref.startswith(label) for ref in own for label in labels)  # else it was cut short
         if labelled and unknown == labelled:
             raise InputError(
-                f"{self.predictions.path}: none of its {labelled} references is one of {self.dataset}: are the "
-                "dataset, --dataset_test_split and --summary_columns those of the predictions?"
+                f"{self.predictions.path}: none of its {labelled} references ({self.predictions.label}) is one of "
+                f"{self.dataset}: give the dataset, --dataset_test_split and --summary_columns of the predictions, or "
+                "remove that column"
             )
         if unknown:
             self.notes.append(
@@ -197,6 +208,31 @@ class _Matcher:
         if broken and len(broken) <= len(rows) / 10:
             self.notes.append(
                 f"{self.predictions.path.name}: {broken[0]} may be the rest of the summary on the line before it"
+            )
+
+    def _check_words(self) -> None:
+        """Note where most predictions have more of another dialogue's words than of their own: their order is wrong.
+
+        Of 100 predictions at most. Words that few dialogues have count more, by the logarithm of their rarity.
+        """
+        dialogues = [set(words(example["dialogue"])) for example in self.examples]
+        frequency = Counter(word for dialogue in dialogues for word in dialogue)
+        weight = {word: math.log(len(dialogues) / count) for word, count in frequency.items()}
+        elsewhere = []
+        sampled = sorted(self.given)[:: len(self.given) // 100 + 1]
+        for i in sampled:
+            row = self.given[i][0][1]
+            own = {word for word in words(read_answer(row["prediction"]).summary) if word in weight}
+            fits = [sum(weight[word] for word in own & dialogue) for dialogue in dialogues]
+            if max(fits) > fits[i] + 1e-9:
+                elsewhere.append((row["place"], fits.index(max(fits))))
+        several = len({other for _, other in elsewhere}) > len(elsewhere) / 3  # else they are all alike
+        if several and len(elsewhere) > max(1, len(sampled) * 2 / 3):
+            place, other = elsewhere[0]
+            self.notes.append(
+                f"{self.predictions.path.name}: {len(elsewhere)} of {len(sampled)} predictions fit another dialogue "
+                f"better than the one in their place ({place} fits {self.examples[other]['id']}): is the order the "
+                "dataset's?"
             )
 
     def _refuse(self, faults: dict[str, list[str]]) -> None:

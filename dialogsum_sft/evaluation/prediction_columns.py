@@ -44,6 +44,7 @@ class Predictions:
     rows: list[Row]
     column: str
     is_text: bool = False
+    label: str | None = None  # the column with the file's own references
     notes: list[str] = field(default_factory=list)
 
 
@@ -79,7 +80,7 @@ def read_predictions(path: Path, column: str | None = None, id_column: str | Non
         notes.append(f"{path.name}: predictions are taken from {one_line(column)}")
     if reader.surrogates:
         notes.append(f"{path.name}: {reader.surrogates} lone surrogates (half a character) are read as U+FFFD")
-    predictions = Predictions(path, rows, str(column), is_text, notes)
+    predictions = Predictions(path, rows, str(column), is_text, reader.label, notes)
     if rows and not any("id" in row for row in rows):
         _order_by_index(predictions, good)
     return predictions
@@ -172,7 +173,7 @@ class _Reader:
         for name in ("dialogue", "raw_prediction"):
             if isinstance(row.get(name), str):
                 read[name] = self._text(row[name], name)
-        for name in ("topic", "finish_reason"):
+        for name in ("topic", "finish_reason", "fault"):
             found = row.get(name, _beside(row, self.column) if name == "finish_reason" else None)
             if found is not None and found != "":
                 read[name] = self._identity(found, name)

@@ -37,12 +37,20 @@ def text_or_rows(path: Path) -> tuple[Numbered, bool]:
     is something else: a table, numbered lines, objects that are not JSON.
     """
     if not path.is_file():
-        raise InputError(f"--predictions_file {path}: there is no such file")
+        fault = "is a folder: name the file in it" if path.is_dir() else "there is no such file"
+        raise InputError(f"--predictions_file {path}: {fault}")
     suffix = suffix_of(path)
     if suffix is not None:
-        rows: Iterable[tuple[int, Row | BadRow]] = list(read_file(path))
+        rows = list(read_file(path))
         if suffix.startswith(".json") and not suffix.startswith(".jsonl"):
             rows = _reshaped([row for _, row in rows])
+        elif (
+            suffix == ".jsonl"
+            and rows
+            and isinstance(rows[0][1], BadRow)
+            and isinstance(whole := _json(_text_of(path)), list)
+        ):
+            return _named(_reshaped([_bad_unless_object(value) for value in whole]), "row"), False  # a list after all
         return _named(rows, "line" if suffix.startswith(".jsonl") else "row"), False
     text = _text_of(path)
     lines = [line.rstrip("\r") for line in text.split("\n")]  # only \n ends a line
@@ -130,15 +138,17 @@ def _reshaped(rows: Sequence[Row | BadRow]) -> list[tuple[int, Row | BadRow]]:
 def _check_plain(lines: Sequence[str], path: Path) -> None:
     """Refuse text that is something else: a table, objects as Python writes them, numbered lines."""
     first = lines[0] if lines else ""
-    for delimiter in "\t,;|":
+    for delimiter in ",\t;|":
         names = [plain(name.strip(" \"'")) for name in first.split(delimiter)]
         if any(name in (*PREDICTIONS, "summary") for name in names) and all(len(name) < 30 for name in names):
-            ending = ".tsv" if delimiter == "\t" else ".csv"
+            ending = ".tsv" if "\t" in first else ".csv"
             raise InputError(f"{path}: line 1 ({one_line(first)}) is the header of a table: name the file {ending}")
     full = [line.strip() for line in lines if line.strip()]
     if len(full) > 1 and all(line.startswith("{") and line.endswith("}") for line in full):
         raise InputError(f"{path}: line 1 is an object, but not JSON: write each line with json.dumps")
-    numbers = [int(match[1]) for line in full if (match := re.match(r"[#(\[]?(\d{1,9})(?:[.):\]\t|]|\s-)", line))]
+    end = r"(?:[.):\]\t|]|\s)" if len(full) > 3 else r"(?:[.):\]\t|]|\s-)"
+    begin = rf"(?i:(?:line|dialogue|summary|example|sample|output|prediction|no\.?)[ _]?)?[#(\[]?(\d{{1,9}}){end}"
+    numbers = [int(match[1]) for line in full if (match := re.match(begin, line))]
     if len(full) > 1 and numbers and numbers == list(range(numbers[0], numbers[0] + len(full))):
         raise InputError(
             f"{path}: its lines are numbered ({one_line(full[0][:20])!r}), and the numbers would be scored: remove "

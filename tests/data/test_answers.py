@@ -194,7 +194,7 @@ def test_each_of_several_predictions_is_treated():
     }
 
 
-@pytest.mark.parametrize("reason", ["length", "max_tokens", "MAX_TOKENS", "max_output_tokens"])
+@pytest.mark.parametrize("reason", ["length", "max_tokens", "MAX_TOKENS", "FINISH_REASON_MAX_TOKENS", "model_length"])
 def test_names_of_a_summary_that_was_cut_off(reason):
     assert is_cut_off(reason)
 

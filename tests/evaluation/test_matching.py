@@ -81,6 +81,13 @@ def test_rows_by_order(match):
     assert predictions(match("".join(f"{SUMMARIES[i]}\n" for i, _ in ROWS), "p.txt")) == SUMMARIES
 
 
+def test_a_prediction_for_each_reference_where_the_dataset_has_one_row_a_dialogue(match):
+    examples = [example | {"reference_rows": [{"row": i, "id": None}] * 2} for i, example in enumerate(EXAMPLES)]
+    matched = match([{"prediction": f"{i}."} for i in range(6)], examples=examples)
+    assert [row["predictions_by_reference"] for row in matched.rows] == [["0.", "1."], ["2.", "3."], ["4.", "5."]]
+    assert predictions(match([{"prediction": SUMMARIES[i // 2]} for i in range(6)], examples=examples)) == SUMMARIES
+
+
 def test_rows_that_were_dropped_from_the_dataset_keep_their_place(match):
     """Of the six rows read, the one at place 2 could not be used."""
     examples = [
@@ -170,7 +177,7 @@ def test_references_of_the_file_show_another_order(match):
 
 
 def test_references_of_another_dataset(match):
-    with pytest.raises(InputError, match="none of its 3 references is one of data .test.: are the dataset"):
+    with pytest.raises(InputError, match="none of its 3 references .label. is one of data .test.: give the"):
         match(labelled([(7, 0), (8, 0), (9, 0)]))
     matched = match(labelled([(0, 0), (1, 0), (9, 0)]))
     assert matched.notes[-1] == "p.jsonl: 1 of its 3 references are not in data (test)"
@@ -227,3 +234,15 @@ def test_a_line_that_may_be_the_rest_of_another_is_noted(match):
     lines = ["Tom goes", "home today.", *(f"Anna {i}." for i in range(10))]
     matched = match("\n".join(lines), "p.txt", examples=examples)
     assert matched.notes == ["p.txt: line 2 may be the rest of the summary on the line before it"]
+
+
+DIALOGUES = ["the crane and the wind", "a parrot and a vet", "a ladder for a roof", "soup without salt", "late trains"]
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_predictions_that_fit_other_dialogues_are_noted(match, shift):
+    examples = [EXAMPLES[0] | {"id": f"x{i}", "dialogue": f"A: {text}?\nB: Yes."} for i, text in enumerate(DIALOGUES)]
+    texts = [f"They speak of {text}." for text in DIALOGUES]
+    notes = match("\n".join(texts[shift:] + texts[:shift]), "p.txt", examples=examples).notes
+    told = "p.txt: 5 of 5 predictions fit another dialogue better than the one in their place (line 1 fits x1): is the"
+    assert notes == ([f"{told} order the dataset's?"] if shift else [])
