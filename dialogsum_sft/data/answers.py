@@ -15,36 +15,43 @@ _TAG = r"(?:[a-z]+[:_])?(?:think(?:ing)?|thoughts?|reasoning|analysis|reflection
 # Where thinking begins and where it ends. "analysis" and "assistantfinal" without marks are gpt-oss's channels in a
 # text whose special tokens were dropped; its final channel begins where its thinking ends.
 _OPENING = re.compile(
-    rf"<{_TAG}>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|<\|START_THINKING\|>|<\|inner_prefix\|>|<\|channel>thought\b"
+    rf"<\|?{_TAG}(?:\s[^<>]*)?\|?>|\[{_TAG}\]|◁think▷|<\|begin_of_thought\|>|<\|START_THINKING\|>|<\|inner_prefix\|>|<\|channel>thought\b"
     r"|<\|channel\|>(?:analysis|commentary)\b|\A\s*(?-i:(?:assistant)?analysis(?=[A-Z#]))"
     r"|\A\s*Here(?: is|'s|’s) my thought process:",
     re.IGNORECASE,
 )
 _CLOSING = re.compile(
-    rf"</{_TAG}>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|<\|END_THINKING\|>|<\|inner_suffix\|>|<channel\|>"
+    rf"<\|?/{_TAG}\|?>|\[/{_TAG}\]|◁/think▷|<\|end_of_thought\|>|<\|END_THINKING\|>|<\|inner_suffix\|>|<channel\|>"
     r"|<\|channel\|>final\b[^<]*(?:<\|constrain\|>[^<]*)?(?:<\|message\|>)?|(?-i:assistantfinal(?=[A-Z#\s]))"
     r"|Here(?: is|'s|’s) my response:",
     re.IGNORECASE,
 )
 # What some families write around the answer that follows.
-_ANSWER_MARKS = re.compile(
-    r"\A(?:<answer>|<response>|<\|begin_of_solution\|>|<\|START_(?:RESPONSE|TEXT)\|>|\s)+"
-    r"|(?:</answer>|</response>|<\|end_of_solution\|>|<\|END_(?:RESPONSE|TEXT)\|>|<\|return\|>|<\|end\|>|\s)+\Z",
+_BEFORE_ANSWER = re.compile(
+    r"<(?:answer|response|output|summary)>|<\|begin_of_(?:solution|box)\|>|<\|START_(?:RESPONSE|TEXT)\|>",
+    re.IGNORECASE,
+)
+_AFTER_ANSWER = re.compile(
+    r"(?:</(?:answer|response|output|summary)>|<\|end_of_(?:solution|box)\|>|<\|END_(?:RESPONSE|TEXT)\|>"
+    r"|<\|return\|>|<\|end\|>)\Z",
     re.IGNORECASE,
 )
 # Those of these marks that can be special tokens, which decoding drops.
 _SPECIAL = re.compile(
-    rf"</?{_TAG}>|\[/?THINK\]|◁/?think▷|<\|(?:channel|message|start|constrain|return)\|>|<\|channel>|<channel\|>"
+    rf"<\|?/?{_TAG}\|?>|\[/?{_TAG}\]|◁/?think▷|<\|(?:channel|message|start|constrain|return)\|>|<\|channel>|<channel\|>"
     r"|<\|(?:START|END)_(?:THINKING|RESPONSE|TEXT)\|>|<\|inner_(?:prefix|suffix)\|>"
-    r"|<\|(?:begin|end)_of_(?:thought|solution)\|>",
+    r"|<\|(?:begin|end)_of_(?:thought|solution|box)\|>",
     re.IGNORECASE,
 )
 
-_POLITE = r"(?:(?:sure|certainly|of course|absolutely|okay|ok|alright|great|yes|no problem)\b[^.:!\n]{0,30}[!,.:]\s*)?"
+_POLITE = (
+    r"(?:(?:sure|certainly|of course|absolutely|okay|ok|alright|great|yes|no problem|got it|understood"
+    r"|i(?:['’]d| would) be happy)\b[^.:!\n]{0,30}[!,.:]\s*)?"
+)
 _NOUN = r"(?:summar(?:y|ies|i[sz]\w*)|synopsis|recap|overview|tl;?dr|gist)"
 _THING = r"(?:dialogue|dialog|conversation|chat|meeting|call|discussion|transcript)"
 _KINDS = rf"(?:(?:final|short|brief|concise|quick|{_THING}|one-sentence|two-sentence) ){{0,2}}"
-_HEADING, _BOLD = r"(?:#{1,6}[ \t]+|>[ \t]*)?", r"[*_]{0,3}"
+_HEADING, _BOLD = r"(?:#{1,6}[ \t]+|>[ \t]*|[-*•][ \t]+|1[.)][ \t]+)?", r"(?:[*_]{1,3}|</?(?:b|strong|em)>)?"
 _END = rf"{_BOLD}(?:[:：]\s*|[.!]?[ \t]*\n\s*){_BOLD}\s*"
 _MORE = r"[^:：.!\n]{0,90}?"
 _HERE = r"here(?:['’]s| is| are| you go)?|below is|the following|this is|based on|i(?:['’]ve| have)?"
@@ -56,29 +63,27 @@ _PREAMBLES = [
     re.compile(rf"\A(?:{pattern})", re.IGNORECASE)
     for pattern in (
         # Sure! Here is a short summary of the dialogue:
-        rf"{_POLITE}{_BOLD}(?:{_HERE})\b[^:：\n]{{0,120}}?\b{_NOUN}\b{_MORE}{_END}",
+        rf"{_POLITE}{_BOLD}(?:{_HERE})\b[^:：\n]{{0,120}}?\b{_NOUN}\b{_MORE}(?:{_END}|\s[-–—]\s)",
+        r"here(?:['’]s| is) (?:what|how)\b[^:：\n]{0,60}[:：]\s*\n",
         # The dialogue can be summarized as follows: In one sentence: The summary is:
-        rf"(?:the|this) {_THING} (?:can|may|could) be {_NOUN}{_MORE}{_END}",
+        rf"(?:the|this) {_THING} (?:can be|may be|could be|is) {_NOUN}{_MORE}{_END}",
+        r"(?:in (?:summary|short|brief|conclusion)|to (?:summari[sz]e|sum up))\s*[:：]\s*",
         rf"in (?:one|two|1|2|a few) (?:or two )?(?:short )?(?:sentences?|words){_MORE}{_END}",
         rf"(?:the|my|a) {_KINDS}{_NOUN}\b{_MORE} (?:is|reads|would be|follows)(?: as follows)?{_END}",
         # Summary: **Summary of the dialogue:** Final answer (2 sentences): ## Summary
         rf"{_POLITE}{_HEADING}{_BOLD}\[?(?:the |my |your |a )?{_KINDS}(?:{_NOUN}|answer|response|output)"
-        rf"(?: of (?:the |this )?{_THING}{_MORE})?(?: \([^()\n]{{1,40}}\))?\]?{_BOLD}(?:{_END}|\s[-–—]\s)",
+        rf"(?: of (?:the |this )?{_THING}{_MORE})?(?: \([^()\n]{{1,40}}\))?\]?{_BOLD}(?:{_END}|\s-\s|\s?[–—]\s?)",
         rf"{_HEADING}{_BOLD}{_OTHER_LANGUAGES}[ \u00a0]?{_END}",
         r"(?:好的[，,。！!]?\s*)?(?:以下|下面|这|這)是?[^：:\n]{0,30}(?:摘要|总结|總結|概要|概述)[^：:\n]{0,10}[:：]\s*",
         r"tl;?dr:?\s+",
+        r"(?:assistant|here you go|here it is)[!.:]*[ \t]*\n\s*",
         r"(?:sure|certainly|of course|absolutely)(?: thing)?[!.:,]*(?: here you go)?[!.:]*[ \t]*\n\s*",
         r"#{1,6}[ \t]+[^\n]+\n\s*",  # any heading
+        r"(?:-{3,}|={3,})[ \t]*\n\s*|>[ \t]+",  # the line under a heading; a quotation
         r"(?:\*\*[^*\n]{1,80}\*\*|__[^_\n]{1,80}__)[ \t]*:?[ \t]*\n\s*",
     )
 ]
-_AROUND = [
-    re.compile(pattern, re.IGNORECASE | re.DOTALL)
-    for pattern in (
-        r"\A(?P<fence>```|~~~)[ \t]*(?:[\w-]*[ \t]*\n)?(?P<text>.*?)(?:(?P=fence))?\s*\Z",
-        r"\A<(?P<tag>summary|answer|response|output)>(?P<text>.*?)(?:</(?P=tag)>)?\s*\Z",
-    )
-]
+_FENCE = re.compile(r"(?:```|~~~)[ \t]*(?:[\w-]*[ \t]*\n)?")
 
 # What engines and servers call a summary that was cut off at the limit of tokens, in lower case.
 _CUT_OFF = {"length", "model_length", "max_length"}
@@ -100,20 +105,33 @@ def read_answer(text: str) -> Answer:
     end = max((match.end() for match in _CLOSING.finditer(text)), default=0)
     if _OPENING.search(text, end):
         return Answer("", True, True, False)
-    summary = _ANSWER_MARKS.sub("", text[end:]) if end else text
+    summary = _within(text[end:]) if end else text
     return Answer(summary, bool(end), False, without_preamble(summary) != summary.strip())
 
 
 def without_preamble(text: str) -> str:
     """The text without "Here is a summary:", "Summary:", and headings and fences around it, stripped."""
-    text, before = text.strip(), None
-    while text != before:
+    text = text.strip()
+    for _ in range(8):  # a sentence, a fence, a heading in it, ...
         before = text
         for pattern in _PREAMBLES:
             text = pattern.sub("", text, count=1)
-        for pattern in _AROUND:
-            if match := pattern.match(text):
-                text = match["text"].strip()
+        if fence := _FENCE.match(text):
+            text = text[fence.end() :].removesuffix(fence[0][:3]).strip()
+        if _BEFORE_ANSWER.match(text):
+            text = _within(text)
+        if text == before:
+            break
+    return text
+
+
+def _within(text: str) -> str:
+    """The text within the marks of an answer, if it has them."""
+    text = text.strip()
+    while match := _BEFORE_ANSWER.match(text):
+        text = text[match.end() :].lstrip()
+    while match := _AFTER_ANSWER.search(text, max(0, len(text) - 30)):
+        text = text[: match.start()].rstrip()
     return text
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from dialogsum_sft import InputError
+from dialogsum_sft.data.counts import EMPTY_ROW
 from dialogsum_sft.data.row_files import BadRow, one_line, suffix_of
-from dialogsum_sft.evaluation.prediction_files import INDEX, PREDICTIONS, Row, plain, text_or_rows
+from dialogsum_sft.evaluation.prediction_files import INDEX, PREDICTIONS, Numbered, Row, plain, text_or_rows
 
 # Columns that hold predictions in some files, and other things in others.
 _UNSURE = ("output", "outputs", "summary", "text", "answer", "content", "result")
@@ -22,9 +23,13 @@ _UNSURE = ("output", "outputs", "summary", "text", "answer", "content", "result"
 _PATHS = (
     *("response.body.choices.0.message.content", "response.choices.0.message.content", "choices.0.message.content"),
     *("response.body.output.0.content.0.text", "result.message.content.0.text", "message.content", "outputs.0.text"),
-    *("response.body.choices.0.text", "choices.0.text"),
+    *("response.body.choices.0.text", "choices.0.text", "candidates.0.content.parts.0.text"),
+    *("response.candidates.0.content.parts.0.text", "response.output.0.content.0.text"),
 )
-_IDS = ("custom_id", "id", "fname", "dialogue_id", "conversation_id", "example_id", "sample_id", "doc.id", "doc.fname")
+_IDS = (
+    *("custom_id", "id", "fname", "dialogue_id", "conversation_id", "example_id", "sample_id", "key"),
+    *("doc.id", "doc.fname"),
+)
 _POSITIONS = (INDEX, "unnamed:_0", "doc_id", "index", "idx", "__index_level_0__")
 _LABELS = ("label", "labels", "target", "targets", "reference", "references", "gold", "ground_truth", "expected")
 _DIALOGUES = ("dialogue", "dialog", "conversation", "transcript", "chat")
@@ -55,6 +60,7 @@ def read_predictions(path: Path, column: str | None = None, id_column: str | Non
     Raises InputError with the file and its first wrong rows, or with its columns where none is known.
     """
     named, is_text = text_or_rows(path)
+    named = _without_empty(named)
     good = [row for _, row in named if not isinstance(row, BadRow)]
     if good or not named:
         column = _prediction_column(good, path, column)
@@ -84,6 +90,17 @@ def read_predictions(path: Path, column: str | None = None, id_column: str | Non
     if rows and not any("id" in row for row in rows):
         _order_by_index(predictions, good)
     return predictions
+
+
+def _without_empty(named: Numbered) -> Numbered:
+    """An empty row of a table with one column is an empty summary; those at the end of other tables are left out."""
+    names = {name for _, row in named if isinstance(row, dict) for name in row}
+    if len(names) == 1:
+        empty: Row = dict.fromkeys(names, "")
+        return [(at, empty if isinstance(row, BadRow) and row.reason == EMPTY_ROW else row) for at, row in named]
+    while named and isinstance(last := named[-1][1], BadRow) and last.reason == EMPTY_ROW:
+        named = named[:-1]
+    return named
 
 
 def _prediction_column(rows: Sequence[Row], path: Path, column: str | None) -> str:
@@ -225,7 +242,7 @@ class _Reader:
             raise ValueError(f"{name} is neither text nor a number")
         if isinstance(value, float) and value.is_integer():  # as pandas writes numbers beside empty cells
             value = int(value)
-        return self._clean(str(value))
+        return self._clean(str(value).strip()) or None
 
 
 def _refusal(row: Row) -> str | None:
@@ -241,9 +258,9 @@ def _beside(row: Row, column: str) -> Any:
     """The finish reason beside a nested text: choices.0.finish_reason for choices.0.message.content."""
     parts = column.split(".")
     for end in range(len(parts) - 1, 0, -1):
-        found = _at(row, ".".join([*parts[:end], "finish_reason"]))
-        if isinstance(found, str):
-            return found
+        for name in ("finish_reason", "finishReason", "stop_reason"):
+            if isinstance(found := _at(row, ".".join([*parts[:end], name])), str):
+                return found
     return None
 
 
@@ -290,7 +307,7 @@ def _order_by_index(predictions: Predictions, rows: Sequence[Row]) -> None:
             predictions.rows = [predictions.rows[i] for i in order]
     elif len(set(map(str, values))) < len(values):
         raise InputError(f"{predictions.path}: {shown} has a number twice: give one row (one filter, one run) of each")
-    elif plain(name) in _POSITIONS[:2]:
+    elif plain(name) in _POSITIONS[:2] and min(numbers) >= 0:
         raise InputError(f"{predictions.path}: {shown} does not count the rows from 0 or 1: give all rows, or ids")
     else:
         for row, value in zip(predictions.rows, values, strict=True):

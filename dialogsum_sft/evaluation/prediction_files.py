@@ -6,7 +6,7 @@ import re
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from dialogsum_sft import InputError
 from dialogsum_sft.data.row_files import BadRow, one_line, read_file, suffix_of
@@ -118,7 +118,7 @@ def _reshaped(rows: Sequence[Row | BadRow]) -> list[tuple[int, Row | BadRow]]:
         values = list(content.values())
         name = next((key for key in content if plain(key) in PREDICTIONS), None)
         column = content.get(name or "")
-        if isinstance(column, list) and column and all(isinstance(item, dict) for item in column):
+        if _are_objects(column):
             rows = column
         elif isinstance(column, list) and len(column) != 1:
             columns = {key: own for key, own in content.items() if isinstance(own, list) and len(own) == len(column)}
@@ -128,11 +128,17 @@ def _reshaped(rows: Sequence[Row | BadRow]) -> list[tuple[int, Row | BadRow]]:
                 key: own for key, own in content.items() if isinstance(own, dict) and own.keys() == column.keys()
             }
             rows = [{INDEX: at} | {key: own[at] for key, own in tables.items()} for at in column]
+        elif name is None and len(lists := [value for value in values if _are_objects(value)]) == 1:
+            rows = lists[0]
         elif name is None and all(isinstance(value, dict) for value in values) and len(values) > 1:
             rows = [{"id": key} | value for key, value in content.items()]
         elif name is None and all(isinstance(value, (str, list)) for value in values) and len(values) > 1:
             rows = [{"id": key, "prediction": value} for key, value in content.items()]
     return list(enumerate(rows, 1))
+
+
+def _are_objects(value: Any) -> TypeGuard[list[Row]]:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
 
 
 def _check_plain(lines: Sequence[str], path: Path) -> None:

@@ -1,4 +1,5 @@
 import copy
+import time
 
 from dialogsum_sft.data.answers import (
     decode_answer,
@@ -25,6 +26,13 @@ THOUGHT = {
     "thought": f"<thought>\n{THINKING}\n</thought>\n{SUMMARY}",
     "reasoning": f"<reasoning>\n{THINKING}\n</reasoning>\n{SUMMARY}",
     "answer": f"<think>{THINKING}</think>\n<answer> {SUMMARY} </answer>",
+    "attributes": f'<think seconds="3">{THINKING}</think>{SUMMARY}',
+    "pipes": f"<|think|>{THINKING}<|/think|>\n{SUMMARY}",
+    "reflection": f"<thinking>{THINKING}<reflection>No.</reflection></thinking>\n<output>{SUMMARY}</output>",
+    "box": f"<think>{THINKING}</think>\n<|begin_of_box|>{SUMMARY}<|end_of_box|>",
+    "response": f"<think>{THINKING}</think>\n\n<response>\n{SUMMARY}\n</response>\n",
+    "longcat": f"<longcat_think>{THINKING}</longcat_think>{SUMMARY}",
+    "brackets": f"[REASONING]{THINKING}[/REASONING]\n{SUMMARY}",
     "seed": f"<seed:think>{THINKING}</seed:think>{SUMMARY}",
     "magistral": f"[THINK]{THINKING}[/THINK]{SUMMARY}",
     "kimi": f"◁think▷{THINKING}◁/think▷{SUMMARY}",
@@ -82,6 +90,7 @@ def test_thinking_that_does_not_end_leaves_no_summary(text):
         "  two words ",
         "Analysis of the sales is what #Person1# wants.",
         "analysis of the sales",
+        "Tom [sings] and <thinks>, with a [thoughtful] reason.",
         "Tom thinks (THINK!) that 3 < 4 and 5 > 4.",
         "#Person1#'s final thought: sell.",
     ],
@@ -136,6 +145,19 @@ PREAMBLES = [
     "Here is the summary:\n\n```\n{}\n```",
     "~~~\n{}\n~~~",
     "<summary>\n{}\n</summary>",
+    "The dialogue is summarized as follows: {}",
+    "- Summary: {}",
+    "assistant\n\n{}",
+    "Summary — {}",
+    "In summary: {}",
+    "Got it! Here's a summary:\n{}",
+    "I'd be happy to help! Here's a summary of the dialogue:\n\n{}",
+    "Here you go:\n{}",
+    "Summary\n=======\n{}",
+    "<b>Summary:</b> {}",
+    "Here's what happens in the dialogue:\n{}",
+    "Here is a summary - {}",
+    "Here’s your one-sentence summary:\n\n> {}",
     "Zusammenfassung: {}",
     "Résumé : {}",
     "摘要：{}",
@@ -162,6 +184,10 @@ def test_preamble_is_found_and_taken_off(preamble):
         "In short, Tom gives a recap of the match.",
         "#Person1#: Sure.\n#Person2#: Thanks!",
         "Sure, I'll come.\n#Person2#: Thanks!",
+        "Assistant: The shop opens at nine.",
+        "In short, Tom left.",
+        "To summarise the plan, Tom draws a map: it is big.",
+        "Here Tom explains what the plan is: they leave.",
         "The answer is no.",
         "Response times are what Tom complains about: they are long.",
         "Summaries are due on Friday, Tom says.",
@@ -173,6 +199,15 @@ def test_preamble_is_found_and_taken_off(preamble):
 def test_summary_that_begins_like_one_is_kept(text):
     assert without_preamble(text) == text
     assert not read_answer(text).has_preamble
+
+
+@pytest.mark.parametrize("text", ["Here is a a ", "```", "# x\n", "</think>", "<think>", "<answer>", "\n", "**a"])
+def test_a_long_text_costs_no_time(text):
+    """A model that repeats itself: a pattern that tries every split would take minutes."""
+    started = time.process_time()
+    read_answer(text * (300_000 // len(text)))
+    read_answer(f"</think>{text * (300_000 // len(text))}x")
+    assert time.process_time() - started < 5
 
 
 def test_preamble_stays_unless_it_is_to_be_taken_off():

@@ -81,6 +81,11 @@ WITHOUT_IDS = {
     "JSON lines in a .json": ("p.json", lines(*({"prediction": text} for text in TEXTS))),
     "JSON of columns": ("p.json", json.dumps({"model": "m", "predictions": TEXTS, "labels": ["a", "b", "c"]})),
     "rows under a name": ("p.json", json.dumps({"model": "m", "predictions": [{"pred": text} for text in TEXTS]})),
+    "rows under another name": ("p.json", json.dumps({"model": "m", "samples": [{"pred": t} for t in TEXTS], "n": 3})),
+    "OpenCompass": (
+        "0.json",
+        json.dumps({str(i): {"origin_prompt": "p", "prediction": t, "gold": "g"} for i, t in enumerate(TEXTS)}),
+    ),
     "pandas' JSON": ("p.json", pd.DataFrame({"prediction": TEXTS}).to_json()),
     "pandas' JSON of records": ("p.json", pd.DataFrame({"generated": TEXTS}).to_json(orient="records")),
     "pandas' CSV": ("p.csv", pd.DataFrame({"prediction": TEXTS, "gold": "r"}).to_csv()),
@@ -98,7 +103,7 @@ WITHOUT_IDS = {
 def test_predictions_without_ids(tmp_path, kind):
     found = read(tmp_path, *WITHOUT_IDS[kind])
     assert texts(found) == TEXTS
-    assert ids(found) == [None] * 3
+    assert ids(found) == (["0", "1", "2"] if kind == "OpenCompass" else [None] * 3)
 
 
 WITH_IDS = {
@@ -107,6 +112,17 @@ WITH_IDS = {
     "fname": ("p.tsv", pd.DataFrame({"fname": IDS, "pred": TEXTS}).to_csv(index=False, sep="\t")),
     "index and id": ("p.csv", pd.DataFrame({"id": IDS, "summary": TEXTS}).to_csv()),
     "id and a model's name": ("p.csv", pd.DataFrame({"id": IDS, "qwen2.5-7b": TEXTS}).to_csv(index=False)),
+    "object of ids under a name": ("p.json", json.dumps({"predictions": dict(zip(IDS, TEXTS, strict=True))})),
+    "Gemini's batch": (
+        "g.jsonl",
+        lines(
+            *(
+                {"key": i, "response": {"candidates": [{"content": {"parts": [{"text": t}]}, "finishReason": "STOP"}]}}
+                for i, t in zip(IDS, TEXTS, strict=True)
+            )
+        ),
+    ),
+    "white space around ids": ("p.csv", pd.DataFrame({"id": [f" {i} " for i in IDS], "pred": TEXTS}).to_csv()),
     "object of ids": ("p.json", json.dumps(dict(zip(IDS, TEXTS, strict=True)))),
     "object of ids and lists": ("p.json", json.dumps({i: [t] for i, t in zip(IDS, TEXTS, strict=True)})),
     "object of ids and rows": (
@@ -163,6 +179,13 @@ def test_empty_summaries(tmp_path):
     assert texts(read(tmp_path, "p.txt", "a\n\nb\n")) == ["a", "", "b"]
     assert texts(read(tmp_path, "p.csv", "id,prediction\nx,a\ny,\n")) == ["a", ""]
     assert texts(read(tmp_path, "p.jsonl", lines({"prediction": ""}, ""))) == ["", ""]
+    assert texts(read(tmp_path, "p.csv", 'prediction\na\n""\nb\n""\n')) == ["a", "", "b", ""]
+
+
+def test_empty_rows_at_the_end_of_a_table(tmp_path):
+    assert texts(read(tmp_path, "p.csv", "id,prediction\nx,a\n,\n,\n")) == ["a"]
+    with pytest.raises(InputError, match="row 2: row is empty"):
+        read(tmp_path, "p.csv", "id,prediction\nx,a\n,\ny,b\n")
 
 
 def test_only_line_feeds_end_a_line(tmp_path):
