@@ -194,7 +194,7 @@ def _kept(
                     "dialogue": dialogue.text,
                     "turns": dialogue.record(),
                     "references": references,
-                    "reference_rows": [{"row": counts.read - 1, "id": identity}] * len(references),
+                    "reference_rows": json.dumps([[counts.read - 1, identity]] * len(references)),
                     "topic": _name(_value(row, columns.topic)) if columns.topic else None,
                     "fields": own_fields,
                 },

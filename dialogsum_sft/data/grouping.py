@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import json
 import os
 import re
 import tempfile
@@ -28,8 +29,7 @@ FEATURES = Features(
             }
         ),
         "references": List(Value("string")),
-        # Of each reference the row that it is from: its number, from 0 in the order read, and its id.
-        "reference_rows": List({"row": Value("int64"), "id": Value("string")}),
+        "reference_rows": Value("string"),  # JSON of [number in the order read, id] of each reference's row
         "topic": Value("string"),
         "fields": Value("string"),  # JSON of the columns that the instruction names
     }
@@ -81,8 +81,10 @@ def group(kept: Iterator[tuple[int, dict[str, Any]]], counts: Counts) -> Dataset
     return rows
 
 
-def _all_references(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    return {name: [item for row in rows for item in row[name]] for name in ("references", "reference_rows")}
+def _all_references(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    places = [place for row in rows for place in json.loads(row["reference_rows"])]
+    references = [reference for row in rows for reference in row["references"]]
+    return {"references": references, "reference_rows": json.dumps(places)}
 
 
 def _shared_id(ids: list[str]) -> str:

@@ -1,5 +1,6 @@
 """Match predictions with the dialogues of a dataset: by ids, or by order."""
 
+import json
 import math
 import re
 from collections import Counter, defaultdict
@@ -87,9 +88,9 @@ class _Matcher:
     def by_order(self) -> Matched:
         rows, path = self.predictions.rows, self.predictions.path
         places = sorted(
-            (place["row"], i, n)
+            (number, i, n)
             for i, example in enumerate(self.examples)
-            for n, place in enumerate(example.get("reference_rows") or [])
+            for n, (number, _) in enumerate(_reference_rows(example))
         )
         numbers = sorted({number for number, _, _ in places})
         count, by = len(rows), "order of rows"
@@ -140,10 +141,9 @@ class _Matcher:
         for i, example in enumerate(self.examples):
             places[example["id"]] = (i, None)
         for i, example in enumerate(self.examples):
-            ids = {place["id"] for place in example.get("reference_rows") or []} - {None}
-            for name in ids - places.keys():
-                own = [n for n, place in enumerate(example["reference_rows"]) if place["id"] == name]
-                places[name] = (i, own)
+            ids = [name for _, name in _reference_rows(example)]
+            for name in {name for name in ids if name is not None} - places.keys():
+                places[name] = (i, [n for n, other in enumerate(ids) if other == name])
         return places
 
     def _place_of_stem(
@@ -268,18 +268,24 @@ class _Matcher:
         return Matched(rows, by, differing, notes)
 
 
+def _reference_rows(example: Row) -> list[tuple[int, str | None]]:
+    """Number and id of the row of each reference."""
+    return [(number, name) for number, name in json.loads(example.get("reference_rows") or "[]")]
+
+
 def _by_row(example: Row) -> dict[int, list[int]]:
     """The references of each row of an example."""
     rows: dict[int, list[int]] = defaultdict(list)
-    for number, place in enumerate(example.get("reference_rows") or []):
-        rows[place["row"]].append(number)
+    for n, (number, _) in enumerate(_reference_rows(example)):
+        rows[number].append(n)
     return rows
 
 
 def _joined(example: Row, prediction: Row) -> Row:
     own = {name: example[name] for name in ("id", "dialogue", "references")}
-    if example.get("turns") and dialogue_of(example) != dialogue_of({"dialogue": example["dialogue"]}):
-        own["turns"] = example["turns"]
+    dialogue = dialogue_of(example)
+    if dialogue != dialogue_of({"dialogue": example["dialogue"]}):
+        own["turns"] = dialogue.record()
     topic = {"topic": example["topic"]} if example.get("topic") is not None else {}
     others = {name: value for name, value in public(prediction).items() if name not in (*own, "topic", "turns")}
     return own | others | topic

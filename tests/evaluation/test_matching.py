@@ -15,7 +15,7 @@ EXAMPLES = [
         "id": f"test_{i}",
         "dialogue": f"A: word {i}\nB: no",
         "references": [f"Reference {i}, {j}." for j in range(2)],
-        "reference_rows": [{"row": ROWS.index((i, j)), "id": f"test_{i}_{j + 1}"} for j in range(2)],
+        "reference_rows": json.dumps([[ROWS.index((i, j)), f"test_{i}_{j + 1}"] for j in range(2)]),
         "topic": None,
     }
     for i in range(3)
@@ -66,7 +66,7 @@ def test_a_row_of_each_dialogue_is_enough(match):
 
 def test_ids_with_a_references_number_where_the_dataset_has_one_row_a_dialogue(match):
     examples = [
-        example | {"reference_rows": [{"row": i, "id": example["id"]}] * 2} for i, example in enumerate(EXAMPLES)
+        example | {"reference_rows": json.dumps([[i, example["id"]]] * 2)} for i, example in enumerate(EXAMPLES)
     ]
     content = [{"id": name, "prediction": f"{name}."} for _, name in row_ids()]
     matched = match(content, examples=examples)
@@ -82,7 +82,7 @@ def test_rows_by_order(match):
 
 
 def test_a_prediction_for_each_reference_where_the_dataset_has_one_row_a_dialogue(match):
-    examples = [example | {"reference_rows": [{"row": i, "id": None}] * 2} for i, example in enumerate(EXAMPLES)]
+    examples = [example | {"reference_rows": json.dumps([[i, None]] * 2)} for i, example in enumerate(EXAMPLES)]
     matched = match([{"prediction": f"{i}."} for i in range(6)], examples=examples)
     assert [row["predictions_by_reference"] for row in matched.rows] == [["0.", "1."], ["2.", "3."], ["4.", "5."]]
     assert predictions(match([{"prediction": SUMMARIES[i // 2]} for i in range(6)], examples=examples)) == SUMMARIES
@@ -92,7 +92,7 @@ def test_rows_that_were_dropped_from_the_dataset_keep_their_place(match):
     """Of the six rows read, the one at place 2 could not be used."""
     examples = [
         EXAMPLES[0],
-        EXAMPLES[1] | {"references": ["r"], "reference_rows": [{"row": 4, "id": None}]},
+        EXAMPLES[1] | {"references": ["r"], "reference_rows": "[[4, null]]"},
         EXAMPLES[2],
     ]
     matched = match([{"prediction": f"{at}."} for at in range(6)], examples=examples)
@@ -230,7 +230,7 @@ def test_file_that_does_not_match(match, content, name, message):
 
 def test_a_line_that_may_be_the_rest_of_another_is_noted(match):
     """A summary over two lines, and another missing: as many lines as dialogues."""
-    examples = [EXAMPLES[0] | {"id": f"x{i}", "reference_rows": []} for i in range(12)]
+    examples = [EXAMPLES[0] | {"id": f"x{i}", "reference_rows": None} for i in range(12)]
     lines = ["Tom goes", "home today.", *(f"Anna {i}." for i in range(10))]
     matched = match("\n".join(lines), "p.txt", examples=examples)
     assert matched.notes == ["p.txt: line 2 may be the rest of the summary on the line before it"]

@@ -16,7 +16,7 @@ import pytest
 
 COUNT = 12
 EXAMPLES = [
-    row | {"reference_rows": [{"row": 3 * i + j, "id": f"{row['id']}_{j + 1}"} for j in range(3)]}
+    row | {"reference_rows": json.dumps([[3 * i + j, f"{row['id']}_{j + 1}"] for j in range(3)])}
     for i, row in enumerate(sample_dialogues()[:COUNT])
 ]
 SUMMARIES = [row["references"][i % 3] for i, row in enumerate(EXAMPLES)]
