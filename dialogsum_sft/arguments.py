@@ -189,7 +189,15 @@ class EvalArguments:
     predictions_file: str | None = HfArg(
         default=None,
         help="Score these summaries, without a model: a predictions.jsonl, which has its references, or with "
-        "--dataset_name any .jsonl (prediction, id) or a text file with a summary per line.",
+        "--dataset_name a file of any program: JSON, a table, or text with a summary per line.",
+    )
+    prediction_column: str | None = HfArg(
+        default=None,
+        help="Column of --predictions_file with the summaries; nested ones with dots. Default: found by its name.",
+    )
+    strip_preamble: bool = HfArg(
+        default=False,
+        help="Take 'Here is a summary:', headings and fences off before scoring. They are counted in any case.",
     )
     bertscore: str | None = HfArg(
         default=None,

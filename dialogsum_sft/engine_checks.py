@@ -59,6 +59,8 @@ def _engine(eval_args: EvalArguments, model_args: ModelConfig, processes: int) -
     yield from _generation_kwargs(kwargs)
     if eval_args.predictions_file is not None:
         return
+    if eval_args.prediction_column is not None:
+        yield "--prediction_column names a column of --predictions_file: give both"
     name, model = eval_args.engine, model_args.model_name_or_path
     if name != "transformers" and processes > 1:
         yield f"--engine {name} runs in one process: start it with python"

@@ -40,8 +40,8 @@ def main() -> None:
     (args,) = parse((CompareArguments,), runs_first(sys.argv[1:]))
     if len(args.runs) < 2:
         raise InputError(f"a comparison needs two or more folders of runs, the first to compare with: {args.runs}")
-    if args.resamples < 1 or args.seed < 0:
-        raise InputError(f"--resamples {args.resamples}, --seed {args.seed}: give 1 or more, and 0 or more")
+    if args.resamples < 100 or args.seed < 0:
+        raise InputError(f"--resamples {args.resamples}, --seed {args.seed}: give 100 or more, and 0 or more")
 
     # 1. Read the runs
     folders = [Path(name) for name in args.runs]

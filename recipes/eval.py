@@ -20,9 +20,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from dialogsum_sft import InputError, files
+from dialogsum_sft import files
 from dialogsum_sft.arguments import DataArguments, EvalArguments
 from dialogsum_sft.cli import parse, run
+from dialogsum_sft.data.answers import read_answer
 from dialogsum_sft.data.counts import counts_table
 from dialogsum_sft.data.encoding import Prompt, build_prompts
 from dialogsum_sft.data.examples import Examples
@@ -32,8 +33,10 @@ from dialogsum_sft.distributed import run_on_main, started_processes
 from dialogsum_sft.engine_checks import check_engine
 from dialogsum_sft.evaluation.bertscore import BertScorer
 from dialogsum_sft.evaluation.consensus import consensus
-from dialogsum_sft.evaluation.predictions import match_examples, own_references, read_predictions
-from dialogsum_sft.evaluation.runs import Run, read_run, score_run
+from dialogsum_sft.evaluation.matching import match_examples
+from dialogsum_sft.evaluation.prediction_columns import read_predictions
+from dialogsum_sft.evaluation.predictions import own_references
+from dialogsum_sft.evaluation.runs import Run, finished_run, name_of_file, score_run
 from dialogsum_sft.evaluation.tokenizers import suggest_tokenizer
 from dialogsum_sft.generation.engine import Engine, System, max_prompt_tokens
 from dialogsum_sft.generation.journal import Journal, digests, remove_journal
@@ -192,7 +195,9 @@ def summarise_system(
         journal=journal,
         progress=f"summarising ({system.label})",
     )
-    chosen = [several[consensus([one.text for one in several], eval_args.rouge_tokenizer)] for several in drawn]
+    texts = [[read_answer(one.text).summary for one in several] for several in drawn]
+    best = [consensus(of_row, eval_args.rouge_tokenizer) for of_row in texts]
+    chosen = [several[number] for several, number in zip(drawn, best, strict=True)]
     for line in doubts(rows, prompts, drawn, chosen):
         console.print(f"[yellow]warning: {line}")
     predictions = [prediction(*of_row) for of_row in zip(rows, prompts, chosen, drawn, strict=True)]
@@ -209,15 +214,6 @@ def summarise_system(
     }
 
 
-def finished_run(folder: Path, settings: dict[str, str]) -> Run | None:
-    """The run in `folder` if it holds all summaries of these settings, with their scores."""
-    try:
-        finished = read_run(folder)
-    except InputError:  # missing, incomplete or changed
-        return None
-    return finished if finished.record.get("settings") == settings else None
-
-
 def score(
     eval_args: EvalArguments,
     system: System,
@@ -231,6 +227,7 @@ def score(
         rows,
         tokenizer=eval_args.rouge_tokenizer,
         seed=eval_args.seed,
+        strip_preamble=eval_args.strip_preamble,
         bert_scorer=bert_scorer,
         **record,
     )
@@ -251,29 +248,29 @@ def score_file(
     bert_scorer: BertScorer | None,
 ) -> Run:
     """Scores of summaries that another program wrote, in the same records."""
-    path = Path(str(eval_args.predictions_file))
-    predictions, data = read_predictions(path), {}
-    name, split, _ = evaluated_split(script_args, data_args)
-    if not name:
-        rows = own_references(predictions, path)
+    path, limit = Path(str(eval_args.predictions_file)), data_args.max_eval_samples
+    predictions, data = read_predictions(path, eval_args.prediction_column, data_args.id_column), {}
+    source, split, _ = evaluated_split(script_args, data_args)
+    if not source:
+        matched = own_references(predictions, limit)
     else:
         examples = load_evaluation(script_args, data_args, eval_args.seed)
         console.print(*examples.notes, counts_table({split: examples.counts}), sep="\n")
-        rows = match_examples(examples.rows.to_list(), predictions, path, f"{name} ({split})")
+        rows, read = examples.rows.to_list(), examples.counts.read
+        matched = match_examples(rows, predictions, f"{source} ({split})", rows_read=read, limit=limit)
         data = data_record(script_args, data_args, examples)
-    rows = rows[: data_args.max_eval_samples]
-    warn_of_tokenizer(console, rows, eval_args.rouge_tokenizer)
-    name = path.name.split(".")[0]
-    if name == "predictions":  # of a run, whose own record stays
-        name = f"{path.resolve().parent.name.removeprefix('eval-')}-rescored"
+    console.print(*matched.notes, sep="\n", end="\n" if matched.notes else "", markup=False)
+    warn_of_tokenizer(console, matched.rows, eval_args.rouge_tokenizer)
+    name, file_id = name_of_file(path, Path(eval_args.output_dir))
+    model = {"base": None, "predictions_file": path.name, "file_id": file_id, "column": predictions.column}
     record = {
-        "model": {"base": None, "predictions_file": path.name},
+        "model": model | {"matched_by": matched.by, "dialogues_with_several_predictions": matched.differing},
         "data": data,
         "engine": {"name": "predictions_file", "seed": eval_args.seed},
         "versions": versions(),
         "git_revision": git_revision(),
     }
-    return score(eval_args, System(name, name), bert_scorer, rows, record)
+    return score(eval_args, System(name, name), bert_scorer, matched.rows, record)
 
 
 def warn_of_tokenizer(console: Console, rows: list[dict[str, Any]], tokenizer: str) -> None:

@@ -208,6 +208,7 @@ def _kept(
                     "dialogue": dialogue.text,
                     "turns": json.dumps(dialogue.record(), ensure_ascii=False),
                     "references": references,
+                    "reference_rows": json.dumps([[counts.read - 1, identity]] * len(references)),
                     "topic": _name(_value(row, columns.topic)) if columns.topic else None,
                     "fields": own_fields,
                 },

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import json
 import os
 import re
 import tempfile
@@ -22,6 +23,7 @@ FEATURES = Features(
         "dialogue": Value("string"),
         "turns": Value("string"),  # JSON of Dialogue.record, which is read faster than a list of structs
         "references": List(Value("string")),
+        "reference_rows": Value("string"),  # JSON of [number in the order read, id] of each reference's row
         "topic": Value("string"),
         "fields": Value("string"),  # JSON of the columns that the instruction names
     }
@@ -63,9 +65,8 @@ def group(kept: Iterator[tuple[int, dict[str, Any]]], counts: Counts) -> Dataset
         for at, row in enumerate(rows):
             if at not in later:
                 group = [row, *(rows[other] for other in others.get(at, ()))]
-                references = [reference for member in group for reference in member["references"]]
                 identity = _unique(_shared_id([member["id"] for member in group]), ids)
-                yield row | {"id": identity, "references": references}
+                yield row | {"id": identity} | _all_references(group)
 
     rows = on_disk(placed(), FEATURES, "reading")
     counts.dialogues = len(place)
@@ -81,6 +82,12 @@ def in_order(rows: Dataset | IterableDataset) -> Iterator[dict[str, Any]]:
         return
     for batch in rows.with_format("arrow").iter(batch_size=256):
         yield from batch.to_pylist()
+
+
+def _all_references(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    places = [place for row in rows for place in json.loads(row["reference_rows"])]
+    references = [reference for row in rows for reference in row["references"]]
+    return {"references": references, "reference_rows": json.dumps(places)}
 
 
 def _shared_id(ids: list[str]) -> str:
@@ -102,10 +109,10 @@ def join_neighbours(kept: Iterator[tuple[int, dict[str, Any]]], counts: Counts) 
     """Neighbouring rows of one dialogue as examples, without memory of the others."""
     for _, group in itertools.groupby(kept, key=lambda item: (item[1]["dialogue"], item[1]["fields"])):
         rows = list(_distinct(group, counts))
-        references = [reference for row in rows for reference in row["references"]]
+        example = rows[0] | {"id": _shared_id([row["id"] for row in rows])} | _all_references(rows)
         counts.dialogues += 1
-        counts.references += len(references)
-        yield rows[0] | {"id": _shared_id([row["id"] for row in rows]), "references": references}
+        counts.references += len(example["references"])
+        yield example
 
 
 # Memory-mapped Arrow files; the folder is deleted when the process ends.

@@ -14,7 +14,7 @@ import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,10 @@ _ROWS_KEYS = ("data", "rows", "examples", "dialogues", "documents", "document")
 
 @dataclass(frozen=True)
 class BadRow:
-    """The reason why a row cannot be read."""
+    """The reason why a row cannot be read, and its value where that is JSON, but no object."""
 
     reason: str
+    value: Any = field(default=None, compare=False)
 
 
 Row = dict[str, Any] | BadRow
@@ -116,7 +117,7 @@ def _read_jsonl(file: _Bytes, path: Path) -> Iterator[tuple[int, Row]]:
         except (ValueError, RecursionError):
             yield number, BadRow("line is not JSON")
         else:
-            yield number, row if isinstance(row, dict) else BadRow("line is not a JSON object")
+            yield number, row if isinstance(row, dict) else BadRow("line is not a JSON object", row)
 
 
 def _read_json(file: _Bytes, path: Path) -> Iterator[tuple[int, Row]]:
@@ -136,7 +137,7 @@ def _read_json(file: _Bytes, path: Path) -> Iterator[tuple[int, Row]]:
     if not isinstance(content, list):
         raise InputError(f"{path} must hold a JSON array of objects, not {type(content).__name__}")
     for number, row in enumerate(content, 1):
-        yield number, row if isinstance(row, dict) else BadRow("element is not a JSON object")
+        yield number, row if isinstance(row, dict) else BadRow("element is not a JSON object", row)
 
 
 def _rows_of_object(content: dict[str, Any]) -> list[Any]:

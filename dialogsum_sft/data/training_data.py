@@ -178,7 +178,7 @@ def first_examples(examples: Examples, limit: int | None) -> Examples:
     if limit is None:
         return examples
     if limit < 1:
-        raise InputError(f"a limit of {limit} dialogues leaves none; give 1 or more")
+        raise InputError(f"--max_eval_samples {limit} leaves no dialogue: give 1 or more")
     rows = examples.rows
     first = rows.take(limit) if isinstance(rows, IterableDataset) else rows.select(range(len(rows))[:limit])
     return replace(examples, rows=first)

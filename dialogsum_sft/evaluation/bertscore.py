@@ -40,15 +40,24 @@ class BertScorer:
         self.max_length = min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings - 2)
         self.model.to(PartialState().device).eval()
 
-    def scores(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[list[float]]:
-        """F1 x 100 of each prediction against each of its references, [dialogue][reference]; 0 for an empty text."""
-        texts = sorted({*predictions, *(ref for refs in references for ref in refs)}, key=len)
+    def scores(
+        self, predictions: Sequence[str | Sequence[str]], references: Sequence[Sequence[str]]
+    ) -> list[list[float]]:
+        """F1 x 100 of each prediction against each of its references, [dialogue][reference]; 0 for an empty text.
+
+        A prediction may be a list with one for each reference, as for `rouge_scores`.
+        """
+        each = [
+            [prediction] * len(refs) if isinstance(prediction, str) else list(prediction)
+            for prediction, refs in zip(predictions, references, strict=True)
+        ]
+        texts = sorted({text for several in (*each, *references) for text in several}, key=len)
         states: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         for start in range(0, len(texts), 32):
             states.update(zip(texts[start : start + 32], self._encode(texts[start : start + 32]), strict=True))
         return [
-            [_f1(states[prediction], states[ref]) for ref in refs]
-            for prediction, refs in zip(predictions, references, strict=True)
+            [_f1(states[text], states[ref]) for text, ref in zip(texts_of, refs, strict=True)]
+            for texts_of, refs in zip(each, references, strict=True)
         ]
 
     def _encode(self, texts: list[str]) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dialogsum_sft.data.answers import is_unfinished, written
 from dialogsum_sft.data.transcripts import dialogue_of
 from dialogsum_sft.evaluation.english import is_english
 from dialogsum_sft.evaluation.number_rules import Span
@@ -42,6 +43,8 @@ class Diagnosis:
     foreign_tags: list[Span]  # speakers of the dialogue in a format that no reference uses
     unsupported_numbers: list[Span] | None  # None where the prediction or its dialogue is not English
     unsupported_names: list[Span] | None
+    preamble: bool = False  # "Here is a summary:" or the like was written, whether it is taken off or not
+    thinking: bool = False  # thinking was written, which is no part of the prediction
 
 
 def diagnose(row: Mapping[str, Any]) -> Diagnosis:
@@ -56,13 +59,15 @@ def diagnose(row: Mapping[str, Any]) -> Diagnosis:
     speakers = {tag.speaker for tag in _tags(dialogue, stems)}
     formats = _formats(row)
     spans = [tag.span for tag in tags]
-    english = is_english(prediction, dialogue)
+    english, answers = is_english(prediction, dialogue), written(row)
     return Diagnosis(
         words=len(tokens),
         length_ratio=len(tokens) / reference_words if reference_words else 0.0,
         compression=len(source) / len(tokens) if tokens else 0.0,
-        unfinished=row.get("finish_reason") == "length",
+        unfinished=is_unfinished(row),
         empty=not tokens,
+        preamble=any(answer.has_preamble for answer in answers),
+        thinking=any(answer.has_thinking for answer in answers),
         copied_run=_longest_common_run(tokens, source) / len(tokens) if tokens else 0.0,
         novel_bigrams=sum(pair not in source_bigrams for pair in bigrams) / len(bigrams) if bigrams else 0.0,
         repeated_trigrams=1 - len(set(trigrams)) / len(trigrams) if trigrams else 0.0,
@@ -162,10 +167,11 @@ def rates(
 ) -> dict[str, float | None]:
     """The diagnoses of all rows as one record: means of numbers; of lists the share of summaries with an entry.
 
-    `unfinished` is None where no row has a `finish_reason`, `unsupported_numbers` and `unsupported_names` where most
-    rows are not English; the others of a mixed set count as having none. `compression` is over the summaries that are
-    not empty. `foreign_tags_cost` is ROUGE-1 (F1 x 100, mean over references) with the foreign tags rewritten, minus
-    ROUGE-1 of the predictions (`rouge1`, [dialogue][reference], computed here if not given), over all dialogues.
+    `unfinished` is None where no row has a `finish_reason`, `thinking` where there is none, `unsupported_numbers` and
+    `unsupported_names` where most rows are not English; the others of a mixed set count as having none. `compression`
+    is over the summaries that are not empty. `foreign_tags_cost` is ROUGE-1 (F1 x 100, mean over references) with the
+    foreign tags rewritten, minus ROUGE-1 of the predictions (`rouge1`, [dialogue][reference], computed here if not
+    given), over all dialogues.
     """
     foreign = [i for i, diagnosis in enumerate(diagnoses) if diagnosis.foreign_tags]
     references = [rows[i]["references"] for i in foreign]
@@ -177,13 +183,14 @@ def rates(
     after = rouge_scores(rewritten, references, tokenizer)["rouge1"]
     gains = [np.mean(new) - np.mean(old) for new, old in zip(after, before, strict=True)]
     means = ("words", "length_ratio", "copied_run", "novel_bigrams", "repeated_trigrams")
-    shares = ("empty", "wrong_tags", "foreign_tags", "unsupported_numbers", "unsupported_names")
+    shares = ("empty", "preamble", "wrong_tags", "foreign_tags", "unsupported_numbers", "unsupported_names")
     counts = {name: count(diagnoses, name) for name in shares}
     compressions = [diagnosis.compression for diagnosis in diagnoses if not diagnosis.empty]
     return {
         **{name: float(np.mean([getattr(diagnosis, name) for diagnosis in diagnoses])) for name in means},
         "compression": float(np.mean(compressions)) if compressions else 0.0,
         "unfinished": unfinished_share(rows),
+        "thinking": (count(diagnoses, "thinking") or 0) / len(diagnoses) or None,
         **{name: None if number is None else number / len(diagnoses) for name, number in counts.items()},
         "foreign_tags_cost": float(sum(gains)) / len(rows),
     }
@@ -196,9 +203,15 @@ def count(diagnoses: Sequence[Diagnosis], field: str) -> int | None:
 
 
 def unfinished_share(rows: Sequence[Mapping[str, Any]]) -> float | None:
-    """Share of the rows with a `finish_reason` that were cut off at max_new_tokens; None where no row has one."""
-    reasons = [row["finish_reason"] for row in rows if row.get("finish_reason") is not None]
-    return reasons.count("length") / len(reasons) if reasons else None
+    """Share of the rows with a `finish_reason` that were cut off at max_new_tokens; None where no row has one.
+
+    Thinking that did not end is cut off too: of all rows where none has a `finish_reason`.
+    """
+    unfinished = [is_unfinished(row) for row in rows]
+    known = [row.get("finish_reason") is not None for row in rows]
+    if not any(known):
+        return sum(unfinished) / len(rows) if any(unfinished) else None
+    return sum(unfinished) / sum(a or b for a, b in zip(unfinished, known, strict=True))
 
 
 def slices(

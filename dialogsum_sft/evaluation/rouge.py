@@ -39,12 +39,14 @@ def split_sentences(text: str) -> str:
 
 
 def rouge_scores(
-    predictions: Sequence[str], references: Sequence[Sequence[str]], tokenizer: str = "default"
+    predictions: Sequence[str | Sequence[str]], references: Sequence[Sequence[str]], tokenizer: str = "default"
 ) -> dict[str, list[list[float]]]:
     """ROUGE F1 x 100 of each prediction against each of its references: {type: [dialogue][reference]}.
 
-    rougeS4 counts pairs of words in order with at most four words between them; rougeSU4 counts single words too (Lin
-    2004, section 5; ROUGE-1.5.5 -2 4 -u). rouge_score has neither.
+    A dialogue's prediction may be a list with one for each reference; each is then scored against its own alone.
+
+    rougeS4 counts pairs of words in order with at most four words between them; rougeSU4 counts single words too, all
+    but a text's last one, as ROUGE-1.5.5 does (Lin 2004, section 5; options -2 4 -u). rouge_score has neither.
 
     Raises ValueError when the lengths differ, a dialogue has no reference, or the tokenizer is not in TOKENIZERS.
     """
@@ -56,12 +58,14 @@ def rouge_scores(
     for number, (prediction, refs) in enumerate(zip(predictions, references, strict=True)):
         if not refs:
             raise ValueError(f"dialogue {number} has no reference")
-        text = split_sentences(prediction)
+        texts = [prediction] * len(refs) if isinstance(prediction, str) else prediction
+        if len(texts) != len(refs):
+            raise ValueError(f"dialogue {number} has {len(texts)} predictions but {len(refs)} references")
         # Line breaks change rougeLsum only.
         pairs = [
             {name: score.fmeasure for name, score in scorer.score(ref, text).items()}
             | _own_scores(cached.tokenize(ref), cached.tokenize(text))
-            for ref in map(split_sentences, refs)
+            for ref, text in zip(map(split_sentences, refs), map(split_sentences, texts), strict=True)
         ]
         for name in ROUGE_TYPES:
             scores[name].append([100.0 * pair[name] for pair in pairs])
@@ -72,11 +76,13 @@ def _own_scores(reference: list[str], prediction: list[str]) -> dict[str, float]
     skips = [Counter(_skip_bigrams(tokens)) for tokens in (reference, prediction)]
     shared, totals = (skips[0] & skips[1]).total(), [skip.total() for skip in skips]
     lengths = len(reference), len(prediction)
-    single = (Counter(reference) & Counter(prediction)).total()
+    # ROUGE-1.5.5 counts a word where a pair begins, so the last one is not counted.
+    singles = [Counter(tokens[:-1]) for tokens in (reference, prediction)]
+    units = [total + single.total() for total, single in zip(totals, singles, strict=True)]
     return {
         "rougeL": _f1(_lcs_length(reference, prediction), *lengths),
         "rougeS4": _f1(shared, *totals),
-        "rougeSU4": _f1(shared + single, totals[0] + lengths[0], totals[1] + lengths[1]),
+        "rougeSU4": _f1(shared + (singles[0] & singles[1]).total(), *units),
     }
 
 
@@ -132,7 +138,9 @@ def _leave_one_out(values: list[float]) -> float:
     return mean([max(values[:i] + values[i + 1 :]) for i in range(len(values))])
 
 
-def fingerprint(references: Sequence[Sequence[str]], tokenizer: str = "default") -> dict[str, Any]:
+def fingerprint(
+    references: Sequence[Sequence[str]], tokenizer: str = "default", *, strip_preamble: bool = False
+) -> dict[str, Any]:
     """The protocol and the references: two scores are comparable where these are equal."""
     check_tokenizer(tokenizer)
     digest = hashlib.sha256()
@@ -143,7 +151,9 @@ def fingerprint(references: Sequence[Sequence[str]], tokenizer: str = "default")
         "stemmer": True,
         "tokenizer": TOKENIZERS[tokenizer],
         "aggregation": "mean over references, then over dialogues",
+        "rougeSU4": "single words but the last, as ROUGE-1.5.5",
         "rougeLsum": "sentences split at .!? and other scripts' marks before scoring",
+        "preambles": "taken off" if strip_preamble else "scored",
         "dialogues": len(references),
         "references": sum(len(refs) for refs in references),
         "references_sha256": digest.hexdigest()[:16],

@@ -1,6 +1,8 @@
 """An evaluated run: predictions, record, scores of each dialogue and diagnoses, computed once and used everywhere."""
 
+import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -8,12 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dialogsum_sft import InputError, files
+from dialogsum_sft.data.answers import with_summary
 from dialogsum_sft.data.dialogue import Dialogue
+from dialogsum_sft.data.row_files import suffix_of
 from dialogsum_sft.data.transcripts import dialogue_of
 from dialogsum_sft.evaluation import diagnostics
 from dialogsum_sft.evaluation.baselines import baseline_scores, human_scores, share_of_human
 from dialogsum_sft.evaluation.diagnostics import Diagnosis, diagnose
-from dialogsum_sft.evaluation.predictions import Row, own_references, read_predictions
+from dialogsum_sft.evaluation.prediction_columns import read_predictions
+from dialogsum_sft.evaluation.prediction_files import Row
+from dialogsum_sft.evaluation.predictions import own_references
 from dialogsum_sft.evaluation.rouge import HEADLINE, ROUGE_TYPES, aggregate_scores, fingerprint, mean, rouge_scores
 from dialogsum_sft.evaluation.significance import Comparison, compare, holm
 from dialogsum_sft.evaluation.tokenizers import TOKENIZERS
@@ -21,8 +27,9 @@ from dialogsum_sft.evaluation.tokenizers import TOKENIZERS
 if TYPE_CHECKING:  # the encoder needs torch, and is optional
     from dialogsum_sft.evaluation.bertscore import BertScorer
 
-# Format of metrics.json. In format 1, `unfinished` was the number of summaries cut off; it is their share since.
-METRICS_FORMAT = 2
+# Format of metrics.json. In format 1, `unfinished` was the number of summaries cut off; it is their share since. Until
+# format 2, ROUGE-SU4 counted the last word of a text by itself, and thinking was scored.
+METRICS_FORMAT = 3
 # Parts of metrics.json without which a run cannot be compared or drawn.
 _REQUIRED = {*ROUGE_TYPES, "fingerprint", "human", "share_of_human", "baselines", "examples", "references"}
 _REQUIRED |= {"diagnostics", "diagnostics_of_references", "slices"}
@@ -52,10 +59,15 @@ def score_run(
     *,
     tokenizer: str = "default",
     seed: int = 42,
+    strip_preamble: bool = False,
     bert_scorer: "BertScorer | None" = None,
     **record: Any,
 ) -> Run:
     """Score rows {id, dialogue, references, prediction, ...}; nothing is written.
+
+    Thinking is cut off from the predictions, and with `strip_preamble` a preamble too; what was written is kept beside
+    them (see `answers.with_summary`). Where a row has `predictions_by_reference`, these are scored and `prediction` is
+    diagnosed.
 
     The scores stand in metrics.json as the README says. They depend on the rows, the tokenizer and the seed only.
     `human` and `share_of_human` are None where no dialogue has two references; `unfinished` is the share of the
@@ -64,7 +76,21 @@ def score_run(
 
     Raises ValueError for an unknown tokenizer or a row without references.
     """
-    predictions, references = [row["prediction"] for row in rows], [row["references"] for row in rows]
+    rows = [with_summary(row, strip_preamble) for row in rows]
+    return _scored(name, folder, rows, tokenizer, seed, strip_preamble, bert_scorer, record)
+
+
+def _scored(
+    name: str,
+    folder: Path,
+    rows: list[Row],
+    tokenizer: str,
+    seed: int,
+    strip_preamble: bool,
+    bert_scorer: "BertScorer | None",
+    record: dict[str, Any],
+) -> Run:
+    predictions, references = _predictions(rows), [row["references"] for row in rows]
     by_reference = rouge_scores(predictions, references, tokenizer)
     diagnoses = [diagnose(row) for row in rows]
     if bert_scorer is not None:
@@ -73,7 +99,8 @@ def score_run(
         tuple(map(dialogue_of, rows)), tuple(map(tuple, references)), tokenizer
     )
     tokens = [row["completion_tokens"] for row in rows if row.get("completion_tokens") is not None]
-    rates = diagnostics.rates(rows, diagnoses, tokenizer, rouge1=by_reference["rouge1"])
+    rouge1 = by_reference["rouge1"] if all(isinstance(text, str) for text in predictions) else None
+    rates = diagnostics.rates(rows, diagnoses, tokenizer, rouge1=rouge1)
     scores = aggregate_scores(by_reference, seed=seed)
     if bert_scorer is not None:
         scores["bertscore"] |= {"model": bert_scorer.name, "layer": bert_scorer.layer}
@@ -89,12 +116,12 @@ def score_run(
         "examples": len(rows),
         "references": sum(map(len, references)),
         "lengths": {
-            "prediction_words": mean([len(text.split()) for text in predictions]),
+            "prediction_words": mean([len(row["prediction"].split()) for row in rows]),
             "reference_words": mean([len(text.split()) for refs in references for text in refs]),
             "completion_tokens": mean(tokens) if tokens else None,
         },
         "unfinished": rates["unfinished"],
-        "fingerprint": fingerprint(references, tokenizer),
+        "fingerprint": fingerprint(references, tokenizer, strip_preamble=strip_preamble),
         **record,
     }
     return Run(name, folder, rows, metrics, _means(by_reference), diagnoses)
@@ -126,7 +153,7 @@ def _dataset_scores(
 def read_run(folder: Path, name: str | None = None) -> Run:
     """Read a run that recipes/eval.py has saved; `name` is the folder's name by default.
 
-    ROUGE is computed again from the predictions; BERTScore is not. A record of format 1 is converted. Raises
+    ROUGE is computed again from the predictions; BERTScore is not. A record of an older format is converted. Raises
     InputError when a file is missing or broken, or when metrics.json has other scores than the predictions.
     """
     missing = [file for file in ("predictions.jsonl", "metrics.json") if not (folder / file).is_file()]
@@ -140,21 +167,20 @@ def read_run(folder: Path, name: str | None = None) -> Run:
         raise InputError(f"{record_path} is not JSON: {error}") from error
     if not isinstance(record, dict) or not set(record) >= _REQUIRED:
         raise InputError(f"{record_path} is of an older version: {again}")
-    if record.get("format", 1) not in (1, METRICS_FORMAT):
+    if record.get("format", 1) not in range(1, METRICS_FORMAT + 1):
         raise InputError(f"{record_path} has format {record['format']}, of a newer version: {again}")
     try:
-        record |= {"format": METRICS_FORMAT, "unfinished": record["diagnostics"]["unfinished"]}
         recorded = {kind: float(record[kind]["mean"]) for kind in HEADLINE}
         version = record["fingerprint"]["tokenizer"]
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{record_path} is damaged: {again}") from error
     tokenizer = next((key for key, value in TOKENIZERS.items() if value == version), "default")
-    rows = own_references(read_predictions(path), path)
+    rows = own_references(read_predictions(path)).rows
     if len(rows) != record["examples"]:
         raise InputError(
             f"{path} has {len(rows)} rows but metrics.json expects {record['examples']}: run eval.py again"
         )
-    scores = _means(rouge_scores([row["prediction"] for row in rows], [row["references"] for row in rows], tokenizer))
+    scores = _means(rouge_scores(_predictions(rows), [row["references"] for row in rows], tokenizer))
     for kind, label in HEADLINE.items():
         computed = mean(scores[kind])
         if abs(computed - recorded[kind]) > 1e-6:
@@ -162,7 +188,52 @@ def read_run(folder: Path, name: str | None = None) -> Run:
                 f"{folder}: predictions.jsonl has {label} {computed:.2f} but metrics.json {recorded[kind]:.2f}: one "
                 f"of them was changed, so {again}"
             )
+    if record.get("format", 1) < METRICS_FORMAT:
+        seed = (record.get("engine") or {}).get("seed", 42)
+        record |= _scored("", folder, rows, tokenizer, seed, False, None, {}).record
     return Run(name or folder.resolve().name, folder, rows, record, scores, [diagnose(row) for row in rows])
+
+
+def finished_run(folder: Path, settings: dict[str, str]) -> Run | None:
+    """The run in `folder` if it has all summaries of these settings. InputError where it is of a predictions file."""
+    try:
+        finished = read_run(folder)
+    except InputError:  # missing, incomplete or changed
+        return None
+    if file := (finished.record.get("model") or {}).get("predictions_file"):
+        raise InputError(f"{folder} has the scores of {file}: give another --output_dir")
+    return finished if finished.record.get("settings") == settings else None
+
+
+def name_of_file(path: Path, output_dir: Path) -> tuple[str, str]:
+    """Name of the run of a predictions file, and a hash of the file's path, which its record has as `file_id`.
+
+    The name is that of the file without its ending, if that is a known one, and numbered where eval-NAME is the run of
+    another file or of an engine.
+    """
+    file_id = hashlib.blake2b(str(path.resolve()).encode(errors="surrogateescape"), digest_size=6).hexdigest()
+    ending = suffix_of(path) or next((end for end in (".txt.gz", ".txt") if path.name.lower().endswith(end)), "")
+    name = path.name[: len(path.name) - len(ending)] or "file"
+    if name == "predictions":  # of a run, whose own record stays
+        name = f"{path.resolve().parent.name.removeprefix('eval-')}-rescored"
+    if re.fullmatch(r"(base|tuned|served)(-mbr\d+)?", name):  # names of engines' runs
+        name += "-file"
+    numbered, number = name, 1
+    while (folder := output_dir / f"eval-{numbered}").exists() and _file_id(folder) != file_id:
+        number += 1
+        numbered = f"{name}-{number}"
+    return numbered, file_id
+
+
+def _file_id(folder: Path) -> str | None:
+    try:
+        return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["model"]["file_id"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _predictions(rows: Sequence[Row]) -> list[str | list[str]]:
+    return [row.get("predictions_by_reference") or row["prediction"] for row in rows]
 
 
 def _means(by_reference: dict[str, list[list[float]]]) -> dict[str, list[float]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dialogsum_sft import InputError
+from dialogsum_sft.data.answers import decode_answer
 from dialogsum_sft.data.encoding import Prompt
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -121,7 +122,7 @@ def to_completion(
     end = next((at for at, token in enumerate(ids) if token in config.eos_token_id), None)
 
     def decoded(number: int) -> str:
-        return str(tokenizer.decode(ids[:number], skip_special_tokens=True))
+        return decode_answer(tokenizer, prompt, ids[:number])
 
     text, tokens = decoded(len(ids) if end is None else end), len(ids) if end is None else end + 1
     stops = [config.stop_strings] if isinstance(config.stop_strings, str) else config.stop_strings or []

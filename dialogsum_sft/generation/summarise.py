@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dialogsum_sft.arguments import EvalArguments, json_option
+from dialogsum_sft.data.answers import is_cut_off
 from dialogsum_sft.data.chat_template import TEMPLATE_KWARGS
 from dialogsum_sft.data.dialogue import restore_speakers
 from dialogsum_sft.data.encoding import Prompt
@@ -30,9 +31,8 @@ from trl import ModelConfig
 
 # How candidates are sampled unless --generation_kwargs say otherwise: greedy ones would all be alike.
 CANDIDATE_KWARGS = {"do_sample": True, "temperature": 0.7}
-# Finish reasons of a summary that has ended or reached its limit, as endpoints name them.
-_ORDINARY = {"stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete", "stop_token", "stopped"}
-_ORDINARY |= {"length", "max_tokens", "model_length", "max_output_tokens"}
+# Finish reasons of a summary that has ended, as endpoints name them.
+_ENDED = {"stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete", "stop_token", "stopped"}
 _ROOM = (
     "Give it more room (--max_new_tokens) or less to think about (such as --extra_body "
     '\'{"reasoning_effort": "low"}\')'
@@ -215,7 +215,7 @@ def doubts(
         fault, some = chosen[at[0]].fault, ", ".join(str(rows[i]["id"]) for i in at[:5]) + (", ..." if at[5:] else "")
         if name == "none":
             lines.append(f"{number} of {total} answers do not say how they ended, so whether they were cut off")
-        elif fault is not None or name.lower().removeprefix("finish_reason_") not in _ORDINARY:
+        elif fault is not None or not (name.lower().removeprefix("finish_reason_") in _ENDED or is_cut_off(name)):
             said = f" ({fault})" if fault not in (None, name) else ""
             remedy = f". {_ROOM}" if name.startswith("reasoning") else ""
             lines.append(f"{number} of {total} dialogues: {name}{said}: {some}{remedy}")

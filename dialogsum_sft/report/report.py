@@ -34,6 +34,7 @@ OTHERS = {"rougeLsum": "ROUGE-Lsum", "rougeS4": "ROUGE-S4", "rougeSU4": "ROUGE-S
 FINDINGS = {
     "unfinished": ("cut off at the token limit", "unfinished"),
     "empty": ("empty", "empty"),
+    "preamble": ("a preamble such as “Here is a summary:”", "preamble"),
     "name": ("a name that the dialogue lacks", "unsupported_names"),
     "number": ("a number that the dialogue lacks", "unsupported_numbers"),
     "tag": ("a speaker that the dialogue lacks", "wrong_tags"),
@@ -41,10 +42,11 @@ FINDINGS = {
     "repeats": ("three words in a row said twice", "repeated_trigrams"),
 }
 
-# Those of metrics.json's `diagnostics` that are not shares of summaries: label on the page, and format.
+# Those of metrics.json's `diagnostics` that are no faults of summaries: label on the page, and format.
 DIAGNOSTICS = {
     "words": ("words", "{:.1f}"),
     "length_ratio": ("length, of the references’", "{:.0%}"),
+    "thinking": ("with thinking, which is not scored", "{:.0%}"),
     "compression": ("words of the dialogue for each of its own", "{:.1f}"),
     "copied_run": ("longest run copied from the dialogue", "{:.0%}"),
     "novel_bigrams": ("word pairs that the dialogue lacks", "{:.0%}"),

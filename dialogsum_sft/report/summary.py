@@ -18,6 +18,8 @@ DIAGNOSTICS = {
     "length_ratio": ("length, of the references'", ".2f"),
     "unfinished": ("cut off at max_new_tokens", ".1%"),
     "empty": ("empty", ".1%"),
+    "thinking": ("with thinking, which is not scored", ".1%"),
+    "preamble": ("with a preamble", ".1%"),
     "copied_run": ("longest run copied from the dialogue", ".1%"),
     "novel_bigrams": ("bigrams not in the dialogue", ".1%"),
     "repeated_trigrams": ("trigrams repeated", ".1%"),
@@ -88,7 +90,7 @@ def diagnostics_table(runs: Sequence[Run]) -> Table:
     table = Table("Beyond ROUGE", ["", *(run.name for run in runs), "references"], note=note)
     records = [*(run.record["diagnostics"] for run in runs), runs[0].record["diagnostics_of_references"]]
     for key, (label, form) in DIAGNOSTICS.items():
-        *values, of_references = ["" if record[key] is None else f"{record[key]:{form}}" for record in records]
+        *values, of_references = ["" if record.get(key) is None else f"{record[key]:{form}}" for record in records]
         if any(values) or of_references:
             table.add_row(label, *values, (of_references, "dim"))
     return table

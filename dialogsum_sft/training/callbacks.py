@@ -12,6 +12,7 @@ from typing import Any
 
 from dialogsum_sft import InputError, files
 from dialogsum_sft.arguments import TrainArguments
+from dialogsum_sft.data.answers import is_unfinished, read_answer
 from dialogsum_sft.data.dialogue import restore_speakers
 from dialogsum_sft.data.encoding import build_prompts
 from dialogsum_sft.data.prompts import PromptSettings
@@ -132,14 +133,16 @@ class GenerationEvaluation(TrainerCallback):
         started = time.time()
         completions = self._completions()
         summaries = [
-            restore_speakers(completion.text, prompt.names)
+            restore_speakers(read_answer(completion.text).summary, prompt.names)
             for completion, prompt in zip(completions, self.prompts, strict=True)
         ]
         scores = rouge_scores(summaries, self.references, self.rouge_tokenizer)
         measured = {
             f"eval_{name}_mean": float(np.mean([mean(values) for values in scores[name]])) for name in HEADLINE
         }
-        cut_off = sum(completion.finish_reason == "length" for completion in completions)
+        cut_off = sum(
+            is_unfinished({"prediction": one.text, "finish_reason": one.finish_reason}) for one in completions
+        )
         measured["eval_unfinished"] = cut_off / len(self.rows)
         measured["eval_generate_runtime"] = round(time.time() - started, 2)
         metrics.update(measured)

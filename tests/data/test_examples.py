@@ -70,7 +70,7 @@ GROUPED = [
 
 def test_three_rows_of_the_hub_become_one_example_with_three_references(tmp_path):
     examples = load(write(tmp_path / "test.jsonl", hub_rows()))
-    assert examples.rows.remove_columns(["turns", "fields"]).to_list() == GROUPED
+    assert examples.rows.remove_columns(["turns", "fields", "reference_rows"]).to_list() == GROUPED
     assert examples.counts == Counts(read=6, kept=6, dialogues=2, references=6, one_speaker=6)
 
 
@@ -83,7 +83,7 @@ def test_rows_of_a_dialogue_are_grouped_across_the_file(tmp_path):
 
 def test_a_row_of_the_authors_file_becomes_one_example_with_three_references(tmp_path):
     examples = load(write(tmp_path / "test.jsonl", author_rows()))
-    assert examples.rows.remove_columns(["turns", "fields"]).to_list() == GROUPED
+    assert examples.rows.remove_columns(["turns", "fields", "reference_rows"]).to_list() == GROUPED
     assert examples.counts == Counts(read=2, kept=2, dialogues=2, references=6, one_speaker=2)
 
 
@@ -160,7 +160,7 @@ def test_a_single_row_of_a_dialogue_keeps_its_id(tmp_path):
 def test_unrelated_ids_of_one_dialogue_become_the_first_one(tmp_path):
     rows = [row("train_12", summary="It is dry."), row("train_17", summary="No rain yet.")]
     examples = load(write(tmp_path / "train.jsonl", rows), "train")
-    assert examples.rows.remove_columns(["turns", "fields"]).to_list() == [
+    assert examples.rows.remove_columns(["turns", "fields", "reference_rows"]).to_list() == [
         {"id": "train_12", "dialogue": DIALOGUE, "references": ["It is dry.", "No rain yet."], "topic": None}
     ]
 
@@ -178,7 +178,7 @@ def test_rows_without_an_id_are_numbered(tmp_path):
 def test_columns_can_be_named(tmp_path):
     path = write(tmp_path / "a.jsonl", [{"key": "k1", "text": DIALOGUE, "short": "Dry.", "long": "It is dry."}])
     examples = load(path, dialogue_column="text", summary_columns=["long", "short"], id_column="key")
-    assert examples.rows.remove_columns(["turns", "fields"]).to_list() == [
+    assert examples.rows.remove_columns(["turns", "fields", "reference_rows"]).to_list() == [
         {"id": "k1", "dialogue": DIALOGUE, "references": ["It is dry.", "Dry."], "topic": None}
     ]
 
@@ -195,7 +195,7 @@ def test_every_file_format_gives_the_same_examples(tmp_path, kind):
         path.write_text(json.dumps(hub_rows()), encoding="utf-8")
     else:
         write(path, hub_rows())
-    assert load(path).rows.remove_columns(["turns", "fields"]).to_list() == GROUPED
+    assert load(path).rows.remove_columns(["turns", "fields", "reference_rows"]).to_list() == GROUPED
 
 
 def test_a_unicode_line_separator_does_not_end_a_row(tmp_path):
@@ -224,7 +224,7 @@ def test_the_bundled_sample():
 
 def test_a_limit_counts_dialogues_not_rows(tmp_path):
     examples = load(write(tmp_path / "test.jsonl", hub_rows()), limit=1)
-    assert examples.rows.remove_columns(["turns", "fields"]).to_list() == GROUPED[:1]
+    assert examples.rows.remove_columns(["turns", "fields", "reference_rows"]).to_list() == GROUPED[:1]
     assert examples.counts == Counts(read=6, kept=6, dialogues=2, references=6, one_speaker=6)
 
 

@@ -1,20 +1,73 @@
-from pathlib import Path
+import json
 
-from dialogsum_sft.evaluation.predictions import match_examples, read_predictions
+from dialogsum_sft import InputError
+from dialogsum_sft.evaluation.prediction_columns import read_predictions
+from dialogsum_sft.evaluation.predictions import own_references
+
+import pytest
+
+ROW = {"id": "a", "dialogue": "A: hi\nB: no", "references": ["They talk."], "prediction": "Talk."}
 
 
-def test_only_line_feeds_end_a_line(tmp_path):
-    (tmp_path / "p.txt").write_bytes("\ufeffone\u2028still one\r\n\nthree".encode())
-    assert read_predictions(tmp_path / "p.txt") == [
-        {"prediction": "one\u2028still one"},
-        {"prediction": ""},
-        {"prediction": "three"},
+def read(folder, *rows):
+    path = folder / "predictions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return read_predictions(path)
+
+
+def test_own_rows_are_read_as_they_were_written(tmp_path):
+    turns = [
+        {"speaker": "A", "label": 3, "length": 6, "time": None},
+        {"speaker": "B", "label": 3, "length": 5, "time": None},
     ]
+    row = ROW | {
+        "prompt_tokens": 9,
+        "completion_tokens": 3,
+        "finish_reason": "stop",
+        "candidates": ["Talk.", "No."],
+        "dropped_turns": 1,
+        "topic": "talk",
+        "turns": turns,
+        "raw_prediction": "<think>x</think>Talk.",
+    }
+    assert own_references(read(tmp_path, row)).rows == [row]
+    several = ROW | {"references": ["x", "y"], "predictions_by_reference": ["Talk.", "Talks."]}
+    assert own_references(read(tmp_path, several)).rows == [several]
 
 
-def test_other_fields_of_a_prediction_are_kept():
-    examples = [{"id": "a", "dialogue": "A: hi", "references": ["x"], "topic": "t"}]
-    file = [{"id": "a", "prediction": "p", "dialogue": "other", "references": ["y"], "finish_reason": "stop"}]
-    assert match_examples(examples, file, Path("f"), "d") == [
-        {"id": "a", "dialogue": "A: hi", "references": ["x"], "prediction": "p", "finish_reason": "stop", "topic": "t"}
-    ]
+def test_numbers_as_ids_and_a_text_as_references(tmp_path):
+    rows = own_references(read(tmp_path, *(ROW | {"id": i, "references": f"r{i}"} for i in range(3)))).rows
+    assert [(row["id"], row["references"]) for row in rows] == [("0", ["r0"]), ("1", ["r1"]), ("2", ["r2"])]
+
+
+def test_a_reference_under_another_name(tmp_path):
+    row = {"dialogue": "A: hi", "reference": "They talk.", "prediction": "Talk."}
+    (found,) = own_references(read(tmp_path, row)).rows
+    assert found == {"id": "1", "dialogue": "A: hi", "references": ["They talk."], "prediction": "Talk."}
+
+
+def test_limit(tmp_path):
+    rows = read(tmp_path, *(ROW | {"id": i} for i in range(3)))
+    assert len(own_references(rows, 2).rows) == 2
+    for limit in (0, -1):
+        with pytest.raises(InputError, match=f"--max_eval_samples {limit} leaves no dialogue: give 1 or more"):
+            own_references(rows, limit)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"references": []}, "line 2 has no references, so the dataset must be named: give --dataset_name"),
+        ({"references": None}, "line 2 has references that are not text"),
+        ({"references": ["x", 3]}, "line 2 has references that are not text"),
+        ({"dialogue": ["A: hi"]}, "line 2 has no dialogue, so the dataset"),
+        ({"turns": [{"speaker": "A", "label": 3, "length": 6, "time": None}]}, "line 2 has turns that do not fit its"),
+        ({"turns": "A"}, "line 2 has turns that do not fit its dialogue"),
+        ({"turns": [3]}, "line 2 has turns that do not fit its dialogue"),
+        ({"id": "a"}, "1 ids are repeated: a"),
+        ({"predictions_by_reference": ["a", "b"]}, "line 2 has 2 predictions_by_reference but 1 references"),
+    ],
+)
+def test_wrong_rows_are_named(tmp_path, change, message):
+    with pytest.raises(InputError, match=message):
+        own_references(read(tmp_path, ROW, ROW | {"id": "b"} | change))

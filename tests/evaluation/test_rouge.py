@@ -230,10 +230,11 @@ def test_unknown_tokenizer_is_an_error():
 
 
 def test_skip_bigrams_by_hand():
-    # Of a b c d and a c b d the six pairs in order share ab, ac, ad, bd, cd; with the four words 9 of 10.
+    # Of a b c d and a c b d the six pairs in order share ab, ac, ad, bd, cd. ROUGE-SU4 has a, b, c of
+    # one and a, c, b of the other too: 8 of 9. The last word does not count by itself.
     scores = rouge_scores(["a c b d"], [["a b c d"]])
     assert scores["rougeS4"] == [[pytest.approx(500 / 6)]]
-    assert scores["rougeSU4"] == [[pytest.approx(900 / 10)]]
+    assert scores["rougeSU4"] == [[pytest.approx(800 / 9)]]
 
 
 def test_skip_bigrams_have_at_most_four_words_between_them():
@@ -243,7 +244,32 @@ def test_skip_bigrams_have_at_most_four_words_between_them():
 
 def test_one_word_has_no_skip_bigram():
     scores = rouge_scores(["yes"], [["yes"]])
-    assert (scores["rougeS4"], scores["rougeSU4"]) == ([[0]], [[pytest.approx(100)]])
+    assert scores["rougeS4"] == scores["rougeSU4"] == [[0]]
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "expected"),
+    [
+        # the dog, the sat, dog sat, the, dog against the cat, the sat, cat sat, the, cat: two of five are shared.
+        ("the dog sat", "the cat sat", 40),
+        ("the dog", "the cat", 50),  # the dog, the against the cat, the
+        ("a dog", "the dog", 0),
+        ("sat", "sat", 0),
+        ("x a", "x a", 100),
+        ("a b a", "a b", 200 * 2 / (5 + 2)),  # ab, aa, ba, a, b against ab, a
+    ],
+)
+def test_rougesu4_counts_single_words_as_rouge_155_does(prediction, reference, expected):
+    assert rouge_scores([prediction], [[reference]])["rougeSU4"] == [[pytest.approx(expected)]]
+
+
+def test_a_prediction_for_each_reference_is_scored_against_its_own():
+    references = [["Tom sings.", "Anna sleeps."], ["Ben ran."]]
+    scores = rouge_scores([["Tom sings.", "Tom sings."], "Ben ran."], references)
+    assert scores["rouge1"] == [pytest.approx([100, 0]), pytest.approx([100])]
+    assert rouge_scores([["Tom", "Anna"], ["Ben"]], references)["rouge1"][0] == pytest.approx([200 / 3, 200 / 3])
+    with pytest.raises(ValueError, match="dialogue 0 has 1 predictions but 2 references"):
+        rouge_scores([["Tom"], ["Ben"]], references)
 
 
 def by_brute_force(prediction, reference, unigrams):
@@ -251,7 +277,7 @@ def by_brute_force(prediction, reference, unigrams):
     tokens = [DefaultTokenizer(use_stemmer=True).tokenize(text) for text in (prediction, reference)]
     units = [
         [(t[i], t[j]) for i in range(len(t)) for j in range(len(t)) if i < j and j - i - 1 <= 4]
-        + ([(word,) for word in t] if unigrams else [])
+        + ([(word,) for word in t[:-1]] if unigrams else [])
         for t in tokens
     ]
     left, shared = list(units[1]), 0

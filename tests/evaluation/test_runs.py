@@ -51,7 +51,7 @@ def test_scores_are_means_over_references(run):
 
 def test_record_has_the_format_first_and_the_given_parts_last(run):
     assert list(run.record)[0] == "format"
-    assert run.record["format"] == 2
+    assert run.record["format"] == 3
     assert list(run.record)[-2:] == ["data", "seconds"]
 
 
@@ -70,9 +70,73 @@ def test_unfinished_is_the_same_share_everywhere_in_the_record(run):
 def test_count_of_unfinished_summaries_in_format_1_is_read_as_a_share(run):
     edit(run, lambda record: record.update(format=1, unfinished=1))
     assert read_run(run.folder, "zero-shot") == run
-    edit(run, lambda record: record.update(format=3))
-    with pytest.raises(InputError, match="has format 3, of a newer version"):
+    edit(run, lambda record: record.update(format=4))
+    with pytest.raises(InputError, match="has format 4, of a newer version"):
         read_run(run.folder)
+
+
+def test_rougesu4_of_format_2_is_computed_again(run):
+    def older(record):
+        record.update(format=2)
+        for scores in (record["rougeSU4"], record["human"]["rougeSU4"], record["baselines"]["lead-1"]["rougeSU4"]):
+            scores["mean"] = 99.0  # every single word was counted
+        for name in ("rougeSU4", "preambles"):
+            del record["fingerprint"][name]
+        for name in ("thinking", "preamble"):
+            del record["diagnostics"][name], record["diagnostics_of_references"][name]
+
+    edit(run, older)
+    assert read_run(run.folder, "zero-shot") == run
+
+
+def test_thinking_in_a_run_of_format_2_stays_scored_as_it_was(tmp_path):
+    thought = [row | {"prediction": f"<think>lost</think> {row['prediction']}"} for row in ROWS]
+    run = runs._scored("a", tmp_path, thought, "default", 42, False, None, {})
+    run.record["format"] = 2
+    run.save()
+    again = read_run(tmp_path, "a")
+    assert again.rows == thought
+    assert again.record["rouge1"] == run.record["rouge1"]
+
+
+def test_thinking_is_no_part_of_a_prediction(tmp_path):
+    thought = [row | {"prediction": f"<think>lost</think> {row['prediction']}"} for row in ROWS]
+    plain, run = score_run("a", tmp_path, ROWS), score_run("a", tmp_path, thought)
+    assert run.scores == plain.scores
+    assert run.rows == [a | {"raw_prediction": b["prediction"]} for a, b in zip(ROWS, thought, strict=True)]
+    assert (run.record["diagnostics"]["thinking"], plain.record["diagnostics"]["thinking"]) == (1, None)
+    run.save()
+    assert read_run(tmp_path, "a") == run
+    assert score_run("a", tmp_path, run.rows) == run
+
+
+def test_thinking_that_does_not_end_is_an_unfinished_empty_summary(tmp_path):
+    rows = [{key: value for key, value in row.items() if key != "finish_reason"} for row in ROWS]
+    rows[1] = rows[1] | {"prediction": "<think>The umbrella is lost."}
+    run = score_run("a", tmp_path, rows)
+    assert (run.rows[1]["prediction"], run.scores["rouge1"][1]) == ("", 0)
+    assert (run.record["unfinished"], run.record["diagnostics"]["empty"]) == (1 / 3, 1 / 3)
+    assert [diagnosis.unfinished for diagnosis in run.diagnoses] == [False, True, False]
+
+
+def test_preamble_is_counted_and_taken_off_on_request(tmp_path):
+    rows = [row | {"prediction": f"Here is a summary:\n{row['prediction']}"} for row in ROWS]
+    plain = score_run("a", tmp_path, ROWS)
+    kept, stripped = (score_run("a", tmp_path, rows, strip_preamble=strip) for strip in (False, True))
+    assert stripped.scores == plain.scores != kept.scores
+    assert kept.record["diagnostics"]["preamble"] == stripped.record["diagnostics"]["preamble"] == 1
+    assert [run.record["fingerprint"]["preambles"] for run in (kept, stripped)] == ["scored", "taken off"]
+    with pytest.raises(InputError, match="preambles is 'taken off', not 'scored'"):
+        check_comparable([kept, stripped])
+
+
+def test_each_of_several_predictions_is_scored_against_its_own_reference(tmp_path):
+    rows = [row | {"predictions_by_reference": list(row["references"])} for row in ROWS]
+    run = score_run("a", tmp_path, rows)
+    assert run.scores["rouge1"] == pytest.approx([100] * 3)
+    assert run.record["human"] == score_run("a", tmp_path, ROWS).record["human"]
+    run.save()
+    assert read_run(tmp_path, "a") == run
 
 
 def edit(run, change):

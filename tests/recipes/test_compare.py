@@ -122,12 +122,12 @@ def test_positional_arguments_are_runs(argv, expected):
 
 
 def test_page_has_the_tests_of_the_seed_and_the_resamples(call, runs, tmp_path):
-    """With 99 resamples no p can be below 0.01; with a single one every interval has no width."""
+    """With 199 resamples no p can be below 0.005."""
     page = tmp_path / "compare" / "report.html"
-    call(runs["lead"], runs["best"], "--resamples=99", "--seed=1")
+    call(runs["lead"], runs["best"], "--resamples=199", "--seed=1")
     first = page.read_text(encoding="utf-8")
-    assert "p = 0.030" in first  # 1 of 100, times three tests
-    call(runs["lead"], runs["best"], "--resamples=99", "--seed=2")
+    assert "p = 0.015" in first  # 1 of 200, times three tests
+    call(runs["lead"], runs["best"], "--resamples=199", "--seed=2")
     assert page.read_text(encoding="utf-8") != first
 
 

@@ -58,7 +58,7 @@ def test_text_file_is_scored_without_a_model(evaluate, examples, tmp_path):
     path = tmp_path / "lead.v1.txt"
     path.write_text("\n".join(lead(examples)) + "\n", encoding="utf-8")
     printed = evaluate(f"--predictions_file={path}", "--dataset_name=sample", f"--output_dir={tmp_path / 'out'}")
-    rows, metrics = records(tmp_path / "out" / "eval-lead")
+    rows, metrics = records(tmp_path / "out" / "eval-lead.v1")
     assert [row["id"] for row in rows] == [example["id"] for example in examples]
     assert [row["prediction"] for row in rows] == lead(examples)
     assert [row["references"] for row in rows] == [example["references"] for example in examples]
@@ -71,7 +71,7 @@ def test_text_file_is_scored_without_a_model(evaluate, examples, tmp_path):
         "baseline:",
         "human ceiling",
         "longest run copied from the dialogue",
-        "eval-lead: predictions.jsonl",
+        "eval-lead.v1: predictions.jsonl",
     ):
         assert text in printed
 
@@ -164,9 +164,9 @@ def test_file_that_does_not_match_the_dataset(evaluate, tmp_path, name, content,
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("p.txt", "a\n", "row 1 has no references, so the dataset must be named: give --dataset_name"),
-        ("p.jsonl", '{"prediction": "a", "references": ["b"]}\n', "row 1 has no dialogue"),
-        ("p.jsonl", '{"prediction": "a", "dialogue": "A: b", "references": []}\n', "row 1 has no references"),
+        ("p.txt", "a\n", "line 1 has no references, so the dataset must be named: give --dataset_name"),
+        ("p.jsonl", '{"prediction": "a", "references": ["b"]}\n', "line 1 has no dialogue"),
+        ("p.jsonl", '{"prediction": "a", "dialogue": "A: b", "references": []}\n', "line 1 has no references"),
         ("p.jsonl", "", "has no predictions"),
         (None, "", "there is no such file"),
     ],

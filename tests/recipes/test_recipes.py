@@ -408,7 +408,7 @@ def test_an_adapter_of_another_base(
         (["--generation_kwargs=[1]"], "must be a JSON object"),
         (['--generation_kwargs={"beams": 2}'], "GenerationConfig has no option beams"),
         (["--dataset_test_split=final"], "no split 'final' in sample"),
-        (["--max_eval_samples=0"], "leaves none"),
+        (["--max_eval_samples=0"], "leaves no dialogue: give 1 or more"),
     ],
 )
 def test_bad_evaluation_input(

@@ -154,6 +154,20 @@ def test_summaries_restore_the_names_of_renamed_speakers(
     assert trainer.state.log_history[-1]["samples"][0]["prediction"] == "Bob calls."
 
 
+def test_thinking_is_cut_off_and_unfinished_where_it_has_no_end(
+    chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(chatml_tokenizer, tmp_path)
+    callback = evaluation(trainer)
+    first, *others = [Completion("<think>Hm.</think> Bob calls.", 1, 5, "stop") for _ in callback.prompts]
+    first.text = "<think>Hm. Bob calls"
+    monkeypatch.setattr(callback, "_completions", lambda: [*others, first])
+    metrics: dict[str, float] = {}
+    callback.on_evaluate(trainer.args, trainer.state, trainer.control, metrics)
+    assert metrics["eval_unfinished"] == 1 / len(callback.prompts)
+    assert trainer.state.log_history[-1]["samples"][0]["prediction"] == "Bob calls."
+
+
 def test_a_dialogue_that_cannot_fit_is_refused_before_training(
     chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:

@@ -1,0 +1,162 @@
+"""The rows of a file of predictions, whatever its ending and shape: JSON, tables, or text with a summary per line."""
+
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from dialogsum_sft import InputError
+from dialogsum_sft.data.row_files import BadRow, one_line, read_file, suffix_of
+
+Row = dict[str, Any]
+Numbered = list[tuple[str, Row | BadRow]]  # each after its place, as in "line 3"
+
+# Names of columns with predictions, plain (see `plain`).
+PREDICTIONS = (
+    *("prediction", "predict", "predictions", "predicted", "pred", "preds", "predicted_summary", "prediction_text"),
+    *("generated", "generated_text", "generated_summary", "generated_predictions", "generation", "generations"),
+    *("hypothesis", "hypotheses", "hyp", "model_output", "model_response", "model_prediction", "model_summary"),
+    *("completion", "completions", "response", "responses", "filtered_resps", "resps", "summary_text", "decoded"),
+    *("candidate", "system_summary", "system_output", "llm_output", "raw_output", "decoded_preds"),
+)
+INDEX = ""  # the name of an index column, as pandas writes it
+
+
+def plain(name: str) -> str:
+    """A column's name in lower case, without white space around it and with _ within."""
+    return re.sub(r"[\s-]+", "_", name.strip().lower())
+
+
+def text_or_rows(path: Path) -> tuple[Numbered, bool]:
+    """The rows of a file, each after its place, and whether it is text with a summary per line.
+
+    Texts in JSON are rows with `prediction` alone. Raises InputError for a file that cannot be read, and for text that
+    is something else: a table, numbered lines, objects that are not JSON.
+    """
+    if not path.is_file():
+        fault = "is a folder: name the file in it" if path.is_dir() else "there is no such file"
+        raise InputError(f"--predictions_file {path}: {fault}")
+    suffix = suffix_of(path)
+    if suffix is not None:
+        rows = list(read_file(path))
+        if suffix.startswith(".json") and not suffix.startswith(".jsonl"):
+            rows = _reshaped([row for _, row in rows])
+        elif (
+            suffix == ".jsonl"
+            and rows
+            and isinstance(rows[0][1], BadRow)
+            and isinstance(whole := _json(_text_of(path)), list)
+        ):
+            return _named(_reshaped([_bad_unless_object(value) for value in whole]), "row"), False  # a list after all
+        return _named(rows, "line" if suffix.startswith(".jsonl") else "row"), False
+    text = _text_of(path)
+    lines = [line.rstrip("\r") for line in text.split("\n")]  # only \n ends a line
+    if not lines[-1]:
+        lines.pop()
+    values = {number: _json(line) for number, line in enumerate(lines, 1) if line.strip()}
+    structured = [number for number, value in values.items() if isinstance(value, (dict, list))]
+    if structured and len(structured) == len(values) > 1:
+        return _named(((number, _bad_unless_object(value)) for number, value in values.items()), "line"), False
+    if isinstance(whole := _json(text), (dict, list)):
+        objects = whole if isinstance(whole, list) else [whole]
+        return _named(_reshaped([_bad_unless_object(value) for value in objects]), "row"), False
+    if structured:
+        other = next(number for number in values if number not in structured)
+        raise InputError(f"{path}: line {structured[0]} is JSON, but line {other} is not: give lines of one kind")
+    if values and all(isinstance(value, str) for value in values.values()):
+        return [(f"line {number}", {"prediction": value}) for number, value in values.items()], True
+    _check_plain(lines, path)
+    return [(f"line {number}", {"prediction": line}) for number, line in enumerate(lines, 1)], True
+
+
+def _text_of(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+        if content.startswith(b"\x1f\x8b"):
+            content = gzip.decompress(content)
+        if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content[:1000]:
+            raise InputError(f"{path} is UTF-16 text, or no text at all: save it as UTF-8")
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path} is a damaged gz file (cut short?): {error}") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _bad_unless_object(value: Any) -> Row | BadRow:
+    return value if isinstance(value, dict) else BadRow("not a JSON object", value)
+
+
+def _named(rows: Iterable[tuple[int, Row | BadRow]], what: str) -> Numbered:
+    """A text becomes a row with `prediction`; a list of one object, as pipelines of transformers give, that object."""
+    named: Numbered = []
+    for number, row in rows:
+        if isinstance(row, BadRow) and isinstance(row.value, str):
+            row = {"prediction": row.value}
+        elif isinstance(row, BadRow) and isinstance(row.value, list) and len(row.value) == 1:
+            row = row.value[0] if isinstance(row.value[0], dict) else row
+        named.append((f"{what} {number}", row))
+    return named
+
+
+def _reshaped(rows: Sequence[Row | BadRow]) -> list[tuple[int, Row | BadRow]]:
+    """The rows of a JSON file, also where it is one object: of ids and texts, of ids and rows, or of columns."""
+    if len(rows) == 1 and isinstance(rows[0], dict) and rows[0]:
+        content = rows[0]
+        values = list(content.values())
+        name = next((key for key in content if plain(key) in PREDICTIONS), None)
+        column = content.get(name or "")
+        if _are_objects(column):
+            rows = column
+        elif isinstance(column, list) and len(column) != 1:
+            columns = {key: own for key, own in content.items() if isinstance(own, list) and len(own) == len(column)}
+            rows = [{key: own[i] for key, own in columns.items()} for i in range(len(column))]
+        elif isinstance(column, dict):  # columns as pandas writes them, {name: {index: value}}
+            tables = {
+                key: own for key, own in content.items() if isinstance(own, dict) and own.keys() == column.keys()
+            }
+            rows = [{INDEX: at} | {key: own[at] for key, own in tables.items()} for at in column]
+        elif name is None and len(lists := [value for value in values if _are_objects(value)]) == 1:
+            rows = lists[0]
+        elif name is None and all(isinstance(value, dict) for value in values) and len(values) > 1:
+            rows = [{"id": key} | value for key, value in content.items()]
+        elif name is None and all(isinstance(value, (str, list)) for value in values) and len(values) > 1:
+            rows = [{"id": key, "prediction": value} for key, value in content.items()]
+    return list(enumerate(rows, 1))
+
+
+def _are_objects(value: Any) -> TypeGuard[list[Row]]:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
+
+
+def _check_plain(lines: Sequence[str], path: Path) -> None:
+    """Refuse text that is something else: a table, objects as Python writes them, numbered lines."""
+    first = lines[0] if lines else ""
+    for delimiter in ",\t;|":
+        names = [plain(name.strip(" \"'")) for name in first.split(delimiter)]
+        if any(name in (*PREDICTIONS, "summary") for name in names) and all(len(name) < 30 for name in names):
+            ending = ".tsv" if "\t" in first else ".csv"
+            raise InputError(f"{path}: line 1 ({one_line(first)}) is the header of a table: name the file {ending}")
+    full = [line.strip() for line in lines if line.strip()]
+    if len(full) > 1 and all(line.startswith("{") and line.endswith("}") for line in full):
+        raise InputError(f"{path}: line 1 is an object, but not JSON: write each line with json.dumps")
+    end = r"(?:[.):\]\t|]|\s)" if len(full) > 3 else r"(?:[.):\]\t|]|\s-)"
+    begin = rf"(?i:(?:line|dialogue|summary|example|sample|output|prediction|no\.?)[ _]?)?[#(\[]?(\d{{1,9}}){end}"
+    numbers = [int(match[1]) for line in full if (match := re.match(begin, line))]
+    if len(full) > 1 and numbers and numbers == list(range(numbers[0], numbers[0] + len(full))):
+        raise InputError(
+            f"{path}: its lines are numbered ({one_line(full[0][:20])!r}), and the numbers would be scored: remove "
+            "them, or write .jsonl with id and prediction"
+        )
