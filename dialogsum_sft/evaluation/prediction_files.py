@@ -40,7 +40,7 @@ def text_or_rows(path: Path) -> tuple[Numbered, bool]:
         fault = "is a folder: name the file in it" if path.is_dir() else "there is no such file"
         raise InputError(f"--predictions_file {path}: {fault}")
     suffix = suffix_of(path)
-    if suffix is not None:
+    if suffix not in (None, ".txt"):
         rows = list(read_file(path))
         if suffix.startswith(".json") and not suffix.startswith(".jsonl"):
             rows = _reshaped([row for _, row in rows])

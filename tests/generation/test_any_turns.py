@@ -12,7 +12,7 @@ from dialogsum_sft.data.encoding import build_prompts
 from dialogsum_sft.data.examples import Examples, load_examples
 from dialogsum_sft.data.prompts import PromptSettings
 from dialogsum_sft.data.transcripts import dialogue_of
-from dialogsum_sft.evaluation.predictions import read_predictions
+from dialogsum_sft.evaluation.prediction_columns import read_predictions
 from dialogsum_sft.generation.engine import Completion
 from dialogsum_sft.generation.summarise import prediction
 
@@ -109,7 +109,7 @@ def test_any_turns_stay_the_same(
         done = Completion("s", None, None, "stop")
         lines = [prediction(row, prompt, done, [done]) for row, prompt in zip(found, prompts, strict=True)]
         files.write_jsonl(folder / "predictions.jsonl", lines)
-        assert list(map(said, read_predictions(folder / "predictions.jsonl"))) == list(map(said, found))
+        assert list(map(said, read_predictions(folder / "predictions.jsonl").rows)) == list(map(said, found))
 
 
 @settings(max_examples=40, deadline=None)
