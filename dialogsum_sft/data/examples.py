@@ -128,7 +128,7 @@ def load_examples(
         named = keys_of(_value(good[0], columns.dialogue))
         notes.append(
             f"{name} ({split}): {counts.one_speaker} of {counts.kept} dialogues have one speaker or none: if that is "
-            "wrong, look at them with recipes/inspect_data.py and give --dialogue_format, --speaker_key or "
+            "wrong (recipes/inspect_data.py lists the speakers found), give --dialogue_format, --speaker_key or "
             "--speaker_column" + (f"; turns have the keys {', '.join(map(one_line, named))}" if named else "")
         )
     return Examples(rows.select(range(len(rows))[:limit]), counts, notes)
@@ -189,7 +189,7 @@ def _kept(
             try:
                 dialogue = reader.dialogue(row, counts)
                 references = [_text(value, column) for column, value in present or values[:1]]
-                fields = {name: _field(_value(row, name)) for name in columns.fields}
+                fields = {name: _field(_value(row, name), name) for name in columns.fields}
             except (ValueError, RecursionError) as error:
                 counts.drop(label, str(error))
                 continue
@@ -260,11 +260,18 @@ def _name(value: Any) -> str | None:
     return None if _empty(value) or isinstance(value, (list, dict)) else str(value).encode(errors="replace").decode()
 
 
-def _field(value: Any) -> str:
-    """A value for the instruction as text: a list of texts with commas, nothing for other lists and objects."""
+def _field(value: Any, name: str) -> str:
+    """A value for the instruction as text: a list of texts with commas. Raises ValueError where there is none: a row
+    without its query or section cannot be learnt from.
+    """
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        value = ", ".join(value)
-    return _name(value) or ""
+        value = ", ".join(filter(str.strip, value))
+    if _empty(value) or value != value:  # NaN
+        raise ValueError(f"{name}, which the instruction contains, is empty")
+    text = _name(value)
+    if text is None:
+        raise ValueError(f"{name}, which the instruction contains, is no text")
+    return text
 
 
 def _text(value: Any, column: str) -> str:
