@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,8 @@ from dialogsum_sft.data.row_files import BadRow, Place, Row, one_line, reason_of
 from dialogsum_sft.data.sources import in_folder, open_source, with_dialogues
 from dialogsum_sft.data.stored_lists import stored_list
 from dialogsum_sft.data.transcripts import detect_format, parse, parse_alike, with_line_breaks
-from dialogsum_sft.data.turn_lists import TurnKeys, keys_of, parse_turns
+from dialogsum_sft.data.turn_lists import keys_of, parse_turns
+from dialogsum_sft.data.turn_objects import TurnKeys
 
 from datasets import Dataset, IterableDataset
 from datasets.exceptions import DatasetsError
@@ -95,6 +97,7 @@ def load_examples(
     good = [row for _, row in first if not isinstance(row, BadRow)]
     columns, notes = find_columns(good, name, data_args)
     keys = TurnKeys(data_args.speaker_key, data_args.text_key)
+    _check_keys(good, columns, keys, name)
     reader = _Reader(columns, keys, _format(good, columns, data_args), data_args.dialogue_format is not None)
     if reader.format not in ("labels", "lines") and not reader.named:
         notes.append(f"{name}: dialogues read as {reader.format}; choose another with --dialogue_format")
@@ -134,6 +137,23 @@ def load_examples(
     return Examples(rows.select(range(len(rows))[:limit]), counts, notes)
 
 
+def _check_keys(rows: list[dict[str, Any]], columns: Columns, keys: TurnKeys, source: str) -> None:
+    """Raise InputError for a key of the options that no turn of the first rows has."""
+    if keys == TurnKeys():
+        return
+    found: dict[str, None] = {}
+    for row in rows:
+        value = _value(row, columns.dialogue)
+        if isinstance(value, str):
+            value = stored_list(value) if _is_stored(value, whole=True) else None
+        found |= dict.fromkeys(keys_of(value, keys))
+    for option, key in (("speaker_key", keys.speaker), ("text_key", keys.text)):
+        whole = re.split(r"\.\d+\b", key or "")[0]  # before an index of a list
+        if key and not any(f"{path}.".startswith(f"{whole}.") for path in found):
+            listed = ", ".join(map(one_line, found)) or f"none: {columns.dialogue} is no list of objects"
+            raise InputError(f"{source}: no turn of the first rows has the --{option} {key}; there are {listed}")
+
+
 def _format(rows: list[dict[str, Any]], columns: Columns, data_args: DataArguments) -> str:
     if data_args.dialogue_format is not None:
         return str(data_args.dialogue_format)
@@ -144,11 +164,12 @@ def _format(rows: list[dict[str, Any]], columns: Columns, data_args: DataArgumen
     )
 
 
-def _is_stored(text: str) -> bool:
+def _is_stored(text: str, whole: bool = False) -> bool:
+    """Whether a text holds a list of turns, `whole` or cut off."""
     try:
         return stored_list(text) is not None
     except ValueError:
-        return True
+        return not whole
 
 
 def _only(
@@ -231,8 +252,9 @@ class _Reader:
         try:
             stored = stored_list(value) if isinstance(value, str) else value
             if stored is not None:
-                dialogue, skipped = parse_turns(stored, self.keys, speakers)
-                counts.skipped_turns += skipped
+                dialogue, left_out = parse_turns(stored, self.keys, speakers)
+                for name, number in left_out.items():
+                    setattr(counts, name, getattr(counts, name) + number)
                 return dialogue
         except ValueError as error:
             raise ValueError(f"{column}: {error}") from error
