@@ -1,5 +1,6 @@
 """Read one turn of a list: an object with keys for its speaker and its text, of which there are many names."""
 
+import functools
 import html
 import re
 from collections import Counter
@@ -213,6 +214,7 @@ def at(turn: Mapping[str, Any], key: str) -> Any:
         return None
 
 
+@functools.lru_cache(1000)
 def plain_key(key: Any) -> str:
     """A key without case, `_`, `-` and the plural's s: `Speaker_IDs` is speakerid."""
     plain = str(key).lower().replace("_", "").replace("-", "")
