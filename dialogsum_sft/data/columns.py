@@ -51,10 +51,12 @@ def find_columns(rows: list[dict[str, Any]], source: str, data_args: DataArgumen
         dialogue = "dialogue" if "dialogue" in found or len(found) != 1 else found[0]
         if dialogue != "dialogue":
             notes.append(f"{source}: dialogues taken from {dialogue}")
+    possible = list(summaries or ())  # without --summary_columns all that are named like summaries
     if summaries is None:
         numbered = sorted((n for n in names if re.fullmatch(r"summary_?\d+", n)), key=lambda n: int(n[7:].strip("_")))
         found = [name for name in names if name.lower() in _SUMMARY_NAMES]
         summaries = ["summary"] if "summary" in found else numbered or (found if len(found) == 1 else ["summary"])
+        possible = [*summaries, *numbered, *found]
         if summaries != ["summary"]:
             notes.append(f"{source}: summaries taken from {', '.join(summaries)}")
     texts = (data_args.instruction or "", data_args.system_prompt or "")
@@ -64,11 +66,10 @@ def find_columns(rows: list[dict[str, Any]], source: str, data_args: DataArgumen
     lists = dict.fromkeys(path.split("[]")[0] for path in summaries if "[]" in path)
     elements = {name for path in lists for row in rows for one in _list_at(row, path) for name in _names_of(one)}
     fields = [name for name in named if name in elements or any(has(row, name) for row in rows)]
-    columns_of_rows = set(names)
-    if given_away := [name for name in fields if _overlaps(name, summaries, columns_of_rows)]:
+    if given_away := [name for name in fields if _overlaps(name, possible, names)]:
         raise InputError(
-            f"{source}: the instruction or the system prompt contains {{{given_away[0]}}}, and {given_away[0]} is the "
-            "summary that the model is to write: leave it out, or name other --summary_columns"
+            f"{source}: the instruction or the system prompt contains {{{given_away[0]}}}, a summary, which the model "
+            "is to write: leave it out, or name the columns of the true summaries with --summary_columns"
         )
     if dialogue in fields:
         raise InputError(f"{source}: the instruction contains {{{dialogue}}}: for the dialogue write {{dialogue}}")

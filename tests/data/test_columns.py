@@ -122,6 +122,8 @@ def test_lists_of_sentences_and_lists_of_references(
         ("summary", {"summary": "s"}, {}),
         ("highlights", {"highlights": "s"}, {}),
         ("summary2", {"summary1": "s", "summary2": "t"}, {}),
+        ("summary2", {"summary": "s", "summary2": "t"}, {}),
+        ("abstract", {"summary": "s", "abstract": "t"}, {}),
         ("gist", {"gist": "s"}, {"summary_columns": ["gist"]}),
         ("summaries.0", {"summaries": ["s"]}, {}),
         ("info", {"info": '{"gist": "s"}'}, {"summary_columns": ["info.gist"]}),
@@ -134,7 +136,7 @@ def test_lists_of_sentences_and_lists_of_references(
 def test_a_summary_in_the_prompt_is_refused(
     tmp_path: Path, name: str, row: dict[str, Any], options: dict[str, Any], option: str
 ) -> None:
-    with pytest.raises(InputError, match=rf"contains {{{re.escape(name)}}}, and .* is the summary that the model"):
+    with pytest.raises(InputError, match=rf"contains {{{re.escape(name)}}}, a summary, which the model"):
         load(tmp_path, {"dialogue": "Ann: Hi."} | row, **options, **{option: f"Write {{{name}}}"})
 
 
