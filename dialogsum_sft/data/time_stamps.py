@@ -27,9 +27,10 @@ _STAMPED = re.compile(
     rf"{_B}\s*(?P<open>[\[(])?\s?{_B}(?P<time>{_TIME}|(?<=[\[( ])(?:\d+[hms]\s?){{1,3}}(?=[\])]))"
     rf"(?:\s*(?:-->|-|–|—)\s*{_TIME})?\s*[\])]?(?P<gap>\s*[-–—|]\s*|[\s{BIDI}]+|\Z|(?<=[\])]))"
 )
+# The name may hold brackets, quotes and smileys: "Max [Work]", "<3 Lisa", "Ann => Bo", "Tom :)".
 _NAMED = re.compile(
-    rf"{_B}(?:~\s?)?{_B}(?P<name>[^\n:：\[\]<>]{{1,60}}?)\s*[:：](?=\s|\Z|[{BIDI}])"
-    r"|[<\[](?P<nick>[^<>\[\]\n]{1,40})[>\]]:?\s"
+    r"[<\[](?P<nick>[^<>\[\]\n]{1,40})[>\]]:?\s"
+    rf"|{_B}(?:~\s?)?{_B}(?P<name>(?:[^\n:：]|:(?=[-()*])){{1,60}}?)\s*(?::(?=\s|\Z|[{BIDI}])|：)"
 )
 # "Mara Olsen  0:13" and "Mara Olsen [00:13]:" alone on a line, with what was said on the next ones.
 _HEADING = re.compile(
@@ -40,6 +41,10 @@ _ZOOM = re.compile(r"From\s+(?P<name>.+?)(?:\s+to\s+.+)?", re.IGNORECASE)
 _ENCRYPTED = re.compile(
     r"(?i)end-to-end|ende-zu-ende|extremo a extremo|ponta a ponta|bout en bout|uçtan uca|сквозн|端到端|端對端"
 )
+_UNMARKED = re.compile(r"(?:Messages|Calls|Your messages|This chat|Chats)\b.*end-to-end encrypted")
+# "Ines changed the subject to: Flat 3", unlike "Ann from work: hi".
+_UP_TO_COLON = re.compile(r"\s[a-zß-ÿ]{3,}\s(?:.*\s)?(?:to|in|zu|auf|a|à|en|naar|para|por|til|till|på|na|на)$")
+_QUOTED = re.compile(r"[“”„«»\"][^“”„«»\"]*[“”„«»\"]")
 _MEDIA = re.compile(
     r"(?i)\W*<|.*\b(omitted|weggelassen|ausgeschlossen|omitid[ao]|omess[ao]|omise?|absente?|weggelaten|utelämn\w+|"
     r"udeladt|pominięt\w+|пропущен\w*|edilmedi|vynechán\w*)\b|.*(省略|생략|略|تم استبعاد)"
@@ -80,9 +85,9 @@ def is_time_stamped(text: str) -> bool:
     return len(lines) > 1 and lines[0].kind == "alone" and (labels > 0 or len(alone) > 1)
 
 
-def read_time_stamped(text: str) -> tuple[Dialogue, int]:
+def read_time_stamped(text: str) -> tuple[Dialogue, list[str]]:
     """The dialogue of lines that begin with a time stamp and a name, or of names and time stamps above what was said;
-    and the number of dropped lines.
+    and the dropped lines.
 
     Dropped are system lines: stamped lines without a name (`Ines added Tomas`), and those whose text or name are
     marked as such. Where no line has a name, names are looked for in the lines after the stamps; else each stamped
@@ -92,15 +97,17 @@ def read_time_stamped(text: str) -> tuple[Dialogue, int]:
     if not any(line.kind in ("named", "heading") for line in lines):
         if any(line.kind == "alone" for line in lines):
             others = "".join(line.raw for line in lines if line.kind != "alone")
-            return labelled(others.lstrip("\n")), sum(line.kind == "alone" for line in lines)
+            return labelled(others.lstrip("\n")), [line.raw.strip() for line in lines if line.kind == "alone"]
         headed = _are_names([line for line in lines if line.raw.strip()])
         lines = [_as_turn(line, headed) for line in lines]
     system = _system_lines(lines)
     turns: list[Turn] = []
-    dropped, within = 0, False
+    dropped: list[str] = []
+    within = False
     for number, line in enumerate(lines):
         if number in system:
-            dropped, within = dropped + 1, True
+            dropped.append(line.raw.strip())
+            within = True
         elif line.kind in ("named", "heading"):
             turns.append(Turn(line.speaker, line.raw, line.label, line.time))
             within = False
@@ -109,7 +116,7 @@ def read_time_stamped(text: str) -> tuple[Dialogue, int]:
         elif not within and line.raw.strip():
             turns.append(Turn(None, line.raw))
         elif within and line.raw.strip():
-            dropped += 1
+            dropped.append(line.raw.strip())
     return Dialogue(tuple(turns)), dropped
 
 
@@ -190,15 +197,18 @@ def _system_lines(lines: Sequence[_Line]) -> set[int]:
             continue
         name, said = line.speaker, line.said.strip(" ")
         marked = said[:1] == "\u200e"
-        own = re.search(r"[“„«\"][^”“»\"]*$", name) or re.match(r"(?:You|Du|Vous|Você|Tú|Hai)\s[^\W\d_A-Z]", name)
-        about = times[name] == 1 and any(
-            other and name.startswith(f"{other} ") and name[len(other) + 1].islower() for other in times
-        )
+        own = re.match(r"(?:You|Du|Vous|Você|Tú|Hai)\s[^\W\d_A-Z]", name) is not None
+        about = _UP_TO_COLON.search(name) and any(other and name.startswith(f"{other} ") for other in times)
         if (
-            own
-            or about
-            or (len(said) < 400 and _ENCRYPTED.search(said) and (marked or "end-to-end encrypted" in said))
+            (times[name] == 1 and (own or about or _is_in_quotes(name, said)))
+            or (len(said) < 400 and _ENCRYPTED.search(said) and (marked or _UNMARKED.match(said)))
             or (marked and not _MEDIA.match(said) and (name not in people or said.lstrip(MARKS).startswith(name)))
         ):
             system.add(number)
     return system
+
+
+def _is_in_quotes(name: str, said: str) -> bool:
+    """Whether the colon stands within quotes: `Ines created group “Flat 3: bills”`, unlike `Max "Maxi" M: hi`."""
+    begin = _QUOTED.sub("", name)
+    return re.search(r"\w\s[“„«\"]", begin) is not None and re.search(r"[”“»\"]", said) is not None

@@ -40,19 +40,19 @@ _WIDE_LABEL = re.compile(
 _BRACKETS = re.compile(rf"(?<!\S)[\[<](?!(?i:{NOISE})[\]>])({SPEAKER})[\]>](?:\s?:)?(?=\s)")
 
 
-def parse(text: str, kind: str) -> tuple[Dialogue, int]:
-    """The dialogue of a text in one of FORMATS, and the number of dropped system lines. An empty text has no turns."""
+def parse(text: str, kind: str) -> tuple[Dialogue, list[str]]:
+    """The dialogue of a text in one of FORMATS, and the dropped system lines. An empty text has no turns."""
     if kind == "subtitles":
         turns = read_subtitles(text)
-        return (Dialogue.of(turns) if turns else Dialogue(())), 0
+        return (Dialogue.of(turns) if turns else Dialogue(())), []
     if kind == "inline":
-        return Dialogue(tuple(turns_at(text, _inline_starts(text)))), 0
+        return Dialogue(tuple(turns_at(text, _inline_starts(text)))), []
     if kind == "timestamps":
         return read_time_stamped(text)
-    return (labelled(text) if kind == "labels" else Dialogue(tuple(lines_of(text)))), 0
+    return (labelled(text) if kind == "labels" else Dialogue(tuple(lines_of(text)))), []
 
 
-def parse_alike(text: str, kind: str) -> tuple[Dialogue, int]:
+def parse_alike(text: str, kind: str) -> tuple[Dialogue, list[str]]:
     """As `parse`, for a text among others of a format: one in which that finds fewer speakers is read by its own."""
     dialogue, dropped = parse(text, kind)
     if len(dialogue.speakers) < 2 and (own := _format_of(text)) != kind:

@@ -1,0 +1,65 @@
+"""Names with brackets, quotes and notes in exported chats, and the lines that apps write; every name is invented."""
+
+from pathlib import Path
+
+import pytest
+from odd_files import lines, load, write
+from reading import Said, read
+
+SYSTEM_LINES = (
+    '12/3/24, 14:05 - Max created group "Flat: 3"\n'
+    "12/3/24, 14:06 - Max [Work]: hi\n"
+    "12/3/24, 14:11 - Ann left\n"
+    "12/3/24, 14:12 - Ann changed the subject to: Flat 3\n"
+    "12/3/24, 14:13 - Ann: yo"
+)
+NAMES: dict[str, tuple[str, Said, int]] = {
+    "odd names on whatsapp": (
+        "12/3/24, 14:06 - Max [Work]: the meeting is moved to 5\n"
+        '12/3/24, 14:07 - Max "Maxi" M: ok\n'
+        "12/3/24, 14:07 - <3 Lisa: so\n"
+        "12/3/24, 14:08 - Ann => Bo: yes: no\n"
+        "12/3/24, 14:09 - Max „Maxi“ M: a\n"
+        "12/3/24, 14:09 - Ann: is this end-to-end encrypted?\n"
+        "12/3/24, 14:10 - Ann from work: b\n"
+        "12/3/24, 14:11 - Tom :): c\n"
+        "12/3/24, 14:12 - {Tea} (flat 3): d",
+        [
+            ("Max [Work]", "the meeting is moved to 5"),
+            ('Max "Maxi" M', "ok"),
+            ("<3 Lisa", "so"),
+            ("Ann => Bo", "yes: no"),
+            ("Max „Maxi“ M", "a"),
+            ("Ann", "is this end-to-end encrypted?"),
+            ("Ann from work", "b"),
+            ("Tom :)", "c"),
+            ("{Tea} (flat 3)", "d"),
+        ],
+        0,
+    ),
+    "brackets after times": (
+        "[10:11] Anna M. [ACME]: hi\n[10:12] Bob <Ops>: yo\n[10:13] Anna M. [ACME]: ok",
+        [("Anna M. [ACME]", "hi"), ("Bob <Ops>", "yo"), ("Anna M. [ACME]", "ok")],
+        0,
+    ),
+    "system lines with colons": (SYSTEM_LINES, [("Max [Work]", "hi"), ("Ann", "yo")], 3),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_in_exports(name: str) -> None:
+    text, said, dropped = NAMES[name]
+    assert read(text) == (said, dropped)
+
+
+def test_the_first_dropped_lines_are_shown(tmp_path: Path) -> None:
+    chat = SYSTEM_LINES + "".join(f"\n12/3/24, 14:1{i} - Ann left" for i in range(4))
+    examples = load(write(tmp_path, "a.jsonl", lines({"dialogue": chat, "summary": "Hi."})))
+    assert examples.counts.system_lines == 7
+    assert len(examples.counts.system_examples) == 5
+    (note,) = [note for note in examples.notes if "an app wrote" in note]
+    assert note.endswith(
+        "(test): 7 lines that an app wrote are left out, such as: "
+        '12/3/24, 14:05 - Max created group "Flat: 3"; 12/3/24, 14:11 - Ann left; '
+        "12/3/24, 14:12 - Ann changed the subject to: Flat 3; 12/3/24, 14:10 - Ann left; 12/3/24, 14:11 - Ann left"
+    )
