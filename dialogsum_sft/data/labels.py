@@ -50,6 +50,9 @@ _CAPITALS = re.compile(rf"\s*({_NAME}, \w[\w '-]{{1,40}}):(?=\s|\Z)")
 _COURT = re.compile(r"\s*([QA])\.(?=\s+\S)")
 # What stands before a colon, which is a name where it labels several lines, or where all lines have such labels.
 _LOOSE = re.compile(rf"[{BIDI}]*\s*([^\s:：!?;\"“”][^\n:：!?;\"“”]{{0,39}}?)\s?[:：](?:(?=\s|\Z)|(?=[^\W\d_]))")
+# A name on a line of its own: "Olsen, Mara (Guest)", "Jon [Work]", "+49 170 1234567".
+_NOTES = r"(?:\s?(?:\([^()\n]{1,40}\)|\[[^\[\]\n]{1,40}\])){0,2}"
+_HEADING = re.compile(rf"{SPEAKER}{_NOTES}|{_NAME}, {_NAME}{_NOTES}|\+?\d[\d ()-]{{6,18}}")
 # Before labels in a list: "- Anna: ...", "1. Anna: ...".
 _BULLET = re.compile(r"\s*(?:(?:[-*•·–—]|\d{1,4}[.)])\s+|>{1,2}\s*)(?=\S)")
 _HASHES = re.compile(r"#{1,6}\s+([^\n:]{1,40}?)\s*$")
@@ -127,6 +130,11 @@ def is_name(speaker: str) -> bool:
     """Whether words after the first begin in upper case, except for particles."""
     later = (re.split("[-'’]", word)[0] for word in speaker.split()[1:])
     return len(speaker) <= 40 and all(word[:1] == word[:1].title() or word in _PARTICLES for word in later)
+
+
+def is_heading(line: str) -> bool:
+    """Whether a line is a name and nothing else."""
+    return _HEADING.fullmatch(line) is not None and is_name(re.split(r"\s?[\[(]", line)[0]) and not line[0].islower()
 
 
 def _plain(lines: _Lines) -> list[Start]:

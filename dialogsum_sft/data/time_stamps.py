@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dialogsum_sft.data.dialogue import Dialogue, Turn
-from dialogsum_sft.data.labels import BIDI, MARKS, is_name, label_of, labelled
+from dialogsum_sft.data.labels import BIDI, MARKS, is_heading, is_name, label_of, labelled
 
 _B = rf"[{BIDI}]*"
 _MONTH = r"[^\W\d_]{3,10}\.?"
@@ -17,7 +17,8 @@ _DATE = (
 _AT = r"(?:\s(?:at|um|à|a las|às|alle|kl\.?|klo|om|o))?"
 _CLOCK = (
     r"(?:\d{1,2}[:.]\d{2}(?:[:.]\d{2})?(?:[.,]\d{1,6})?|\d{1,2}\sh\s\d{2}"
-    r"|(?:\d+ hours? )?(?:\d+ minutes? )?\d+ seconds?)(?!\d)"
+    r"|(?:\d+ (?:hours?|Stunden?|heures?|horas?|or[ae]) )?(?:\d+ [Mm]inut\w{0,3} )?"
+    r"\d+ (?:[Ss][ei][kcg]\w{0,6}))(?!\d)"
 )
 _HALF = r"(?:\s?(?:[AaPp]\.?\s?[Mm]\.?|Uhr|h|ص|م)(?![^\W\d_]))?(?:Z|\s(?:UTC|GMT)|[+-]\d{2}:?\d{2})?"
 _EAST = r"(?:오전|오후|上午|下午|午前|午後|凌晨|中午|晚上)?\s?"
@@ -32,9 +33,11 @@ _NAMED = re.compile(
     r"[<\[](?P<nick>[^<>\[\]\n]{1,40})[>\]]:?\s"
     rf"|{_B}(?:~\s?)?{_B}(?P<name>(?:[^\n:：]|:(?=[-()*])){{1,60}}?)\s*(?::(?=\s|\Z|[{BIDI}])|：)"
 )
-# "Mara Olsen  0:13" and "Mara Olsen [00:13]:" alone on a line, with what was said on the next ones.
+# "Mara Olsen  0:13", "Jon [Work]  0:13" and "Mara Olsen [00:13]:" alone on a line; what was said is on the next ones.
 _HEADING = re.compile(
-    rf"{_B}\s*\[?(?P<name>[^\W\d_][^\n:：\[\]()<>]{{0,50}}?)\]?"
+    rf"{_B}\s*(?P<open>\[)?(?P<name>(?:[^\W\d_]|[+(]?\d(?=[\d ().-]{{6}})|[@~\U0001f300-\U0001faff])"
+    r"[^\n:：]{0,60}?)(?(open)\])"
+    r"(?:\s?:[a-z][\w+'-]*:)*"  # Slack's status: "Carl:palm_tree:  10:17 AM"
     rf"(?P<gap>\s*[,|–—-]\s*|\s*,?\s*(?=[\[(])|\s*:\s*(?=[\[(])|\s+)[\[(]?(?P<time>{_TIME})\s*[\])]?\s*:?\s*$"
 )
 _ZOOM = re.compile(r"From\s+(?P<name>.+?)(?:\s+to\s+.+)?", re.IGNORECASE)
@@ -126,11 +129,17 @@ def _lines(text: str) -> list[_Line]:
         above, line = lines[i - 1], lines[i]
         first = i == 1 or not lines[i - 2].raw.strip()
         name = above.raw.strip()
-        if line.kind == "alone" and above.kind == "text" and first and name[:1].isupper() and is_name(name):
-            raw = above.raw + line.raw
+        raw = above.raw + line.raw
+        if line.kind == "alone" and above.kind == "text" and first and _is_heading(name):
             lines[i - 1 : i + 1] = [_Line(raw, "heading", name, len(raw), line.time)]
+        elif line.kind == "alone" and above.kind == "heading" and (above.time or "")[-1:].isalpha() and not line.sure:
+            lines[i - 1 : i + 1] = [replace(above, raw=raw, label=len(raw))]  # "0 minutes 3 seconds", below it "0:03"
     names = Counter(line.speaker for line in lines if line.kind in ("named", "heading"))
     return [line if _is_plausible(line, names) else _Line(line.raw) for line in lines]
+
+
+def _is_heading(line: str) -> bool:
+    return is_heading(line) or (line[:1].isupper() and is_name(line))
 
 
 def _line(raw: str) -> _Line:

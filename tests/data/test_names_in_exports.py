@@ -42,6 +42,44 @@ NAMES: dict[str, tuple[str, Said, int]] = {
         [("Anna M. [ACME]", "hi"), ("Bob <Ops>", "yo"), ("Anna M. [ACME]", "ok")],
         0,
     ),
+    "headings of teams": (
+        "Bob Smith (Guest)   0:07\nhi\n\nSmith, Bob (EXT)   0:09\nyo\n\nAnna M. [ACME]   0:12\nok\n\n"
+        "+49 170 1234567   0:15\nso\n\nAnna Ray   0:20\nbye",
+        [
+            ("Bob Smith (Guest)", "hi"),
+            ("Smith, Bob (EXT)", "yo"),
+            ("Anna M. [ACME]", "ok"),
+            ("+49 170 1234567", "so"),
+            ("Anna Ray", "bye"),
+        ],
+        0,
+    ),
+    "headings of teams, minutes": (
+        "Bob Smith (Guest)\n0 minutes 3 seconds\nhi\n\nSmith, Bob (EXT)\n0 minutes 12 seconds\nyo\n\n"
+        "+49 170 1234567\n1 minute 2 seconds\nok",
+        [("Bob Smith (Guest)", "hi"), ("Smith, Bob (EXT)", "yo"), ("+49 170 1234567", "ok")],
+        0,
+    ),
+    "headings of teams, time twice": (
+        "Anna   0 minutes 3 seconds\n0:03\nhi\n\nBob (Guest)   0 Minuten 9 Sekunden\n0:09\nyo",
+        [("Anna", "hi"), ("Bob (Guest)", "yo")],
+        0,
+    ),
+    "headings of zoom": (
+        "[Bob (Guest)] 10:12:40\nhi\n[+49 170 1234567] 10:13:20\nyo\n[Anna] 10:14:00\nok",
+        [("Bob (Guest)", "hi"), ("+49 170 1234567", "yo"), ("Anna", "ok")],
+        0,
+    ),
+    "headings of discord": (
+        "Anna — Today at 6:05 PM\nhi\nBob (he/him) — Today at 6:06 PM\nyo\nsmith [afk] — Today at 6:07 PM\nok",
+        [("Anna", "hi"), ("Bob (he/him)", "yo"), ("smith [afk]", "ok")],
+        0,
+    ),
+    "statuses on slack": (
+        "Anna  10:15 AM\nhi\nCarl:palm_tree:  10:17 AM\nyo\nAnna :house: 10:18 AM\nok",
+        [("Anna", "hi"), ("Carl", "yo"), ("Anna", "ok")],
+        0,
+    ),
     "system lines with colons": (SYSTEM_LINES, [("Max [Work]", "hi"), ("Ann", "yo")], 3),
 }
 
