@@ -74,6 +74,21 @@ LABELS: dict[str, tuple[str, Said, int]] = {
         [("Agent", "hi"), ("Customer", "yo"), ("Agent", "ok")],
         0,
     ),
+    "surnames first": (
+        "Müller, Jörg: hi\nJo's iPhone: yo\nAnna: ok",
+        [("Müller, Jörg", "hi"), ("Jo's iPhone", "yo"), ("Anna", "ok")],
+        0,
+    ),
+    "long names": (
+        "Anna: hi\nMaría José de la Cruz García: yo\nand on\nAnna: ok\nMaría José de la Cruz García: so",
+        [
+            ("Anna", "hi"),
+            ("María José de la Cruz García", "yo\nand on"),
+            ("Anna", "ok"),
+            ("María José de la Cruz García", "so"),
+        ],
+        0,
+    ),
     "phones": (
         "+44 7700 900123: hi\n+1 (555) 010-0199: yo",
         [("+44 7700 900123", "hi"), ("+1 (555) 010-0199", "yo")],
