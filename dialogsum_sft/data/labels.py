@@ -14,6 +14,8 @@ _NAME = rf"(?:{_TITLE}|[^\W\d_]{_INNER})(?:(?:\s|(?<=\.))(?:{_TITLE}|[^\W_]{_INN
 _PARTICLES = frozenset(
     ["al", "bin", "d", "da", "de", "del", "der", "di", "du", "el", "la", "le", "of", "the", "van", "von"]
 )
+# Of an e-mail's header.
+_HEADER = frozenset(["from", "to", "subject", "date", "sent", "cc", "bcc", "reply-to", "von", "an", "betreff"])
 _DEVICE = re.compile("i(?:Phone|Pad|Mac)")  # the name that somebody has in a meeting: "Jo's iPhone"
 SPEAKER = rf"\#\w{{1,39}}\#?|@\w{{1,30}}(?:[.-]\w{{1,30}}){{0,2}}|{_NAME}"
 # Brackets contain noises as well as names; SAMSum has <file_photo> in place of photos.
@@ -154,6 +156,7 @@ def _plain(lines: _Lines) -> list[Start]:
             court.append((offset, offset + match.end(), match[1], None))
         elif (match := _LOOSE.match(line)) and _may_be_name(match[1]):
             loose.append((match[1], (offset, offset + match.end(), match[1], None)))
+    starts = _without_headers(lines, starts)
     if len({speaker for *_, speaker, _ in court}) == 2:
         starts += court
     often = Counter(name for name, _ in loose)
@@ -165,6 +168,19 @@ def _plain(lines: _Lines) -> list[Start]:
     if everywhere:
         accepted |= {name for name in often if not name.islower()}
     return sorted(starts + [start for name, start in loose if name in accepted], key=lambda start: start[0])
+
+
+def _without_headers(lines: _Lines, starts: list[Start]) -> list[Start]:
+    """The labels without those of an e-mail's header: two or more such lines below each other."""
+    names = {at: (speaker or "").lower() for at, _, speaker, _ in starts}
+    fields = [names.get(at, "") in _HEADER for at, _ in lines]
+    header = {
+        at
+        for (at, _), above, own, below in zip(lines, [False, *fields], fields, [*fields[1:], False], strict=False)
+        if own and (above or below)
+    }
+    kinds = {names[at] for at in header}
+    return [start for start in starts if start[0] not in header] if kinds & {"from", "to", "subject"} else starts
 
 
 def _may_be_name(words: str) -> bool:

@@ -1,5 +1,6 @@
 """Exported chats and transcripts with time stamps: WhatsApp, Telegram, Slack, Discord, Zoom, Teams, Otter, IRC."""
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +12,8 @@ from dialogsum_sft.data.labels import BIDI, MARKS, is_heading, is_name, label_of
 _B = rf"[{BIDI}]*"
 _MONTH = r"[^\W\d_]{3,10}\.?"
 _DATE = (
-    rf"(?:\d{{1,4}}{_B}[./-]{_B}\s?\d{{1,2}}{_B}[./-]{_B}\s?\d{{1,4}}\.?|\d{{4}}年\d{{1,2}}月\d{{1,2}}日"
+    rf"(?:\d{{1,4}}{_B}[./-]{_B}\s?\d{{1,2}}{_B}[./-]{_B}\s?\d{{1,4}}\.?|\d{{4}}[年년]\s?\d{{1,2}}[月월]\s?\d{{1,2}}[日일]"
+    rf"|\d{{1,2}}-{_MONTH}-\d{{2,4}}"
     rf"|\d{{1,2}}\.?\s(?:de\s)?{_MONTH},?\s(?:de\s)?\d{{4}}|{_MONTH}\s\d{{1,2}},?\s\d{{4}}|Today|Yesterday)"
 )
 _AT = r"(?:\s(?:at|um|à|a las|às|alle|kl\.?|klo|om|o))?"
@@ -22,11 +24,11 @@ _CLOCK = (
 )
 _HALF = r"(?:\s?(?:[AaPp]\.?\s?[Mm]\.?|Uhr|h|ص|م)(?![^\W\d_]))?(?:Z|\s(?:UTC|GMT)|[+-]\d{2}:?\d{2})?"
 _EAST = r"(?:오전|오후|上午|下午|午前|午後|凌晨|中午|晚上)?\s?"
-_TIME = rf"(?:(?:{_DATE}[,،]?{_B}{_AT}{_B}[\sT]*{_B})?{_EAST}{_CLOCK}{_HALF}(?:,\s{_DATE})?)"
+TIME = rf"(?:(?:{_DATE}[,،]?{_B}{_AT}{_B}[\sT]*{_B})?{_EAST}{_CLOCK}{_HALF}(?:,\s{_DATE})?)"
 # "[01/03/2024, 9:10:00 PM] Ines: ...", "01.03.24, 21:10 - Ines: ...", "00:00:13 Mara Olsen: ...", "(10:15) Anna: ..."
 _STAMPED = re.compile(
-    rf"{_B}\s*(?P<open>[\[(])?\s?{_B}(?P<time>{_TIME}|(?<=[\[( ])(?:\d+[hms]\s?){{1,3}}(?=[\])]))"
-    rf"(?:\s*(?:-->|-|–|—)\s*{_TIME})?\s*[\])]?(?P<gap>\s*[-–—|]\s*|[\s{BIDI}]+|\Z|(?<=[\])]))"
+    rf"{_B}\s*(?P<open>[\[(])?\s?{_B}(?P<time>{TIME}|(?<=[\[( ])(?:\d+[hms]\s?){{1,3}}(?=[\])]))"
+    rf"(?:\s*(?:-->|-|–|—)\s*{TIME})?\s*[\])]?(?P<gap>\s*[-–—|]\s*|,\s+|[\s{BIDI}]+|\Z|(?<=[\])]))"
 )
 # The name may hold brackets, quotes and smileys: "Max [Work]", "<3 Lisa", "Ann => Bo", "Tom :)".
 _NAMED = re.compile(
@@ -38,9 +40,22 @@ _HEADING = re.compile(
     rf"{_B}\s*(?P<open>\[)?(?P<name>(?:[^\W\d_]|[+(]?\d(?=[\d ().-]{{6}})|[@~\U0001f300-\U0001faff])"
     r"[^\n:：]{0,60}?)(?(open)\])"
     r"(?:\s?:[a-z][\w+'-]*:)*"  # Slack's status: "Carl:palm_tree:  10:17 AM"
-    rf"(?P<gap>\s*[,|–—-]\s*|\s*,?\s*(?=[\[(])|\s*:\s*(?=[\[(])|\s+)[\[(]?(?P<time>{_TIME})\s*[\])]?\s*:?\s*$"
+    rf"(?P<gap>\s*[,|–—-]\s*|\s*,?\s*(?=[\[(])|\s*:\s*(?=[\[(])|\s+)[\[(]?(?P<time>{TIME})\s*[\])]?\s*:?\s*$"
 )
-_ZOOM = re.compile(r"From\s+(?P<name>.+?)(?:\s+to\s+.+)?", re.IGNORECASE)
+# KakaoTalk: "[민수] [오후 2:05] 안녕".
+_NAME_FIRST = re.compile(rf"\[(?P<name>[^\]\n]{{1,40}})\]\s\[(?P<time>{TIME})\]\s")
+# "From Mara Olsen to Everyone", "Mara Olsen to Jon Pirie(Direct Message)", "Von Mara Olsen an Alle".
+_ZOOM = re.compile(
+    r"(?i:From)\s+(?P<name>.+?)(?:\s+(?i:to)\s+.+)?|(?P<direct>.+?)\s+to\s+(?:Everyone|.+\(.+\))"
+    r"|(?:Von|De|Da|Van)\s+(?P<other>.+?)\s+(?:an|à|a|para|naar)\s+.+"
+)
+# What exports contain beside messages: bars with a date, headers of DiscordChatExporter and KakaoTalk, and notes of
+# Google Meet, Teams and Otter.
+_FRAME = re.compile(
+    rf"-{{3,}}[^\n]*{_DATE}[^\n]*-{{3,}}|{_DATE},?\s(?:[월화수목금토일]요일|\(?[月火水木金土日](?:曜日)?\)?)|={{5,}}"
+    r"|Exported [\d,.]+ message\(s\)|(?:저장한 날짜|Date Saved) ?: .*|.{1,60} 카카오톡 대화|KakaoTalk Chats with .*"
+    r"|Meeting ended after \d.*|Transcribed by https://otter\.ai\S*|.{1,60} (?:started|stopped) transcription"
+)
 _ENCRYPTED = re.compile(
     r"(?i)end-to-end|ende-zu-ende|extremo a extremo|ponta a ponta|bout en bout|uçtan uca|сквозн|端到端|端對端"
 )
@@ -57,7 +72,8 @@ _MEDIA = re.compile(
 @dataclass(frozen=True)
 class _Line:
     """`kind`: `named`, `heading` (what was said stands on the next lines), `bare` (no name), `alone` (only a time),
-    or `text`; `sure`: with a date, brackets or a dash, unlike "10:30 works: ok".
+    `frame` (what an app wrote around the messages), or `text`; `sure`: with a date, brackets or a dash, unlike
+    "10:30 works: ok".
     """
 
     raw: str
@@ -74,7 +90,7 @@ class _Line:
 
 def is_time_stamped(text: str) -> bool:
     """Whether the turns of a text begin with time stamps."""
-    lines = [line for line in _lines(text) if line.raw.strip()]
+    lines = [line for line in _lines(text) if line.raw.strip() and line.kind != "frame"]
     named = [line for line in lines if line.kind in ("named", "heading")]
     sure = sum(line.sure for line in named)
     if named and (len(named) == len(lines) or (sure >= 2 and sure >= len(lines) / 10)):
@@ -84,6 +100,8 @@ def is_time_stamped(text: str) -> bool:
         return True
     bare, alone = ([line for line in lines if line.kind == kind] for kind in ("bare", "alone"))
     if len(bare) > 1 and (len(bare) == len(lines) or (labels == 0 and _are_names(lines))):
+        return True
+    if labels > 1 and any(re.fullmatch(r"\d\d:\d\d:\d\d", line.raw.strip()) for line in alone):  # Google Meet
         return True
     return len(lines) > 1 and lines[0].kind == "alone" and (labels > 0 or len(alone) > 1)
 
@@ -99,16 +117,20 @@ def read_time_stamped(text: str) -> tuple[Dialogue, list[str]]:
     lines = _lines(text)
     if not any(line.kind in ("named", "heading") for line in lines):
         if any(line.kind == "alone" for line in lines):
-            others = "".join(line.raw for line in lines if line.kind != "alone")
-            return labelled(others.lstrip("\n")), [line.raw.strip() for line in lines if line.kind == "alone"]
-        headed = _are_names([line for line in lines if line.raw.strip()])
+            others = "".join(line.raw for line in lines if line.kind not in ("alone", "frame"))
+            return labelled(others.lstrip("\n")), [
+                line.raw.strip() for line in lines if line.kind in ("alone", "frame")
+            ]
+        headed = _are_names([line for line in lines if line.raw.strip() and line.kind != "frame"])
         lines = [_as_turn(line, headed) for line in lines]
     system = _system_lines(lines)
     turns: list[Turn] = []
     dropped: list[str] = []
     within = False
     for number, line in enumerate(lines):
-        if number in system:
+        if line.kind == "frame":
+            dropped += [line.raw.strip()] if line.raw.strip() else []
+        elif number in system:
             dropped.append(line.raw.strip())
             within = True
         elif line.kind in ("named", "heading"):
@@ -125,6 +147,10 @@ def read_time_stamped(text: str) -> tuple[Dialogue, list[str]]:
 
 def _lines(text: str) -> list[_Line]:
     lines = [_line(line) for line in text.splitlines(keepends=True)]
+    bars = [i for i, line in enumerate(lines) if line.raw.startswith("=====")]
+    for begin, end in itertools.pairwise(bars):  # DiscordChatExporter: "Guild: ...", "Channel: ..."
+        if end - begin < 10 and all(line.kind == "text" for line in lines[begin + 1 : end]):
+            lines[begin + 1 : end] = [replace(line, kind="frame") for line in lines[begin + 1 : end]]
     for i in range(len(lines) - 1, 0, -1):  # a name, below it the time, below it what was said
         above, line = lines[i - 1], lines[i]
         first = i == 1 or not lines[i - 2].raw.strip()
@@ -134,6 +160,11 @@ def _lines(text: str) -> list[_Line]:
             lines[i - 1 : i + 1] = [_Line(raw, "heading", name, len(raw), line.time)]
         elif line.kind == "alone" and above.kind == "heading" and (above.time or "")[-1:].isalpha() and not line.sure:
             lines[i - 1 : i + 1] = [replace(above, raw=raw, label=len(raw))]  # "0 minutes 3 seconds", below it "0:03"
+    top = next((i for i, line in enumerate(lines) if line.kind != "text" or label_of(line.raw)), len(lines))
+    heads = [i for i, line in enumerate(lines[:top]) if re.fullmatch(r"Attendees[^:]*|Transcript", line.raw.strip())]
+    if heads and lines[heads[0]].raw.startswith("Attendees"):  # Google Meet
+        begin, end = heads[0], max(heads[-1], min(heads[0] + 1, top - 1)) + 1
+        lines[begin:end] = [replace(line, kind="frame") for line in lines[begin:end]]
     names = Counter(line.speaker for line in lines if line.kind in ("named", "heading"))
     return [line if _is_plausible(line, names) else _Line(line.raw) for line in lines]
 
@@ -143,6 +174,8 @@ def _is_heading(line: str) -> bool:
 
 
 def _line(raw: str) -> _Line:
+    if _FRAME.fullmatch(raw.strip()):
+        return _Line(raw, "frame")
     if stamp := _STAMPED.match(raw):
         sure = bool(stamp["open"] or re.search(r"[-–—|]", stamp["gap"]) or re.match(_B + _DATE, stamp["time"]))
         rest = raw[stamp.end() :]
@@ -155,9 +188,11 @@ def _line(raw: str) -> _Line:
         else:
             return _Line(raw, "bare", None, stamp.end(), stamp["time"], sure or rest.startswith(("*", "-")))
         zoom = None if stamp["open"] else _ZOOM.fullmatch(name.strip())
-        speaker = (zoom["name"] if zoom else name).strip(MARKS + " \t\u00a0\u202f")
+        speaker = (zoom["name"] or zoom["direct"] or zoom["other"] if zoom else name).strip(MARKS + " \t\u00a0\u202f")
         named = sure or bool(zoom) or bool(match and match["nick"])
         return _Line(raw, "named", speaker, stamp.end() + end, stamp["time"], named)
+    if first := _NAME_FIRST.match(raw):
+        return _Line(raw, "named", first["name"].strip(), first.end(), first["time"], True)
     if heading := _HEADING.match(raw):
         dated = re.match(_DATE, heading["time"]) is not None
         sure = dated or len(heading["gap"]) > 1 or raw.rstrip(": \n").endswith(("]", ")"))
@@ -167,7 +202,7 @@ def _line(raw: str) -> _Line:
 
 def _is_plausible(line: _Line, names: Counter[str | None]) -> bool:
     """Whether a stamp is one: a clock time alone may be what somebody says ("10:30 works: ok")."""
-    if line.kind in ("text", "alone") or line.sure:
+    if line.kind in ("text", "alone", "frame") or line.sure:
         return True
     name = line.speaker or ""
     if line.kind == "heading" and " " not in name and max(names.values()) > 1:

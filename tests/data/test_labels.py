@@ -89,6 +89,16 @@ LABELS: dict[str, tuple[str, Said, int]] = {
         ],
         0,
     ),
+    "an e-mail": (
+        "From: Ann\nTo: Ben\nSubject: the bill\nDate: 3 May 2024\n\nAnn: hi\nBen: yo",
+        [(None, "From: Ann\nTo: Ben\nSubject: the bill\nDate: 3 May 2024"), ("Ann", "hi"), ("Ben", "yo")],
+        0,
+    ),
+    "an e-mail without labels": (
+        "From: Ann <ann@a.example>\nSent: Friday\nTo: Ben\nPay, please.",
+        [(None, "From: Ann <ann@a.example>"), (None, "Sent: Friday"), (None, "To: Ben"), (None, "Pay, please.")],
+        0,
+    ),
     "phones": (
         "+44 7700 900123: hi\n+1 (555) 010-0199: yo",
         [("+44 7700 900123", "hi"), ("+1 (555) 010-0199", "yo")],

@@ -6,6 +6,7 @@ import pytest
 from odd_files import lines, load, write
 from reading import Said, read
 
+RULE = "=" * 62
 SYSTEM_LINES = (
     '12/3/24, 14:05 - Max created group "Flat: 3"\n'
     "12/3/24, 14:06 - Max [Work]: hi\n"
@@ -79,6 +80,46 @@ NAMES: dict[str, tuple[str, Said, int]] = {
         "Anna  10:15 AM\nhi\nCarl:palm_tree:  10:17 AM\nyo\nAnna :house: 10:18 AM\nok",
         [("Anna", "hi"), ("Carl", "yo"), ("Anna", "ok")],
         0,
+    ),
+    "zoom chat, direct messages": (
+        "00:13:38\tAnna:\thi\n00:13:40\tCarl to Anna(Direct Message):\tyo\n00:13:41\tAnna to Everyone:\tok",
+        [("Anna", "hi"), ("Carl", "yo"), ("Anna", "ok")],
+        0,
+    ),
+    "discord exporter": (
+        f"{RULE}\nGuild: Home\nChannel: general / tea\nTopic: all of it\n{RULE}\n\n"
+        "[12-Mar-24 02:05 PM] anna\nhi\n\n[12-Mar-24 02:06 PM] ben#0001\nyo\nagain\n\n"
+        f"{RULE}\nExported 2 message(s)\n{RULE}",
+        [("anna", "hi"), ("ben#0001", "yo\nagain")],
+        8,
+    ),
+    "discord exporter, newer": (
+        f"{RULE}\nGuild: Home\nChannel: tea\n{RULE}\n\n[3/12/2024 2:05 PM] anna\nhi\n\n[3/12/2024 2:06 PM] ben\nyo",
+        [("anna", "hi"), ("ben", "yo")],
+        4,
+    ),
+    "kakaotalk on a phone": (
+        "단톡방 님과 카카오톡 대화\n저장한 날짜 : 2024년 3월 12일 오후 3:00\n\n2024년 3월 12일 오후 2:05\n"
+        "2024년 3월 12일 오후 2:05, 민수 : 안녕\n2024년 3월 12일 오후 2:06, 지은 : 네\n"
+        "2024년 3월 12일 오후 2:07, 지은님이 나갔습니다.",
+        [("민수", "안녕"), ("지은", "네")],
+        4,
+    ),
+    "kakaotalk on a computer": (
+        "--------------- 2024년 3월 12일 화요일 ---------------\n[민수] [오후 2:05] 안녕\n[지은] [오후 2:06] 네\n둘째",
+        [("민수", "안녕"), ("지은", "네\n둘째")],
+        1,
+    ),
+    "google meet": (
+        "Attendees\nAnna Ray, Ben Lee\nTranscript\nAnna Ray: hi\nBen Lee: yo\n00:05:00\nAnna Ray: ok\n"
+        "Meeting ended after 00:06:10 👋",
+        [("Anna Ray", "hi"), ("Ben Lee", "yo"), ("Anna Ray", "ok")],
+        5,
+    ),
+    "teams, the end": (
+        "Anna Ray   0:03\nhi\n\nBob (Guest)   0:09\nyo\n\nBob (Guest) stopped transcription",
+        [("Anna Ray", "hi"), ("Bob (Guest)", "yo")],
+        1,
     ),
     "system lines with colons": (SYSTEM_LINES, [("Max [Work]", "hi"), ("Ann", "yo")], 3),
 }
