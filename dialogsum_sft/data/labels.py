@@ -45,7 +45,8 @@ _BOLD = re.compile(
     r"(?:\s?:(?(mark)(?P=mark)|</(?P=tag)>)|(?(mark)(?P=mark)|</(?P=tag)>)(?:\s*[\[(][^\])\n]{1,20}[\])])?\s?:)\s*"
 )
 _WITH_NOTE = re.compile(
-    rf"\s*({SPEAKER}|\w[\w .'-]{{0,38}}?)\s*(?:\(([^()\n]{{1,40}})\)|\[([^\[\]\n]{{1,40}})\])\s?[:：](?=\s|\Z)"
+    rf"\s*({SPEAKER}|{_NAME}, {_NAME}|\w[\w .'-]{{0,38}}?)(?:\s?[(\[][^()\[\]\n]{{1,40}}[)\]])?"
+    r"\s*(?:\(([^()\n]{1,40})\)|\[([^\[\]\n]{1,40})\])\s?[:：](?=\s|\Z)"
 )
 _PHONE = re.compile(r"\s*(\+?\d[\d ()./-]{6,18}\d|[\w.+-]{1,30}@[\w-]+(?:\.\w+)+)\s?:(?=\s)")
 _SEVERAL = re.compile(rf"\s*({_NAME}(?:(?:\s?[/&+]\s?|\s(?:and|und|et|y|e|i|en|och)\s){_NAME}){{1,3}})\s?:(?=\s|\Z)")
@@ -180,7 +181,7 @@ def _without_headers(lines: _Lines, starts: list[Start]) -> list[Start]:
         if own and (above or below)
     }
     kinds = {names[at] for at in header}
-    return [start for start in starts if start[0] not in header] if kinds & {"from", "to", "subject"} else starts
+    return [start for start in starts if start[0] not in header] if kinds & {"from", "subject", "betreff"} else starts
 
 
 def _may_be_name(words: str) -> bool:

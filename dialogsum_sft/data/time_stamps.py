@@ -31,14 +31,12 @@ _STAMPED = re.compile(
     rf"(?:\s*(?:-->|-|–|—)\s*{TIME})?\s*[\])]?(?P<gap>\s*[-–—|]\s*|,\s+|[\s{BIDI}]+|\Z|(?<=[\])]))"
 )
 # The name may hold brackets, quotes and smileys: "Max [Work]", "<3 Lisa", "Ann => Bo", "Tom :)".
-_NAMED = re.compile(
-    r"[<\[](?P<nick>[^<>\[\]\n]{1,40})[>\]]:?\s"
-    rf"|{_B}(?:~\s?)?{_B}(?P<name>(?:[^\n:：]|:(?=[-()*])){{1,60}}?)\s*(?::(?=\s|\Z|[{BIDI}])|：)"
-)
+_NAMED = re.compile(rf"{_B}(?:~\s?)?{_B}((?:[^\n:：]|:(?=[-()*])){{1,60}}?)\s*(?::(?=\s|\Z|[{BIDI}])|：)")
+_NICK = re.compile(r"[<\[]([^<>\[\]\n]{1,40})[>\]]:?\s")
 # "Mara Olsen  0:13", "Jon [Work]  0:13" and "Mara Olsen [00:13]:" alone on a line; what was said is on the next ones.
 _HEADING = re.compile(
     rf"{_B}\s*(?P<open>\[)?(?P<name>(?:[^\W\d_]|[+(]?\d(?=[\d ().-]{{6}})|[@~\U0001f300-\U0001faff])"
-    r"[^\n:：]{0,60}?)(?(open)\])"
+    r"[^\n:：]{0,50}?)(?(open)\])"
     r"(?:\s?:[a-z][\w+'-]*:)*"  # Slack's status: "Carl:palm_tree:  10:17 AM"
     rf"(?P<gap>\s*[,|–—-]\s*|\s*,?\s*(?=[\[(])|\s*:\s*(?=[\[(])|\s+)[\[(]?(?P<time>{TIME})\s*[\])]?\s*:?\s*$"
 )
@@ -52,8 +50,9 @@ _ZOOM = re.compile(
 # What exports contain beside messages: bars with a date, headers of DiscordChatExporter and KakaoTalk, and notes of
 # Google Meet, Teams and Otter.
 _FRAME = re.compile(
-    rf"-{{3,}}[^\n]*{_DATE}[^\n]*-{{3,}}|{_DATE},?\s(?:[월화수목금토일]요일|\(?[月火水木金土日](?:曜日)?\)?)|={{5,}}"
+    rf"-{{3,}}\s[^\n]{{,20}}{_DATE}[^\n]{{,20}}\s-{{3,}}|{_DATE},?\s(?:[월화수목금토일]요일|\(?[月火水木金土日](?:曜日)?\)?)|={{5,}}"
     r"|Exported [\d,.]+ message\(s\)|(?:저장한 날짜|Date Saved) ?: .*|.{1,60} 카카오톡 대화|KakaoTalk Chats with .*"
+    r"|.{1,60}님이 (?:들어왔습니다|나갔습니다|.{1,60}초대했습니다)\.?|This editable transcript was computer .*"
     r"|Meeting ended after \d.*|Transcribed by https://otter\.ai\S*|.{1,60} (?:started|stopped) transcription"
 )
 _ENCRYPTED = re.compile(
@@ -90,7 +89,8 @@ class _Line:
 
 def is_time_stamped(text: str) -> bool:
     """Whether the turns of a text begin with time stamps."""
-    lines = [line for line in _lines(text) if line.raw.strip() and line.kind != "frame"]
+    lines = [line for line in _lines(text) if line.raw.strip()]
+    framed = lines != (lines := [line for line in lines if line.kind != "frame"])
     named = [line for line in lines if line.kind in ("named", "heading")]
     sure = sum(line.sure for line in named)
     if named and (len(named) == len(lines) or (sure >= 2 and sure >= len(lines) / 10)):
@@ -99,7 +99,7 @@ def is_time_stamped(text: str) -> bool:
     if len(named) >= 2 and len(named) >= max(labels, len(lines) / 4):
         return True
     bare, alone = ([line for line in lines if line.kind == kind] for kind in ("bare", "alone"))
-    if len(bare) > 1 and (len(bare) == len(lines) or (labels == 0 and _are_names(lines))):
+    if len(bare) > 1 - framed and (len(bare) == len(lines) or (labels == 0 and _are_names(lines))):
         return True
     if labels > 1 and any(re.fullmatch(r"\d\d:\d\d:\d\d", line.raw.strip()) for line in alone):  # Google Meet
         return True
@@ -149,8 +149,12 @@ def _lines(text: str) -> list[_Line]:
     lines = [_line(line) for line in text.splitlines(keepends=True)]
     bars = [i for i, line in enumerate(lines) if line.raw.startswith("=====")]
     for begin, end in itertools.pairwise(bars):  # DiscordChatExporter: "Guild: ...", "Channel: ..."
-        if end - begin < 10 and all(line.kind == "text" for line in lines[begin + 1 : end]):
+        header = any(line.raw.startswith(("Guild:", "Channel:", "Exported ")) for line in lines[begin + 1 : end])
+        if header and end - begin < 10 and all(line.kind in ("text", "frame") for line in lines[begin + 1 : end]):
             lines[begin + 1 : end] = [replace(line, kind="frame") for line in lines[begin + 1 : end]]
+    if not bars and [line.raw.split(":")[0] for line in lines[:2]] == ["Guild", "Channel"]:
+        end = next((i for i, line in enumerate(lines) if line.kind != "text" or not line.raw.strip()), 0)
+        lines[:end] = [replace(line, kind="frame") for line in lines[:end]]
     for i in range(len(lines) - 1, 0, -1):  # a name, below it the time, below it what was said
         above, line = lines[i - 1], lines[i]
         first = i == 1 or not lines[i - 2].raw.strip()
@@ -174,22 +178,25 @@ def _is_heading(line: str) -> bool:
 
 
 def _line(raw: str) -> _Line:
-    if _FRAME.fullmatch(raw.strip()):
+    if len(raw) < 200 and _FRAME.fullmatch(raw.strip()):
         return _Line(raw, "frame")
     if stamp := _STAMPED.match(raw):
         sure = bool(stamp["open"] or re.search(r"[-–—|]", stamp["gap"]) or re.match(_B + _DATE, stamp["time"]))
         rest = raw[stamp.end() :]
         if not rest.strip():
             return _Line(raw, "alone", None, len(raw), stamp["time"], sure)
-        if match := _NAMED.match(rest):
-            name, end = match["name"] or match["nick"], match.end()
+        nick, match = _NICK.match(rest), _NAMED.match(rest)
+        if nick and match and re.match(_B + _DATE, stamp["time"]) and re.match(r"\[.*?\]\s[^\W\d_a-z]", rest):
+            nick = None  # "12/3/24, 14:06 - [Work] Max: hi"
+        if match := nick or match:
+            name, end = match[1], match.end()
         elif (mark := stamp["gap"].strip(" ")) in ("\t", "|") and mark in rest:
             name, end = rest.split(mark)[0], rest.index(mark) + 1
         else:
             return _Line(raw, "bare", None, stamp.end(), stamp["time"], sure or rest.startswith(("*", "-")))
         zoom = None if stamp["open"] else _ZOOM.fullmatch(name.strip())
         speaker = (zoom["name"] or zoom["direct"] or zoom["other"] if zoom else name).strip(MARKS + " \t\u00a0\u202f")
-        named = sure or bool(zoom) or bool(match and match["nick"])
+        named = sure or zoom is not None or nick is not None
         return _Line(raw, "named", speaker, stamp.end() + end, stamp["time"], named)
     if first := _NAME_FIRST.match(raw):
         return _Line(raw, "named", first["name"].strip(), first.end(), first["time"], True)

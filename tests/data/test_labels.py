@@ -111,6 +111,11 @@ LABELS: dict[str, tuple[str, Said, int]] = {
         0,
     ),
     "roles in parentheses": ("Anna (agent): hi\nBen (customer): yo", [("Anna", "hi"), ("Ben", "yo")], 0),
+    "notes and times": (
+        "Anna M. [ACME] (10:15): hi\nBob (Guest) (10:16): yo\nSmith, Bob (EXT) [00:17]: ok\nPirie, Jon (Guest): so",
+        [("Anna M.", "hi"), ("Bob", "yo"), ("Smith, Bob", "ok"), ("Pirie, Jon", "so")],
+        0,
+    ),
     "roles in brackets": ("Anna [agent]: hi\nBen [customer]: yo", [("Anna", "hi"), ("Ben", "yo")], 0),
     "roles of two words": (
         "sales agent: hi\ncustomer: yo\nsales agent: ok",

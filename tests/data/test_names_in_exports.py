@@ -24,7 +24,8 @@ NAMES: dict[str, tuple[str, Said, int]] = {
         "12/3/24, 14:09 - Ann: is this end-to-end encrypted?\n"
         "12/3/24, 14:10 - Ann from work: b\n"
         "12/3/24, 14:11 - Tom :): c\n"
-        "12/3/24, 14:12 - {Tea} (flat 3): d",
+        "12/3/24, 14:12 - {Tea} (flat 3): d\n"
+        "12/3/24, 14:13 - [Work] Max: e",
         [
             ("Max [Work]", "the meeting is moved to 5"),
             ('Max "Maxi" M', "ok"),
@@ -35,6 +36,7 @@ NAMES: dict[str, tuple[str, Said, int]] = {
             ("Ann from work", "b"),
             ("Tom :)", "c"),
             ("{Tea} (flat 3)", "d"),
+            ("[Work] Max", "e"),
         ],
         0,
     ),
@@ -96,6 +98,16 @@ NAMES: dict[str, tuple[str, Said, int]] = {
     "discord exporter, newer": (
         f"{RULE}\nGuild: Home\nChannel: tea\n{RULE}\n\n[3/12/2024 2:05 PM] anna\nhi\n\n[3/12/2024 2:06 PM] ben\nyo",
         [("anna", "hi"), ("ben", "yo")],
+        4,
+    ),
+    "discord exporter, header without bars": (
+        "Guild: Home\nChannel: tea\n\n[12-Mar-24 02:05 PM] anna\nhi\n\n[12-Mar-24 02:06 PM] ben\nyo",
+        [("anna", "hi"), ("ben", "yo")],
+        2,
+    ),
+    "discord exporter, one message": (
+        f"{RULE}\nGuild: Home\nChannel: tea\n{RULE}\n\n[12-Mar-24 02:05 PM] anna\nhi",
+        [("anna", "hi")],
         4,
     ),
     "kakaotalk on a phone": (
