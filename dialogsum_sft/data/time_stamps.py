@@ -50,7 +50,7 @@ _ZOOM = re.compile(
 # What exports contain beside messages: bars with a date, headers of DiscordChatExporter and KakaoTalk, and notes of
 # Google Meet, Teams and Otter.
 _FRAME = re.compile(
-    rf"-{{3,}}\s[^\n]{{,20}}{_DATE}[^\n]{{,20}}\s-{{3,}}|{_DATE},?\s(?:[월화수목금토일]요일|\(?[月火水木金土日](?:曜日)?\)?)|={{5,}}"
+    rf"-{{3,}}\s[^\n]{{,20}}{_DATE}[^\n]{{,20}}\s-{{3,}}|{_DATE},?\s(?:[월화수목금토일]요일|\(?[月火水木金土日](?:曜日)?\)?)"
     r"|Exported [\d,.]+ message\(s\)|(?:저장한 날짜|Date Saved) ?: .*|.{1,60} 카카오톡 대화|KakaoTalk Chats with .*"
     r"|.{1,60}님이 (?:들어왔습니다|나갔습니다|.{1,60}초대했습니다)\.?|This editable transcript was computer .*"
     r"|Meeting ended after \d.*|Transcribed by https://otter\.ai\S*|.{1,60} (?:started|stopped) transcription"
@@ -150,8 +150,8 @@ def _lines(text: str) -> list[_Line]:
     bars = [i for i, line in enumerate(lines) if line.raw.startswith("=====")]
     for begin, end in itertools.pairwise(bars):  # DiscordChatExporter: "Guild: ...", "Channel: ..."
         header = any(line.raw.startswith(("Guild:", "Channel:", "Exported ")) for line in lines[begin + 1 : end])
-        if header and end - begin < 10 and all(line.kind in ("text", "frame") for line in lines[begin + 1 : end]):
-            lines[begin + 1 : end] = [replace(line, kind="frame") for line in lines[begin + 1 : end]]
+        if header and end - begin < 10 and all(line.kind in ("text", "frame") for line in lines[begin : end + 1]):
+            lines[begin : end + 1] = [replace(line, kind="frame") for line in lines[begin : end + 1]]
     if not bars and [line.raw.split(":")[0] for line in lines[:2]] == ["Guild", "Channel"]:
         end = next((i for i, line in enumerate(lines) if line.kind != "text" or not line.raw.strip()), 0)
         lines[:end] = [replace(line, kind="frame") for line in lines[:end]]

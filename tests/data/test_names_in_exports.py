@@ -105,6 +105,11 @@ NAMES: dict[str, tuple[str, Said, int]] = {
         [("anna", "hi"), ("ben", "yo")],
         2,
     ),
+    "bars within a message": (
+        "12/3/24, 14:06 - Max: see\n=====\nA: b\n=====\n12/3/24, 14:07 - Ann: ok",
+        [("Max", "see\n=====\nA: b\n====="), ("Ann", "ok")],
+        0,
+    ),
     "discord exporter, one message": (
         f"{RULE}\nGuild: Home\nChannel: tea\n{RULE}\n\n[12-Mar-24 02:05 PM] anna\nhi",
         [("anna", "hi")],
