@@ -127,6 +127,9 @@ def load_examples(
             f"{name} ({split}): {lost} of {counts.read} rows cannot be used: {'; '.join(counts.named)}{more}"
             + ("" if counts.kept == 0 else ". Correct them, or continue without them: --allow_dropped_rows true")
         )
+    if counts.system_lines:
+        such = "; ".join(one_line(line) for line in counts.system_examples)
+        notes.append(f"{name} ({split}): {counts.system_lines} lines that an app wrote are left out, such as: {such}")
     if counts.one_speaker > counts.kept / 2:
         named = keys_of(_value(good[0], columns.dialogue))
         notes.append(
@@ -260,7 +263,7 @@ class _Reader:
             raise ValueError(f"{column}: {error}") from error
         text = with_line_breaks(_text(value, column))
         dialogue, dropped = (parse if self.named else parse_alike)(text, self.format)
-        counts.system_lines += dropped
+        counts.drop_system_lines(dropped)
         if not dialogue.turns:
             raise ValueError(f"{column} has no turns")
         return dialogue
