@@ -20,11 +20,19 @@ from dialogsum_sft.arguments import DataArguments, TrainArguments
 from dialogsum_sft.cli import parse, run
 from dialogsum_sft.data import chat_template, prompts
 from dialogsum_sft.data.counts import counts_table
-from dialogsum_sft.data.training_data import EncodedSplit, load_training_data
+from dialogsum_sft.data.training_data import load_training_data
 from dialogsum_sft.data.transcripts import dialogue_of
 from dialogsum_sft.evaluation.tokenizers import lost_share, suggest_tokenizer
 from dialogsum_sft.hardware import Device, training_defaults
 from dialogsum_sft.modeling import load_config, load_generation_config, load_tokenizer, max_positions, public_name
+from dialogsum_sft.report.dataset_tables import (
+    Split,
+    histogram,
+    length_table,
+    share,
+    speakers_table,
+    too_long_table,
+)
 from dialogsum_sft.tables import Table
 from dialogsum_sft.training import memory
 from dialogsum_sft.training.activation_checkpointing import set_activation_checkpointing
@@ -37,8 +45,6 @@ from transformers import PreTrainedTokenizerBase
 from transformers.hf_argparser import HfArg
 from trl import ModelConfig, ScriptArguments, SFTConfig
 
-PERCENTILES = (0, 50, 90, 99, 100)
-MAX_LENGTHS = (256, 512, 768, 1024, 2048, 4096)
 CARDS = (8, 16, 24, 40, 80)
 GIB = 2**30
 
@@ -48,14 +54,6 @@ class InspectArguments:
     output: str | None = HfArg(default=None, help="HTML file for what is printed, with its colours.")
     gpu_memory_gib: float = HfArg(default=24.0, help="GiB of the GPU to suggest a batch size for.")
     num_examples: int = HfArg(default=1, help="How many training rows to show as the model sees them.")
-
-
-@dataclass
-class Split(EncodedSplit):
-    """A split with the lengths of its rows in tokens, as arrays in the order of the rows."""
-
-    def __post_init__(self) -> None:
-        self.prompt, self.total = np.array(self.rows["prompt_tokens"]), np.array(self.rows["length"])
 
 
 def main() -> None:
@@ -99,7 +97,7 @@ def main() -> None:
     console.print(Text.assemble("\n", (str(dataset), "bold"), " as ", (name, "bold"), " sees it"))
     console.print(*map(Text, data.notes), sep="\n")
     show_counts(splits, refuses, console)
-    console.print(text_table(splits, tokenizer))
+    console.print(text_table(splits, tokenizer), speakers_table(splits))
     dialogues = [set(split.examples.rows["dialogue"]) for split in splits.values()]
     if len(dialogues) == 2 and (shared := dialogues[0] & dialogues[1]):
         console.print(f"[yellow]  dialogues in both splits: {len(shared)}; that flatters scores\n")
@@ -174,10 +172,6 @@ def text_table(splits: dict[str, Split], tokenizer: PreTrainedTokenizerBase) -> 
     return table
 
 
-def share(part: int, whole: int) -> str:
-    return f"{part} ({part / whole:.1%})"
-
-
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, chat_template.control_tokens(tokenizer))) or "(?!)")
 
@@ -207,46 +201,6 @@ def decode(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> Text:
             end = match.end()
         text.append(words[end:])
     return text
-
-
-def percentiles(lengths: np.ndarray) -> list[int]:
-    """The shortest length, those that 50, 90 and 99% of the rows do not exceed, and the longest."""
-    return [int(value) for value in np.percentile(lengths, PERCENTILES, method="inverted_cdf")]
-
-
-def length_table(splits: dict[str, Split]) -> Table:
-    table = Table(header=["tokens", *("min" if p == 0 else "max" if p == 100 else f"{p}%" for p in PERCENTILES)])
-    for name, split in splits.items():
-        table.add_row(f"{name}: prompt", *map(str, percentiles(split.prompt)))
-        table.add_row("  summary and stop", *map(str, percentiles(split.total - split.prompt)))
-        table.add_row("  both", *map(str, percentiles(split.total)), style="bold", end_section=True)
-    return table
-
-
-def histogram(lengths: np.ndarray, title: str) -> Table:
-    """At most twelve bars, each a round number of tokens wide."""
-    widths = (step * power for power in (1, 10, 100, 1000, 10000) for step in (10, 20, 25, 50))
-    width = next(w for w in widths if lengths.max() // w - lengths.min() // w < 12)
-    bars = Counter((lengths // width).tolist())
-    table = Table(title, labels=2)
-    for bar in range(min(bars), max(bars) + 1):
-        blocks = "█" * math.ceil(50 * bars[bar] / max(bars.values()))
-        table.add_row(f"{bar * width} to {bar * width + width - 1}", f"{blocks} {bars[bar]}")
-    return table
-
-
-def too_long_table(splits: dict[str, Split], configured: int | None, positions: int) -> Table:
-    held = {min(limit, positions) for limit in MAX_LENGTHS}
-    limits = sorted(held if configured is None else {*held, configured})
-    titles = (f"{limit}*" if limit == configured else str(limit) for limit in limits)
-    note = "" if configured is None else "* in the config; longer rows lose whole turns of their dialogue"
-    if configured is not None and configured > positions:
-        note = f"* in the config, and refused by a training: the model can hold {positions} tokens"
-    table = Table(header=["rows longer than max_length", *titles], note=note)
-    for name, split in splits.items():
-        counts = [int((split.total > limit).sum()) for limit in limits]
-        table.add_row(name, *((str(count), "yellow" if count else "") for count in counts))
-    return table
 
 
 def step_memory(

@@ -1,7 +1,7 @@
 """The columns of a source: found by name, or named by options; nested fields and fan-out by dotted paths."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import NoneType
 from typing import Any
@@ -51,10 +51,12 @@ def find_columns(rows: list[dict[str, Any]], source: str, data_args: DataArgumen
         dialogue = "dialogue" if "dialogue" in found or len(found) != 1 else found[0]
         if dialogue != "dialogue":
             notes.append(f"{source}: dialogues taken from {dialogue}")
+    possible = list(summaries or ())  # without --summary_columns all that are named like summaries
     if summaries is None:
         numbered = sorted((n for n in names if re.fullmatch(r"summary_?\d+", n)), key=lambda n: int(n[7:].strip("_")))
         found = [name for name in names if name.lower() in _SUMMARY_NAMES]
         summaries = ["summary"] if "summary" in found else numbered or (found if len(found) == 1 else ["summary"])
+        possible = [*summaries, *numbered, *found]
         if summaries != ["summary"]:
             notes.append(f"{source}: summaries taken from {', '.join(summaries)}")
     texts = (data_args.instruction or "", data_args.system_prompt or "")
@@ -64,22 +66,48 @@ def find_columns(rows: list[dict[str, Any]], source: str, data_args: DataArgumen
     lists = dict.fromkeys(path.split("[]")[0] for path in summaries if "[]" in path)
     elements = {name for path in lists for row in rows for one in _list_at(row, path) for name in _names_of(one)}
     fields = [name for name in named if name in elements or any(has(row, name) for row in rows)]
+    if given_away := [name for name in fields if _overlaps(name, possible, names)]:
+        raise InputError(
+            f"{source}: the instruction or the system prompt contains {{{given_away[0]}}}, a summary, which the model "
+            "is to write: leave it out, or name the columns of the true summaries with --summary_columns"
+        )
+    if dialogue in fields:
+        raise InputError(f"{source}: the instruction contains {{{dialogue}}}: for the dialogue write {{dialogue}}")
     if unknown := [f"{{{name}}}" for name in named if name not in fields]:
         notes.append(f"{source}: {', '.join(unknown)} in the instruction is no column and stays as it is written")
     optional = (data_args.id_column, data_args.topic_column, data_args.speaker_column)
     wanted = [dialogue, *summaries, *(name for name in optional if name)]
     missing = [column for column in wanted if not any(has(row, column) for row in rows)]
     if missing:
+        choices = ""
+        for option, known in (("dialogue_column", _DIALOGUE_NAMES), ("summary_columns", _SUMMARY_NAMES)):
+            found = [name for name in names if name.lower() in known]
+            if getattr(data_args, option) is None and len(found) > 1 and option.split("_")[0] in missing:
+                choices += f" {' and '.join(found)} are candidates: choose by --{option} {found[0]};"
         raise InputError(
-            f"{source} has no column {', '.join(missing)}: there are {', '.join(map(one_line, names)) or 'none'}; "
-            "name yours with --dialogue_column, --summary_columns, --id_column (nested ones with dots: input.turns, "
-            "queries[].answer)"
+            f"{source} has no column {', '.join(missing)}: there are {', '.join(map(one_line, names)) or 'none'};"
+            f"{choices} name yours with --dialogue_column, --summary_columns, --id_column (nested ones with dots: "
+            "input.turns, queries[].answer)"
         )
     identity = data_args.id_column or next((name for name in names if name in _ID_NAMES), None)
     topic = data_args.topic_column or next((name for name in names if re.fullmatch("topic1?", name)), None)
     join = " " if data_args.summary_join is None else data_args.summary_join
     columns = Columns(dialogue, tuple(summaries), identity, topic, data_args.speaker_column, tuple(fields), join)
     return columns, notes
+
+
+def _overlaps(name: str, summaries: Iterable[str], columns: Collection[str]) -> bool:
+    """Whether a field of the instruction is a summary, a part of one, an object that holds one, or names the field of
+    a fan-out without its path.
+    """
+    path = name.replace("[]", "")
+    for summary in summaries:
+        whole = summary.replace("[]", "")
+        if path == whole or path.startswith(f"{whole}.") or whole.startswith(f"{path}."):
+            return True
+        if "[]." in summary and name not in columns and name.split(".")[0] == summary.split("[].")[1].split(".")[0]:
+            return True
+    return False
 
 
 def has(row: Mapping[str, Any], path: str) -> bool:

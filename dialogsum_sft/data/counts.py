@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -15,7 +15,10 @@ EMPTY_ROW = "row is empty"  # as spreadsheets leave them
 T = TypeVar("T")
 _EXPECTED = (DUPLICATE, HELD_OUT, EMPTY_ROW)  # these do not count as lost
 
-_DETAILS = ("one_speaker", "system_lines", "skipped_turns", "dropped_turns", "cut_turns", "dropped_tokens")
+_DETAILS = (
+    *("one_speaker", "system_lines", "skipped_turns", "skipped_parts", "html_texts"),
+    *("dropped_turns", "cut_turns", "dropped_tokens"),
+)
 
 
 @dataclass
@@ -30,8 +33,11 @@ class Counts:
     references: int = 0
     empty_references: int = 0  # of rows that have others
     one_speaker: int = 0  # kept rows whose dialogue has one speaker or none
-    system_lines: int = 0  # of exported chats, dropped
+    system_lines: int = 0  # of exported chats, dropped: joins, leaves, pins
+    system_examples: list[str] = field(default_factory=list)  # the first of them
     skipped_turns: int = 0  # without text, such as tool calls
+    skipped_parts: int = 0  # images, tool calls and the like beside a text
+    html_texts: int = 0  # turns whose text was taken from HTML
     shortened: int = 0  # training rows whose dialogue lost turns or words to fit
     dropped_turns: int = 0
     cut_turns: int = 0
@@ -48,6 +54,10 @@ class Counts:
         self.dropped[re.sub(r"\bturn \d+", "a turn", kind)] += 1
         if len(self.named) < 5 and reason not in _EXPECTED:
             self.named.append(f"{row}: {reason}")
+
+    def drop_system_lines(self, lines: Sequence[str]) -> None:
+        self.system_lines += len(lines)
+        self.system_examples += lines[: 5 - len(self.system_examples)]
 
     def shorten(self, dropped_turns: int, cut_turns: int, dropped_tokens: int) -> None:
         self.shortened += 1

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,8 @@ from dialogsum_sft.data.row_files import BadRow, Place, Row, one_line, reason_of
 from dialogsum_sft.data.sources import in_folder, open_source, with_dialogues
 from dialogsum_sft.data.stored_lists import stored_list
 from dialogsum_sft.data.transcripts import detect_format, parse, parse_alike, with_line_breaks
-from dialogsum_sft.data.turn_lists import TurnKeys, keys_of, parse_turns
+from dialogsum_sft.data.turn_lists import keys_of, parse_turns
+from dialogsum_sft.data.turn_objects import TurnKeys
 
 from datasets import Dataset, IterableDataset
 from datasets.exceptions import DatasetsError
@@ -95,6 +97,7 @@ def load_examples(
     good = [row for _, row in first if not isinstance(row, BadRow)]
     columns, notes = find_columns(good, name, data_args)
     keys = TurnKeys(data_args.speaker_key, data_args.text_key)
+    _check_keys(good, columns, keys, name)
     reader = _Reader(columns, keys, _format(good, columns, data_args), data_args.dialogue_format is not None)
     if reader.format not in ("labels", "lines") and not reader.named:
         notes.append(f"{name}: dialogues read as {reader.format}; choose another with --dialogue_format")
@@ -124,14 +127,34 @@ def load_examples(
             f"{name} ({split}): {lost} of {counts.read} rows cannot be used: {'; '.join(counts.named)}{more}"
             + ("" if counts.kept == 0 else ". Correct them, or continue without them: --allow_dropped_rows true")
         )
+    if counts.system_lines:
+        such = "; ".join(one_line(line) for line in counts.system_examples)
+        notes.append(f"{name} ({split}): {counts.system_lines} lines that an app wrote are left out, such as: {such}")
     if counts.one_speaker > counts.kept / 2:
         named = keys_of(_value(good[0], columns.dialogue))
         notes.append(
             f"{name} ({split}): {counts.one_speaker} of {counts.kept} dialogues have one speaker or none: if that is "
-            "wrong, look at them with recipes/inspect_data.py and give --dialogue_format, --speaker_key or "
+            "wrong (recipes/inspect_data.py lists the speakers found), give --dialogue_format, --speaker_key or "
             "--speaker_column" + (f"; turns have the keys {', '.join(map(one_line, named))}" if named else "")
         )
     return Examples(rows.select(range(len(rows))[:limit]), counts, notes)
+
+
+def _check_keys(rows: list[dict[str, Any]], columns: Columns, keys: TurnKeys, source: str) -> None:
+    """Raise InputError for a key of the options that no turn of the first rows has."""
+    if keys == TurnKeys():
+        return
+    found: dict[str, None] = {}
+    for row in rows:
+        value = _value(row, columns.dialogue)
+        if isinstance(value, str):
+            value = stored_list(value) if _is_stored(value, whole=True) else None
+        found |= dict.fromkeys(keys_of(value, keys))
+    for option, key in (("speaker_key", keys.speaker), ("text_key", keys.text)):
+        whole = re.split(r"\.\d+\b", key or "")[0]  # before an index of a list
+        if key and not any(f"{path}.".startswith(f"{whole}.") for path in found):
+            listed = ", ".join(map(one_line, found)) or f"none: {columns.dialogue} is no list of objects"
+            raise InputError(f"{source}: no turn of the first rows has the --{option} {key}; there are {listed}")
 
 
 def _format(rows: list[dict[str, Any]], columns: Columns, data_args: DataArguments) -> str:
@@ -144,11 +167,12 @@ def _format(rows: list[dict[str, Any]], columns: Columns, data_args: DataArgumen
     )
 
 
-def _is_stored(text: str) -> bool:
+def _is_stored(text: str, whole: bool = False) -> bool:
+    """Whether a text holds a list of turns, `whole` or cut off."""
     try:
         return stored_list(text) is not None
     except ValueError:
-        return True
+        return not whole
 
 
 def _only(
@@ -189,7 +213,7 @@ def _kept(
             try:
                 dialogue = reader.dialogue(row, counts)
                 references = [_text(value, column) for column, value in present or values[:1]]
-                fields = {name: _field(_value(row, name)) for name in columns.fields}
+                fields = {name: _field(_value(row, name), name) for name in columns.fields}
             except (ValueError, RecursionError) as error:
                 counts.drop(label, str(error))
                 continue
@@ -232,14 +256,15 @@ class _Reader:
         try:
             stored = stored_list(value) if isinstance(value, str) else value
             if stored is not None:
-                dialogue, skipped = parse_turns(stored, self.keys, speakers)
-                counts.skipped_turns += skipped
+                dialogue, left_out = parse_turns(stored, self.keys, speakers)
+                for name, number in left_out.items():
+                    setattr(counts, name, getattr(counts, name) + number)
                 return dialogue
         except ValueError as error:
             raise ValueError(f"{column}: {error}") from error
         text = with_line_breaks(_text(value, column))
         dialogue, dropped = (parse if self.named else parse_alike)(text, self.format)
-        counts.system_lines += dropped
+        counts.drop_system_lines(dropped)
         if not dialogue.turns:
             raise ValueError(f"{column} has no turns")
         return dialogue
@@ -261,11 +286,18 @@ def _name(value: Any) -> str | None:
     return None if _empty(value) or isinstance(value, (list, dict)) else str(value).encode(errors="replace").decode()
 
 
-def _field(value: Any) -> str:
-    """A value for the instruction as text: a list of texts with commas, nothing for other lists and objects."""
+def _field(value: Any, name: str) -> str:
+    """A value for the instruction as text: a list of texts with commas. Raises ValueError where there is none: a row
+    without its query or section cannot be learnt from.
+    """
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        value = ", ".join(value)
-    return _name(value) or ""
+        value = ", ".join(filter(str.strip, value))
+    if _empty(value) or value != value:  # NaN
+        raise ValueError(f"{name}, which the instruction contains, is empty")
+    text = _name(value)
+    if text is None:
+        raise ValueError(f"{name}, which the instruction contains, is no text")
+    return text
 
 
 def _text(value: Any, column: str) -> str:

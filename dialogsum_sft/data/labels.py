@@ -14,6 +14,9 @@ _NAME = rf"(?:{_TITLE}|[^\W\d_]{_INNER})(?:(?:\s|(?<=\.))(?:{_TITLE}|[^\W_]{_INN
 _PARTICLES = frozenset(
     ["al", "bin", "d", "da", "de", "del", "der", "di", "du", "el", "la", "le", "of", "the", "van", "von"]
 )
+# Of an e-mail's header.
+_HEADER = frozenset(["from", "to", "subject", "date", "sent", "cc", "bcc", "reply-to", "von", "an", "betreff"])
+_DEVICE = re.compile("i(?:Phone|Pad|Mac)")  # the name that somebody has in a meeting: "Jo's iPhone"
 SPEAKER = rf"\#\w{{1,39}}\#?|@\w{{1,30}}(?:[.-]\w{{1,30}}){{0,2}}|{_NAME}"
 # Brackets contain noises as well as names; SAMSum has <file_photo> in place of photos.
 NOISE = r"laughs?|laughter|laughing|sighs?|pauses?|silence|applause|music|noise|inaudible|crosstalk|file_\w+|br"
@@ -42,14 +45,18 @@ _BOLD = re.compile(
     r"(?:\s?:(?(mark)(?P=mark)|</(?P=tag)>)|(?(mark)(?P=mark)|</(?P=tag)>)(?:\s*[\[(][^\])\n]{1,20}[\])])?\s?:)\s*"
 )
 _WITH_NOTE = re.compile(
-    rf"\s*({SPEAKER}|\w[\w .'-]{{0,38}}?)\s*(?:\(([^()\n]{{1,40}})\)|\[([^\[\]\n]{{1,40}})\])\s?[:：](?=\s|\Z)"
+    rf"\s*({SPEAKER}|{_NAME}, {_NAME}|\w[\w .'-]{{0,38}}?)(?:\s?[(\[][^()\[\]\n]{{1,40}}[)\]])?"
+    r"\s*(?:\(([^()\n]{1,40})\)|\[([^\[\]\n]{1,40})\])\s?[:：](?=\s|\Z)"
 )
 _PHONE = re.compile(r"\s*(\+?\d[\d ()./-]{6,18}\d|[\w.+-]{1,30}@[\w-]+(?:\.\w+)+)\s?:(?=\s)")
 _SEVERAL = re.compile(rf"\s*({_NAME}(?:(?:\s?[/&+]\s?|\s(?:and|und|et|y|e|i|en|och)\s){_NAME}){{1,3}})\s?:(?=\s|\Z)")
 _CAPITALS = re.compile(rf"\s*({_NAME}, \w[\w '-]{{1,40}}):(?=\s|\Z)")
 _COURT = re.compile(r"\s*([QA])\.(?=\s+\S)")
 # What stands before a colon, which is a name where it labels several lines, or where all lines have such labels.
-_LOOSE = re.compile(rf"[{BIDI}]*\s*([^\s:：!?;\"“”][^\n:：!?;\"“”]{{0,39}}?)\s?[:：](?:(?=\s|\Z)|(?=[^\W\d_]))")
+_LOOSE = re.compile(rf"[{BIDI}]*\s*([^\s:：!?;\"“”][^\n:：!?;\"“”]{{0,59}}?)\s?[:：](?:(?=\s|\Z)|(?=[^\W\d_]))")
+# A name on a line of its own: "Olsen, Mara (Guest)", "Jon [Work]", "+49 170 1234567".
+_NOTES = r"(?:\s?(?:\([^()\n]{1,40}\)|\[[^\[\]\n]{1,40}\])){0,2}"
+_HEADING = re.compile(rf"{SPEAKER}{_NOTES}|{_NAME}, {_NAME}{_NOTES}|\+?\d[\d ()-]{{6,18}}")
 # Before labels in a list: "- Anna: ...", "1. Anna: ...".
 _BULLET = re.compile(r"\s*(?:(?:[-*•·–—]|\d{1,4}[.)])\s+|>{1,2}\s*)(?=\S)")
 _HASHES = re.compile(r"#{1,6}\s+([^\n:]{1,40}?)\s*$")
@@ -125,8 +132,17 @@ def label_of(line: str) -> tuple[str, int, str | None] | None:
 
 def is_name(speaker: str) -> bool:
     """Whether words after the first begin in upper case, except for particles."""
-    later = (re.split("[-'’]", word)[0] for word in speaker.split()[1:])
-    return len(speaker) <= 40 and all(word[:1] == word[:1].title() or word in _PARTICLES for word in later)
+    return len(speaker) <= 40 and _is_capitalised(speaker)
+
+
+def _is_capitalised(name: str) -> bool:
+    later = (re.split("[-'’]", word)[0] for word in name.split()[1:])
+    return all(word[:1] == word[:1].title() or word in _PARTICLES or _DEVICE.fullmatch(word) for word in later)
+
+
+def is_heading(line: str) -> bool:
+    """Whether a line is a name and nothing else."""
+    return _HEADING.fullmatch(line) is not None and is_name(re.split(r"\s?[\[(]", line)[0]) and not line[0].islower()
 
 
 def _plain(lines: _Lines) -> list[Start]:
@@ -139,19 +155,39 @@ def _plain(lines: _Lines) -> list[Start]:
             starts.append((offset, offset + end, speaker, time))
         elif match := _COURT.match(line):
             court.append((offset, offset + match.end(), match[1], None))
-        elif (match := _LOOSE.match(line)) and len(match[1].split()) <= 5:
+        elif (match := _LOOSE.match(line)) and _may_be_name(match[1]):
             loose.append((match[1], (offset, offset + match.end(), match[1], None)))
+    starts = _without_headers(lines, starts)
     if len({speaker for *_, speaker, _ in court}) == 2:
         starts += court
     often = Counter(name for name, _ in loose)
     everywhere = len(lines) > 1 and len(starts) + len(loose) == len(lines)
     capitals = all(is_name(name) and name[:1].isupper() for name in often)
-    everywhere = everywhere and (max(often.values(), default=0) > 1 or (len(often) > 1 and capitals))
+    everywhere = everywhere and (max(often.values(), default=0) > 1 or (len(often) + bool(starts) > 1 and capitals))
     sure = bool(starts)
     accepted = {name for name, times in often.items() if _is_loose_name(name, times, sure)}
     if everywhere:
         accepted |= {name for name in often if not name.islower()}
     return sorted(starts + [start for name, start in loose if name in accepted], key=lambda start: start[0])
+
+
+def _without_headers(lines: _Lines, starts: list[Start]) -> list[Start]:
+    """The labels without those of an e-mail's header: two or more such lines below each other."""
+    names = {at: (speaker or "").lower() for at, _, speaker, _ in starts}
+    fields = [names.get(at, "") in _HEADER for at, _ in lines]
+    header = {
+        at
+        for (at, _), above, own, below in zip(lines, [False, *fields], fields, [*fields[1:], False], strict=False)
+        if own and (above or below)
+    }
+    kinds = {names[at] for at in header}
+    return [start for start in starts if start[0] not in header] if kinds & {"from", "subject", "betreff"} else starts
+
+
+def _may_be_name(words: str) -> bool:
+    """Whether words before a colon are few enough for a name: five, or eight that begin in upper case."""
+    count = len(words.split())
+    return (count <= 5 and len(words) <= 40) or (count <= 8 and _is_capitalised(words) and words[:1].isupper())
 
 
 def _is_loose_name(name: str, times: int, sure: bool) -> bool:
@@ -161,7 +197,8 @@ def _is_loose_name(name: str, times: int, sure: bool) -> bool:
         return True
     if name.islower():
         return times > 1 and len(words) <= 3 and re.fullmatch(r"[\w'’ .@#/&-]+", name) is not None
-    return times > (2 if sure and name[0].isalpha() and re.fullmatch(r"[\w' ]+", name) else 1)
+    long = len(words) > 5 and _is_capitalised(name)  # "María José de la Cruz García"
+    return times > (2 if sure and not long and name[0].isalpha() and re.fullmatch(r"[\w' ]+", name) else 1)
 
 
 def _with_bullets(lines: _Lines) -> list[Start]:

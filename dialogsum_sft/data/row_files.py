@@ -79,6 +79,7 @@ def read_file(path: Path) -> Iterator[tuple[int, Row]]:
         with gzip.open(path) if suffix.endswith(".gz") else path.open("rb") as file:
             kind = suffix.removesuffix(".gz")
             if kind in (".jsonl", ".txt"):
+                _refuse_utf16(file.peek(200), path)
                 if kind == ".txt" and not file.peek(3).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{"):
                     raise InputError(
                         f"{path} is plain text: a .txt file of a dataset has a JSON object a line; make one with the "
@@ -98,7 +99,10 @@ def read_file(path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _refuse_utf16(start: bytes, path: Path) -> None:
-    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    """Raise InputError where a file starts with UTF-16: its mark, or where every other byte is mostly zero."""
+    line = start[:200].split(b"\n")[0]
+    zeros = (line[::2].count(0), line[1::2].count(0))
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or max(zeros) > len(line) / 4:
         raise InputError(f"{path} is UTF-16 text: save it as UTF-8")
 
 
@@ -106,7 +110,6 @@ def _read_jsonl(file: _Bytes, path: Path) -> Iterator[tuple[int, Row]]:
     # Lines end in \n only; text methods also split at U+2028, which JSON strings may contain.
     for number, line in enumerate(file, 1):
         if number == 1:
-            _refuse_utf16(line, path)
             line = line.removeprefix(codecs.BOM_UTF8)
         if not line.strip():
             continue
@@ -167,7 +170,7 @@ def _read_csv(file: _Bytes, path: Path, usual: str) -> Iterator[tuple[int, Row]]
     """Records as rows, without the empty columns that spreadsheets add after the last one with a name."""
     csv.field_size_limit(sys.maxsize)
     file = io.BufferedReader(file, 2**16)
-    _refuse_utf16(file.peek(2), path)
+    _refuse_utf16(file.peek(200), path)
     start = file.peek(2**16).decode("utf-8-sig", errors="replace")
     if named := re.match(r"sep=(.)\r?\n", start):  # Excel's own line before the header
         usual = named[1]

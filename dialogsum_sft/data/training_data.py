@@ -147,7 +147,10 @@ def load_training_data(
     )
     validation = None if whole is None else first_examples(whole, data_args.max_eval_samples)
     if validation is not None and optional_validation and validation.fingerprint() == train.fingerprint():
-        notes.append("the evaluation split has the same rows as the training split; shown once")
+        notes.append(
+            "the evaluation split has the same rows as the training split; shown once. A training with evaluations "
+            "would be refused: hold dialogues out by --validation_share 0.1"
+        )
         validation = None
     streamed: set[bytes] = set()
     if isinstance(train.rows, IterableDataset):

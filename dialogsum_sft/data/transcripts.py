@@ -25,7 +25,7 @@ from dialogsum_sft.data.labels import (
     turns_at,
 )
 from dialogsum_sft.data.subtitles import is_subtitles, read_subtitles
-from dialogsum_sft.data.time_stamps import is_time_stamped, read_time_stamped
+from dialogsum_sft.data.time_stamps import TIME, is_time_stamped, read_time_stamped
 
 FORMATS = ("labels", "timestamps", "subtitles", "inline", "lines")
 
@@ -38,21 +38,23 @@ _WIDE_LABEL = re.compile(
     rf"(?:\A|(?<=[\s。！？!?；，,.]))([^\s:：。！？!?；，,./]{{1,12}})(?:：|(?<=[{WIDE}]):)(?!\d)(?=\S)"
 )
 _BRACKETS = re.compile(rf"(?<!\S)[\[<](?!(?i:{NOISE})[\]>])({SPEAKER})[\]>](?:\s?:)?(?=\s)")
+# "[00:05] Agent: hello [00:09] Customer: hi" on one line.
+_STAMPED = re.compile(rf"(?<!\S)[\[(]?{TIME}[\])]?\s(?:[-–—]\s)?({SPEAKER})\s?:(?=\s)")
 
 
-def parse(text: str, kind: str) -> tuple[Dialogue, int]:
-    """The dialogue of a text in one of FORMATS, and the number of dropped system lines. An empty text has no turns."""
+def parse(text: str, kind: str) -> tuple[Dialogue, list[str]]:
+    """The dialogue of a text in one of FORMATS, and the dropped system lines. An empty text has no turns."""
     if kind == "subtitles":
         turns = read_subtitles(text)
-        return (Dialogue.of(turns) if turns else Dialogue(())), 0
+        return (Dialogue.of(turns) if turns else Dialogue(())), []
     if kind == "inline":
-        return Dialogue(tuple(turns_at(text, _inline_starts(text)))), 0
+        return Dialogue(tuple(turns_at(text, _inline_starts(text)))), []
     if kind == "timestamps":
         return read_time_stamped(text)
-    return (labelled(text) if kind == "labels" else Dialogue(tuple(lines_of(text)))), 0
+    return (labelled(text) if kind == "labels" else Dialogue(tuple(lines_of(text)))), []
 
 
-def parse_alike(text: str, kind: str) -> tuple[Dialogue, int]:
+def parse_alike(text: str, kind: str) -> tuple[Dialogue, list[str]]:
     """As `parse`, for a text among others of a format: one in which that finds fewer speakers is read by its own."""
     dialogue, dropped = parse(text, kind)
     if len(dialogue.speakers) < 2 and (own := _format_of(text)) != kind:
@@ -71,9 +73,16 @@ def dialogue_of(row: Mapping[str, Any]) -> Dialogue:
 
 
 def with_line_breaks(text: str) -> str:
-    r"""The text with real line breaks where a text of one line has `\n`, `<br>`, `</s>`, `__eou__` or `|` instead."""
+    r"""The text with real line breaks where a text of one line has `\n`, `<br>`, `</s>`, `__eou__` or `|` instead, and
+    before time stamps with names.
+    """
     if "\n" in text:
         return text
+    if _STAMPED.match(text):
+        begins = [match.start() for match in _STAMPED.finditer(text) if is_name(match[1]) or _is_role(match[1])]
+        if len(begins) > 1 and begins[0] == 0:
+            ends = [*begins[1:], len(text)]
+            return "\n".join(text[begin:end].strip() for begin, end in zip(begins, ends, strict=True))
     for mark in _BREAKS:
         parts = [part for part in re.split(mark, text) if part.strip()]
         if len(parts) < 2:

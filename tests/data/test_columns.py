@@ -1,6 +1,7 @@
 """Columns by name and by path: nested fields, fan-out, summaries as lists, columns in the instruction."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,58 @@ def test_lists_of_sentences_and_lists_of_references(
 ) -> None:
     (example,) = load(tmp_path, {"dialogue": "Ann: Hi.\nBen: Hi."} | row, **options).rows
     assert example["references"] == references
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "options"),
+    [
+        ("summary", {"summary": "s"}, {}),
+        ("highlights", {"highlights": "s"}, {}),
+        ("summary2", {"summary1": "s", "summary2": "t"}, {}),
+        ("summary2", {"summary": "s", "summary2": "t"}, {}),
+        ("abstract", {"summary": "s", "abstract": "t"}, {}),
+        ("gist", {"gist": "s"}, {"summary_columns": ["gist"]}),
+        ("summaries.0", {"summaries": ["s"]}, {}),
+        ("info", {"info": '{"gist": "s"}'}, {"summary_columns": ["info.gist"]}),
+        ("qs[].answer", {"qs": [{"answer": "s"}]}, {"summary_columns": ["qs[].answer"]}),
+        ("answer", {"qs": [{"answer": "s"}]}, {"summary_columns": ["qs[].answer"]}),
+        ("answer", {"qs": [{"answer": {"text": "s"}}]}, {"summary_columns": ["qs[].answer.text"]}),
+    ],
+)
+@pytest.mark.parametrize("option", ["instruction", "system_prompt"])
+def test_a_summary_in_the_prompt_is_refused(
+    tmp_path: Path, name: str, row: dict[str, Any], options: dict[str, Any], option: str
+) -> None:
+    with pytest.raises(InputError, match=rf"contains {{{re.escape(name)}}}, a summary, which the model"):
+        load(tmp_path, {"dialogue": "Ann: Hi."} | row, **options, **{option: f"Write {{{name}}}"})
+
+
+def test_a_column_beside_the_summary_may_be_in_the_prompt(tmp_path: Path) -> None:
+    row = {"dialogue": "Ann: Hi.", "summary": "s", "gist": "t", "summary_style": "short"}
+    (one,) = load(tmp_path, row, summary_columns=["gist"], instruction="{summary} {summary_style}").rows
+    assert fields_of(one) == {"summary": "s", "summary_style": "short"}
+    with pytest.raises(InputError, match=r"contains {chat}: for the dialogue write {dialogue}"):
+        load(tmp_path, {"chat": "Ann: Hi.", "summary": "s"}, instruction="Sum up: {chat}")
+
+
+@pytest.mark.parametrize("value", ["", " ", None, [], [""], float("nan"), "absent"])
+def test_rows_without_a_column_of_the_instruction_are_dropped_and_counted(tmp_path: Path, value: Any) -> None:
+    rows = [{"id": n, "dialogue": f"Ann: {n}.", "summary": "s", "query": "Who?"} for n in range(2)]
+    rows[1]["query"] = value
+    if value == "absent":
+        del rows[1]["query"]
+    examples = load(tmp_path, *rows, instruction="Answer: {query}", allow_dropped_rows=True)
+    assert examples.rows["id"][:] == ["0"]
+    assert examples.counts.dropped == {"query, which the instruction contains, is empty": 1}
+
+
+def test_two_candidates_for_a_column_are_named_with_the_option(tmp_path: Path) -> None:
+    row = {"conversation": "Ann: Hi.", "transcript": "x", "summary": "s", "abstract": "t"}
+    with pytest.raises(InputError, match="conversation and transcript are candidates: choose by --dialogue_column"):
+        load(tmp_path, row)
+    row = {"dialogue": "Ann: Hi.", "highlights": "s", "abstract": "t"}
+    with pytest.raises(InputError, match="highlights and abstract are candidates: choose by --summary_columns"):
+        load(tmp_path, row)
 
 
 def test_parallel_columns(tmp_path: Path) -> None:

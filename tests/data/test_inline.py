@@ -69,6 +69,21 @@ INLINE: dict[str, tuple[str, Said, int]] = {
         [("Agent", "hi."), ("Customer", "yo."), ("Agent", "ok.")],
         0,
     ),
+    "time stamps": (
+        "[00:05] Agent: hello [00:09] Customer: hi at 10:30 [00:10] Agent: ok",
+        [("Agent", "hello"), ("Customer", "hi at 10:30"), ("Agent", "ok")],
+        0,
+    ),
+    "time stamps without brackets": (
+        "00:00:05 Mara Olsen: hello 00:00:09 Jon Pirie: hi 00:01:10 Mara Olsen: ok",
+        [("Mara Olsen", "hello"), ("Jon Pirie", "hi"), ("Mara Olsen", "ok")],
+        0,
+    ),
+    "time stamps in parentheses": (
+        "(9:05 AM) Ann: hello (9:06 AM) Ben: hi",
+        [("Ann", "hello"), ("Ben", "hi")],
+        0,
+    ),
     "literal line breaks": ("Ann: hi\\nBen: yo\\nAnn: ok", [("Ann", "hi"), ("Ben", "yo"), ("Ann", "ok")], 0),
     "literal carriage returns": ("Ann: hi\\r\\nBen: yo", [("Ann", "hi"), ("Ben", "yo")], 0),
     "literal double breaks": ("Ann: hi\\n\\nBen: yo", [("Ann", "hi"), ("Ben", "yo")], 0),

@@ -74,6 +74,31 @@ LABELS: dict[str, tuple[str, Said, int]] = {
         [("Agent", "hi"), ("Customer", "yo"), ("Agent", "ok")],
         0,
     ),
+    "surnames first": (
+        "Müller, Jörg: hi\nJo's iPhone: yo\nAnna: ok",
+        [("Müller, Jörg", "hi"), ("Jo's iPhone", "yo"), ("Anna", "ok")],
+        0,
+    ),
+    "long names": (
+        "Anna: hi\nMaría José de la Cruz García: yo\nand on\nAnna: ok\nMaría José de la Cruz García: so",
+        [
+            ("Anna", "hi"),
+            ("María José de la Cruz García", "yo\nand on"),
+            ("Anna", "ok"),
+            ("María José de la Cruz García", "so"),
+        ],
+        0,
+    ),
+    "an e-mail": (
+        "From: Ann\nTo: Ben\nSubject: the bill\nDate: 3 May 2024\n\nAnn: hi\nBen: yo",
+        [(None, "From: Ann\nTo: Ben\nSubject: the bill\nDate: 3 May 2024"), ("Ann", "hi"), ("Ben", "yo")],
+        0,
+    ),
+    "an e-mail without labels": (
+        "From: Ann <ann@a.example>\nSent: Friday\nTo: Ben\nPay, please.",
+        [(None, "From: Ann <ann@a.example>"), (None, "Sent: Friday"), (None, "To: Ben"), (None, "Pay, please.")],
+        0,
+    ),
     "phones": (
         "+44 7700 900123: hi\n+1 (555) 010-0199: yo",
         [("+44 7700 900123", "hi"), ("+1 (555) 010-0199", "yo")],
@@ -86,6 +111,11 @@ LABELS: dict[str, tuple[str, Said, int]] = {
         0,
     ),
     "roles in parentheses": ("Anna (agent): hi\nBen (customer): yo", [("Anna", "hi"), ("Ben", "yo")], 0),
+    "notes and times": (
+        "Anna M. [ACME] (10:15): hi\nBob (Guest) (10:16): yo\nSmith, Bob (EXT) [00:17]: ok\nPirie, Jon (Guest): so",
+        [("Anna M.", "hi"), ("Bob", "yo"), ("Smith, Bob", "ok"), ("Pirie, Jon", "so")],
+        0,
+    ),
     "roles in brackets": ("Anna [agent]: hi\nBen [customer]: yo", [("Anna", "hi"), ("Ben", "yo")], 0),
     "roles of two words": (
         "sales agent: hi\ncustomer: yo\nsales agent: ok",

@@ -65,11 +65,11 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "UTF-16 JSON": ("a.json", lines([HELLO]).decode().encode("utf-16"), UTF_16),
     "UTF-16 CSV": ("a.csv", records().decode().encode("utf-16"), UTF_16),
     "UTF-16 CSV in gz": ("a.csv.gz", gzip.compress(records().decode().encode("utf-16")), UTF_16),
-    "UTF-16 without BOM": (
-        "a.jsonl",
-        lines(HELLO).decode().encode("utf-16-le"),
-        r" \(test\): none of the first 2 rows can be read: row 1: line is not JSON; row 2: line is not JSON",
-    ),
+    "UTF-16 lines without BOM": ("a.jsonl", lines(HELLO).decode().encode("utf-16-le"), UTF_16),
+    "big-endian UTF-16 lines without BOM": ("a.jsonl", lines(HELLO).decode().encode("utf-16-be"), UTF_16),
+    "UTF-16 JSON without BOM": ("a.json", lines([HELLO]).decode().encode("utf-16-be"), UTF_16),
+    "UTF-16 CSV without BOM": ("a.csv", records().decode().encode("utf-16-le"), UTF_16),
+    "UTF-16 lines in .txt": ("a.txt", lines(HELLO).decode().encode("utf-16"), UTF_16),
     "latin-1 JSON": (
         "a.json",
         '[{"dialogue": "café", "summary": "a"}]'.encode("latin-1"),

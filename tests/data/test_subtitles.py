@@ -4,6 +4,13 @@ import pytest
 from reading import Said, read
 
 MARA: Said = [("Mara Olsen", "hi"), ("Jon Pirie", "yo")]
+
+
+def vtt(*cues: str) -> str:
+    times = [f"00:00:0{second}.000 --> 00:00:0{second + 1}.000" for second in range(len(cues))]
+    return "WEBVTT\n\n" + "\n\n".join(f"{time}\n{cue}" for time, cue in zip(times, cues, strict=True))
+
+
 SUBTITLES: dict[str, tuple[str, Said, int]] = {
     "vtt, arrows": (
         "WEBVTT\n\n00:00.000 --> 00:01.000\n>> hi\n\n00:01.000 --> 00:02.000\n>> MARA: yo\nagain",
@@ -62,6 +69,39 @@ SUBTITLES: dict[str, tuple[str, Said, int]] = {
     "vtt, two voices in a cue": ("WEBVTT\n\n00:00.000 --> 00:01.000\n<v Mara Olsen>hi\n<v Jon Pirie>yo", MARA, 0),
     "vtt, two voices with dashes": ("WEBVTT\n\n00:00.000 --> 00:01.000\n- hi\n- yo", [(None, "hi"), (None, "yo")], 0),
     "teams arrow": ("0:0:0.0 --> 0:0:1.500\nMara Olsen\nhi\n\n0:0:2.0 --> 0:0:3.5\nJon Pirie\nyo", MARA, 0),
+    "zoom vtt, other names": (
+        vtt(
+            "Müller, Jörg: hi",
+            "Jo's iPhone: yo",
+            "María José de la Cruz García: ok",
+            "and on",
+            "Müller, Jörg: so",
+            "María José de la Cruz García: ja",
+        ),
+        [
+            ("Müller, Jörg", "hi"),
+            ("Jo's iPhone", "yo"),
+            ("María José de la Cruz García", "ok and on"),
+            ("Müller, Jörg", "so"),
+            ("María José de la Cruz García", "ja"),
+        ],
+        0,
+    ),
+    "zoom vtt, other names once": (
+        vtt("Müller, Jörg: hi", "Jo's iPhone: yo\nand on", "Anna: ok"),
+        [("Müller, Jörg", "hi"), ("Jo's iPhone", "yo and on"), ("Anna", "ok")],
+        0,
+    ),
+    "teams vtt, names on lines of their own": (
+        vtt("Bob (Guest)\nhi", "Smith, Bob (EXT)\nyo", "+49 170 1234567\nok"),
+        [("Bob (Guest)", "hi"), ("Smith, Bob (EXT)", "yo"), ("+49 170 1234567", "ok")],
+        0,
+    ),
+    "tags and entities": (
+        vtt("<p>Anna: tea &amp; milk</p>", "<p>Ben: 3 &lt; 4</p><p>yes</p>", "Anna: <3"),
+        [("Anna", "tea & milk"), ("Ben", "3 < 4  yes"), ("Anna", "<3")],
+        0,
+    ),
     "srt": (
         "1\n00:00:00,000 --> 00:00:01,000\nMara Olsen: hi\n\n2\n00:00:01,000 --> 00:00:02,000\nJon Pirie: yo",
         MARA,

@@ -192,8 +192,8 @@ MEETINGS: dict[str, tuple[str, Said, int]] = {
     "teams chat": ("[24/12/2023 18:05] Mara Olsen\nhi\n[24/12/2023 18:06] Jon Pirie\nyo", MARA, 0),
     "otter": (
         "Mara Olsen  0:00  \nhi\n\nJon Pirie  0:09  \nyo\n\nTranscribed by https://otter.ai",
-        [("Mara Olsen", "hi"), ("Jon Pirie", "yo\n\nTranscribed by https://otter.ai")],
-        0,
+        [("Mara Olsen", "hi"), ("Jon Pirie", "yo")],
+        1,
     ),
     "otter, unknown speaker": (
         "Unknown Speaker  0:00\nhi\n\nSpeaker 2  1:02:09\nyo",

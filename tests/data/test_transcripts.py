@@ -118,7 +118,7 @@ def test_chats_with_time_stamps(text: str) -> None:
     assert detect_format([text]) == "timestamps"
     dialogue, dropped = parse(text, "timestamps")
     assert [turn.speaker for turn in dialogue.turns] == CHATS[text]
-    assert dropped == 0
+    assert dropped == []
     assert dialogue.text == text
     assert all(turn.time for turn in dialogue.turns)
     assert len(dialogue.turns[0].text) < 6
@@ -136,7 +136,11 @@ def test_system_lines_of_exports_are_dropped_and_counted() -> None:
         ("Ines", "hi\nsecond line"),
         ("Tom", "\u200eimage omitted"),
     ]
-    assert dropped == 3
+    assert dropped == [
+        "\u200e[01/03/2024, 9:10:00 PM] Flat 3: \u200eMessages and calls are end-to-end encrypted.",
+        "01/03/2024, 21:12 - Ines added Tom",
+        "his number",
+    ]
 
 
 SUBTITLES = {

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from dialogsum_sft.data.turn_lists import TurnKeys, parse_turns
+from dialogsum_sft.data.turn_lists import parse_turns
+from dialogsum_sft.data.turn_objects import TurnKeys
 
 import pytest
 from hypothesis import given
@@ -76,7 +77,7 @@ def test_texts_with_labels_in_a_list() -> None:
     assert [(turn.speaker, turn.text) for turn in dialogue.turns] == [
         *(("Ann", "Hi."), ("Bob", "Yes?"), (None, "[ A door. ]"), ("Ann", "No.\nsure")),
     ]
-    assert (dialogue.text, skipped) == ("\n".join(value[:3]), 1)
+    assert (dialogue.text, skipped) == ("\n".join(value[:3]), {"skipped_turns": 1})
     assert said(["Note: Hi.", "Yes."]) == [(None, "Note: Hi."), (None, "Yes.")]
 
 
@@ -123,7 +124,7 @@ def test_turns_without_text_are_skipped_and_counted() -> None:
         {"role": "assistant", "tool_calls": [{"id": 2}]},
     ]
     dialogue, skipped = parse_turns(value)
-    assert ([turn.text for turn in dialogue.turns], skipped) == (["Hi."], 4)
+    assert ([turn.text for turn in dialogue.turns], skipped) == (["Hi."], {"skipped_turns": 4})
 
 
 @pytest.mark.parametrize(

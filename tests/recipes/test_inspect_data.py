@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 from conftest import SAMPLE, recipe_caller, recipe_module
 from dialogsum_sft.data import prompts
+from dialogsum_sft.report import dataset_tables
 from dialogsum_sft.training import memory
 
 import numpy as np
@@ -75,9 +76,9 @@ def at(values, percent):
 
 
 def test_percentiles():
-    assert inspect_data.percentiles(np.array([30, 10, 20, 40])) == [10, 20, 40, 40, 40]
-    assert inspect_data.percentiles(np.arange(1, 201)) == [1, 100, 180, 198, 200]
-    assert inspect_data.percentiles(np.array([7])) == [7, 7, 7, 7, 7]
+    assert dataset_tables.percentiles(np.array([30, 10, 20, 40])) == [10, 20, 40, 40, 40]
+    assert dataset_tables.percentiles(np.arange(1, 201)) == [1, 100, 180, 198, 200]
+    assert dataset_tables.percentiles(np.array([7])) == [7, 7, 7, 7, 7]
 
 
 def test_figures_of_the_sample(shown_sample, chatml_tokenizer):
@@ -209,7 +210,20 @@ def test_another_script_suggests_another_rouge_tokenizer(inspect, tmp_path):
 def test_a_file_without_splits_is_shown_once(inspect, tmp_path):
     shown = inspect(write_rows(tmp_path / "rows.jsonl", GOOD))
     assert "the evaluation split has the same rows as the training split; shown once" in shown
+    assert "would be refused: hold dialogues out by --validation_share" in " ".join(shown.split())
     assert "evaluation: prompt" not in shown
+
+
+def test_the_speakers_found_most_often_are_listed(inspect, tmp_path):
+    """Ten of them, so that a speaker who is missing in all dialogues is seen at once."""
+    names = [(f"Guest {number}", "Host", "Anna") for number in range(12)]
+    rows = [{"dialogue": "\n".join(f"{name}: Hi." for name in own), "summary": "Hi."} for own in names]
+    rows.append({"dialogue": "Host: Hi.\nBen: No.", "summary": "No."})
+    block = inspect(write_rows(tmp_path / "rows.jsonl", *rows)).split("speakers found most often")[1]
+    lines = [line.split() for line in block.splitlines() if "%" in line][:10]
+    assert lines[:2] == [["Host", "13", "(100.0%)"], ["Anna", "12", "(92.3%)"]]
+    assert len(lines) == 10
+    assert "and 5 others" in block
 
 
 def test_dialogues_in_both_splits(inspect, tmp_path):
