@@ -199,3 +199,49 @@ def references_of(row: Mapping[str, Any], columns: Columns) -> list[tuple[str, A
         else:
             found.append((column, joined(value)))
     return found
+
+
+def value_of(row: Mapping[str, Any], path: str) -> Any:
+    try:
+        return value_at(row, path)
+    except KeyError:
+        return None
+
+
+def is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.removeprefix("\ufeff").strip())
+
+
+def name_of(value: Any) -> str | None:
+    """An id or a topic as text; None for an empty one, a list or an object."""
+    return None if is_empty(value) or isinstance(value, (list, dict)) else str(value).encode(errors="replace").decode()
+
+
+def field_of(value: Any, name: str) -> str:
+    """A value for the instruction as text: a list of texts with commas. Raises ValueError where there is none: a row
+    without its query or section cannot be learnt from.
+    """
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        value = ", ".join(filter(str.strip, value))
+    if is_empty(value) or value != value:  # NaN
+        raise ValueError(f"{name}, which the instruction contains, is empty")
+    text = name_of(value)
+    if text is None:
+        raise ValueError(f"{name}, which the instruction contains, is no text")
+    return text
+
+
+def text_of(value: Any, column: str) -> str:
+    """A value as text with \\n line ends. Raises ValueError if it is not usable."""
+    if value is None:
+        raise ValueError(f"{column} is null")
+    if not isinstance(value, str):
+        raise ValueError(f"{column} is not text")
+    text = value.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").strip()
+    if not text:
+        raise ValueError(f"{column} is empty")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # lone surrogates, such as half an emoji
+        raise ValueError(f"{column} is not UTF-8 text") from error
+    return text

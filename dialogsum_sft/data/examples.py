@@ -3,23 +3,28 @@
 import hashlib
 import itertools
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 from dialogsum_sft import InputError
 from dialogsum_sft.arguments import DataArguments
-from dialogsum_sft.data.columns import Columns, fanned_out, find_columns, references_of, value_at
+from dialogsum_sft.data.columns import (
+    fanned_out,
+    field_of,
+    find_columns,
+    is_empty,
+    name_of,
+    references_of,
+    text_of,
+    value_of,
+)
 from dialogsum_sft.data.counts import HELD_OUT, IN_OTHER_SPLIT, Counts, longest_pass
-from dialogsum_sft.data.dialogue import Dialogue
+from dialogsum_sft.data.dialogue_reader import DialogueReader, open_reader
 from dialogsum_sft.data.grouping import FEATURES, group, join_neighbours, text_hash
 from dialogsum_sft.data.row_files import BadRow, Place, Row, one_line, reason_of
 from dialogsum_sft.data.sources import in_folder, open_source, with_dialogues
-from dialogsum_sft.data.stored_lists import stored_list
-from dialogsum_sft.data.transcripts import detect_format, parse, parse_alike, with_line_breaks
-from dialogsum_sft.data.turn_lists import keys_of, parse_turns
-from dialogsum_sft.data.turn_objects import TurnKeys
+from dialogsum_sft.data.turn_lists import keys_of
 
 from datasets import Dataset, IterableDataset
 from datasets.exceptions import DatasetsError
@@ -96,9 +101,7 @@ def load_examples(
         raise InputError(f"{name} ({split}): none of the first {len(bad)} rows can be read: {'; '.join(bad[:5])}")
     good = [row for _, row in first if not isinstance(row, BadRow)]
     columns, notes = find_columns(good, name, data_args)
-    keys = TurnKeys(data_args.speaker_key, data_args.text_key)
-    _check_keys(good, columns, keys, name)
-    reader = _Reader(columns, keys, _format(good, columns, data_args), data_args.dialogue_format is not None)
+    reader = open_reader(good, columns, data_args, name)
     if reader.format not in ("labels", "lines") and not reader.named:
         notes.append(f"{name}: dialogues read as {reader.format}; choose another with --dialogue_format")
     counts = Counts()
@@ -128,51 +131,16 @@ def load_examples(
             + ("" if counts.kept == 0 else ". Correct them, or continue without them: --allow_dropped_rows true")
         )
     if counts.system_lines:
-        such = "; ".join(one_line(line) for line in counts.system_examples)
-        notes.append(f"{name} ({split}): {counts.system_lines} lines that an app wrote are left out, such as: {such}")
+        such = ", such as: " + "; ".join(map(one_line, counts.system_examples)) if counts.system_examples else ""
+        notes.append(f"{name} ({split}): {counts.system_lines} lines that an app wrote are left out{such}")
     if counts.one_speaker > counts.kept / 2:
-        named = keys_of(_value(good[0], columns.dialogue))
+        named = keys_of(value_of(good[0], columns.dialogue))
         notes.append(
             f"{name} ({split}): {counts.one_speaker} of {counts.kept} dialogues have one speaker or none: if that is "
             "wrong (recipes/inspect_data.py lists the speakers found), give --dialogue_format, --speaker_key or "
             "--speaker_column" + (f"; turns have the keys {', '.join(map(one_line, named))}" if named else "")
         )
     return Examples(rows.select(range(len(rows))[:limit]), counts, notes)
-
-
-def _check_keys(rows: list[dict[str, Any]], columns: Columns, keys: TurnKeys, source: str) -> None:
-    """Raise InputError for a key of the options that no turn of the first rows has."""
-    if keys == TurnKeys():
-        return
-    found: dict[str, None] = {}
-    for row in rows:
-        value = _value(row, columns.dialogue)
-        if isinstance(value, str):
-            value = stored_list(value) if _is_stored(value, whole=True) else None
-        found |= dict.fromkeys(keys_of(value, keys))
-    for option, key in (("speaker_key", keys.speaker), ("text_key", keys.text)):
-        whole = re.split(r"\.\d+\b", key or "")[0]  # before an index of a list
-        if key and not any(f"{path}.".startswith(f"{whole}.") for path in found):
-            listed = ", ".join(map(one_line, found)) or f"none: {columns.dialogue} is no list of objects"
-            raise InputError(f"{source}: no turn of the first rows has the --{option} {key}; there are {listed}")
-
-
-def _format(rows: list[dict[str, Any]], columns: Columns, data_args: DataArguments) -> str:
-    if data_args.dialogue_format is not None:
-        return str(data_args.dialogue_format)
-    values = [_value(row, columns.dialogue) for row in rows]
-    texts = [value for value in values if isinstance(value, str) and not _empty(value) and not _is_stored(value)]
-    return (
-        detect_format([with_line_breaks(text.replace("\r\n", "\n").strip()) for text in texts]) if texts else "labels"
-    )
-
-
-def _is_stored(text: str, whole: bool = False) -> bool:
-    """Whether a text holds a list of turns, `whole` or cut off."""
-    try:
-        return stored_list(text) is not None
-    except ValueError:
-        return not whole
 
 
 def _only(
@@ -188,7 +156,7 @@ def _only(
 
 def _kept(
     source: Iterable[tuple[Place, Row]],
-    reader: "_Reader",
+    reader: DialogueReader,
     counts: Counts,
     excluded: set[int],
     held_out: Set[int] = frozenset(),
@@ -206,14 +174,14 @@ def _kept(
             counts.drop(f"row {place}", f"{' and '.join(columns.fan_outs)} is empty or no list")
         for suffix, row in made:
             counts.read += 1
-            identity = _name(_value(row, columns.id)) if columns.id else None
+            identity = name_of(value_of(row, columns.id)) if columns.id else None
             label = f"row {place}{suffix}" if identity is None else f"row {place}{suffix} ({one_line(identity)})"
             values = references_of(row, columns)
-            present = [(column, value) for column, value in values if not _empty(value)]
+            present = [(column, value) for column, value in values if not is_empty(value)]
             try:
                 dialogue = reader.dialogue(row, counts)
-                references = [_text(value, column) for column, value in present or values[:1]]
-                fields = {name: _field(_value(row, name), name) for name in columns.fields}
+                references = [text_of(value, column) for column, value in present or values[:1]]
+                fields = {name: field_of(value_of(row, name), name) for name in columns.fields}
             except (ValueError, RecursionError) as error:
                 counts.drop(label, str(error))
                 continue
@@ -233,87 +201,10 @@ def _kept(
                     "turns": json.dumps(dialogue.record(), ensure_ascii=False),
                     "references": references,
                     "reference_rows": json.dumps([[counts.read - 1, identity]] * len(references)),
-                    "topic": _name(_value(row, columns.topic)) if columns.topic else None,
+                    "topic": name_of(value_of(row, columns.topic)) if columns.topic else None,
                     "fields": own_fields,
                 },
             )
-
-
-@dataclass(frozen=True)
-class _Reader:
-    """How the dialogues of a source are read; `format` is one of transcripts.FORMATS, for text: found, or `named`."""
-
-    columns: Columns
-    keys: TurnKeys
-    format: str
-    named: bool
-
-    def dialogue(self, row: Mapping[str, Any], counts: Counts) -> Dialogue:
-        """The dialogue of a row, parsed once. Raises ValueError where there is none."""
-        column = self.columns.dialogue
-        value = _value(row, column)
-        speakers = _value(row, self.columns.speakers) if self.columns.speakers else None
-        try:
-            stored = stored_list(value) if isinstance(value, str) else value
-            if stored is not None:
-                dialogue, left_out = parse_turns(stored, self.keys, speakers)
-                for name, number in left_out.items():
-                    setattr(counts, name, getattr(counts, name) + number)
-                return dialogue
-        except ValueError as error:
-            raise ValueError(f"{column}: {error}") from error
-        text = with_line_breaks(_text(value, column))
-        dialogue, dropped = (parse if self.named else parse_alike)(text, self.format)
-        counts.drop_system_lines(dropped)
-        if not dialogue.turns:
-            raise ValueError(f"{column} has no turns")
-        return dialogue
-
-
-def _value(row: Mapping[str, Any], path: str) -> Any:
-    try:
-        return value_at(row, path)
-    except KeyError:
-        return None
-
-
-def _empty(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and not value.removeprefix("\ufeff").strip())
-
-
-def _name(value: Any) -> str | None:
-    """An id or a topic as text; None for an empty one, a list or an object."""
-    return None if _empty(value) or isinstance(value, (list, dict)) else str(value).encode(errors="replace").decode()
-
-
-def _field(value: Any, name: str) -> str:
-    """A value for the instruction as text: a list of texts with commas. Raises ValueError where there is none: a row
-    without its query or section cannot be learnt from.
-    """
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        value = ", ".join(filter(str.strip, value))
-    if _empty(value) or value != value:  # NaN
-        raise ValueError(f"{name}, which the instruction contains, is empty")
-    text = _name(value)
-    if text is None:
-        raise ValueError(f"{name}, which the instruction contains, is no text")
-    return text
-
-
-def _text(value: Any, column: str) -> str:
-    """A value as text with \\n line ends. Raises ValueError if it is not usable."""
-    if value is None:
-        raise ValueError(f"{column} is null")
-    if not isinstance(value, str):
-        raise ValueError(f"{column} is not text")
-    text = value.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").strip()
-    if not text:
-        raise ValueError(f"{column} is empty")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:  # lone surrogates, such as half an emoji
-        raise ValueError(f"{column} is not UTF-8 text") from error
-    return text
 
 
 def fields_of(example: Mapping[str, Any]) -> dict[str, str] | None:

@@ -1,0 +1,93 @@
+"""The dialogue of a row: from text in one of the formats, or from a list of turns."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dialogsum_sft import InputError
+from dialogsum_sft.arguments import DataArguments
+from dialogsum_sft.data.columns import Columns, is_empty, text_of, value_of
+from dialogsum_sft.data.counts import Counts
+from dialogsum_sft.data.dialogue import Dialogue
+from dialogsum_sft.data.row_files import one_line
+from dialogsum_sft.data.stored_lists import stored_list
+from dialogsum_sft.data.transcripts import detect_format, parse, parse_alike, with_line_breaks
+from dialogsum_sft.data.turn_lists import keys_of, parse_turns
+from dialogsum_sft.data.turn_objects import TurnKeys
+
+
+@dataclass(frozen=True)
+class DialogueReader:
+    """How the dialogues of a source are read; `format` is one of transcripts.FORMATS, for text: found, or `named`."""
+
+    columns: Columns
+    keys: TurnKeys
+    format: str
+    named: bool
+
+    def dialogue(self, row: Mapping[str, Any], counts: Counts) -> Dialogue:
+        """The dialogue of a row, parsed once. Raises ValueError where there is none."""
+        column = self.columns.dialogue
+        value = value_of(row, column)
+        speakers = value_of(row, self.columns.speakers) if self.columns.speakers else None
+        try:
+            stored = stored_list(value) if isinstance(value, str) else value
+            if stored is not None:
+                dialogue, left_out = parse_turns(stored, self.keys, speakers)
+                for name, number in left_out.items():
+                    setattr(counts, name, getattr(counts, name) + number)
+                return dialogue
+        except ValueError as error:
+            raise ValueError(f"{column}: {error}") from error
+        text = with_line_breaks(text_of(value, column))
+        dialogue, dropped = (parse if self.named else parse_alike)(text, self.format)
+        counts.drop_system_lines(dropped)
+        if not dialogue.turns:
+            raise ValueError(f"{column} has no turns")
+        return dialogue
+
+
+def open_reader(rows: list[dict[str, Any]], columns: Columns, data_args: DataArguments, source: str) -> DialogueReader:
+    """The reader of a source's dialogues; their format is detected in these first rows unless an option names it.
+
+    Raises InputError for a key of the options that no turn of them has.
+    """
+    keys = TurnKeys(data_args.speaker_key, data_args.text_key)
+    _check_keys(rows, columns, keys, source)
+    return DialogueReader(columns, keys, _format(rows, columns, data_args), data_args.dialogue_format is not None)
+
+
+def _check_keys(rows: list[dict[str, Any]], columns: Columns, keys: TurnKeys, source: str) -> None:
+    """Raise InputError for a key of the options that no turn of the first rows has."""
+    if keys == TurnKeys():
+        return
+    found: dict[str, None] = {}
+    for row in rows:
+        value = value_of(row, columns.dialogue)
+        if isinstance(value, str):
+            value = stored_list(value) if _is_stored(value, whole=True) else None
+        found |= dict.fromkeys(keys_of(value, keys))
+    for option, key in (("speaker_key", keys.speaker), ("text_key", keys.text)):
+        whole = re.split(r"\.\d+\b", key or "")[0]  # before an index of a list
+        if key and not any(f"{path}.".startswith(f"{whole}.") for path in found):
+            listed = ", ".join(map(one_line, found)) or f"none: {columns.dialogue} is no list of objects"
+            raise InputError(f"{source}: no turn of the first rows has the --{option} {key}; there are {listed}")
+
+
+def _format(rows: list[dict[str, Any]], columns: Columns, data_args: DataArguments) -> str:
+    if data_args.dialogue_format is not None:
+        return str(data_args.dialogue_format)
+    values = [value_of(row, columns.dialogue) for row in rows]
+    texts = [value for value in values if isinstance(value, str) and not is_empty(value) and not _is_stored(value)]
+    return (
+        detect_format([with_line_breaks(text.replace("\r\n", "\n").strip()) for text in texts]) if texts else "labels"
+    )
+
+
+def _is_stored(text: str, whole: bool = False) -> bool:
+    """Whether a text holds a list of turns, `whole` or cut off."""
+    try:
+        return stored_list(text) is not None
+    except ValueError:
+        return not whole
