@@ -21,7 +21,7 @@ OURS = {
     "merge": (arguments.MergeArguments,),
 }
 # Options of other programs, which messages, docstrings or the code name.
-OTHERS = {"no-build-isolation", "no-deps", "config_file", "quiet", "watch"}
+OTHERS = {"no-build-isolation", "no-deps", "config_file", "quiet", "watch", "max-model-len"}
 
 
 @cache
