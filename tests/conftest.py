@@ -13,6 +13,7 @@ from typing import Any
 
 from dialogsum_sft.cli import run
 from dialogsum_sft.training.stopping import StopCallback
+from ranks import ForkedSft
 from sft_runs import Sft, sft_args
 
 import pytest
@@ -151,6 +152,14 @@ def tiny_folder(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pyt
     tiny_model(chatml_tokenizer).save_pretrained(folder)
     chatml_tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def forked(tiny_folder: Path) -> Iterator[ForkedSft]:
+    """One server of runs for all tests: it takes seconds to start."""
+    server = ForkedSft(tiny_folder)
+    yield server
+    server.close()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dialogsum_sft import InputError, Stopped
-from dialogsum_sft.checks import check_steps
+from dialogsum_sft.checks import backend_of, check_steps
 from dialogsum_sft.distributed import on_any_process, run_on_main
 from dialogsum_sft.files import free_space, size_of
 from dialogsum_sft.kernels.fused_lora import fuse_lora
@@ -60,6 +60,7 @@ class ResumableSFTTrainer(SFTTrainer):
         check_steps(self.args, self.train_dataset, self.args.world_size)  # packed rows are fewer
         self.save_total_limit = self.args.save_total_limit
         self.args.save_total_limit = None  # transformers would delete the older one before the new one is marked
+        self.backend = backend_of(self.args)
         self.weight_shapes = checkpoints.weight_shapes(self.model)
         # Input ids of the micro-batches of the running step; `StopCallback` empties it before each step.
         self.step_batches: deque[torch.Tensor] = deque(maxlen=self.args.gradient_accumulation_steps)
@@ -171,7 +172,7 @@ class ResumableSFTTrainer(SFTTrainer):
             raise self._not_saved(folder, error or RuntimeError("another process could not write its part"))
 
     def _check_space(self, folder: Path) -> None:
-        needed = size_of(self._last_saved) if self._last_saved else checkpoints.expected_size(self.model)
+        needed = size_of(self._last_saved) if self._last_saved else checkpoints.expected_size(self.model, self.backend)
         free = free_space(folder.parent)
         if free < needed:
             raise OSError(f"it takes about {mib(needed)} and {mib(free)} are free")
@@ -181,7 +182,7 @@ class ResumableSFTTrainer(SFTTrainer):
         (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads and that can hold a token
         self._verify(folder)
         try:
-            checkpoints.mark_complete(folder, self.args.world_size)
+            checkpoints.mark_complete(folder, self.args.world_size, self.backend)
         except OSError as error:
             raise self._not_saved(folder, error) from error
         rotate_checkpoints(

@@ -1,0 +1,131 @@
+"""What a process does so that FSDP and DeepSpeed shard on CPUs, and what a test has it write down or suffer.
+
+accelerate 1.15 turns both off without a GPU, but nothing underneath needs one: gloo connects the processes.
+"""
+
+import json
+import os
+import signal
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from dialogsum_sft import checks
+from dialogsum_sft.training.stopping import StopCallback
+from dialogsum_sft.training.trainer import ResumableSFTTrainer
+
+import torch
+from accelerate import PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+RANK = "RANK"
+PROBE = [[5, 9, 300, 17, 44, 8], [7, 401, 12, 3, 90, 2]]  # token ids of which the trained model's logits are compared
+
+
+def shard_on_cpu(recipe: ModuleType) -> None:
+    """Let this process of a run use the FSDP or DeepSpeed that its environment asks for, without a GPU.
+
+    The recipe's trainer is then the one of a GPU, with TRL's own loss.
+    """
+    launcher = checks.launched_with()
+    if launcher is None:
+        return
+    refuse = checks._sharded
+    checks._sharded = lambda *args: (fault for fault in refuse(*args) if "needs GPUs" not in fault)
+    recipe.without_triton = lambda: False
+    if launcher == "FSDP":
+        _fsdp()
+    else:
+        recipe.started_processes = lambda: int(os.environ["WORLD_SIZE"])  # ours would turn to accelerate's CPU mode
+        PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)
+        PartialState.set_device = lambda state: setattr(state, "device", torch.device("cpu"))
+
+
+def _fsdp() -> None:
+    original = AcceleratorState.__init__
+
+    def init(self: AcceleratorState, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
+        original(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+        if fsdp_plugin is not None:
+            self.distributed_type = DistributedType.FSDP
+            self.fsdp_plugin = fsdp_plugin
+            PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+
+    AcceleratorState.__init__ = init
+
+
+def arrange(facts: str | None = None, **faults: Any) -> None:
+    """Write down facts of the run, and let something go wrong in it.
+
+    `facts` is the path of a file, to which the rank is appended. It holds the `losses` of the steps, the `shards` of
+    the parameters, and the trained model's `logits` for PROBE.
+    """
+    written: dict[str, Any] = {"losses": []}
+    step = StopCallback.on_pre_optimizer_step
+
+    def on_pre_optimizer_step(self: StopCallback, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not written["losses"]:
+            written.update(shards(self.trainer))
+        written["losses"].append(self.trainer._tr_loss.item())
+        suffer(state.global_step + 1, **faults)
+        step(self, args, state, control, **kwargs)
+
+    StopCallback.on_pre_optimizer_step = on_pre_optimizer_step
+    save = ResumableSFTTrainer.save_verified
+
+    def save_verified(self: ResumableSFTTrainer, folder: Path) -> None:
+        with torch.no_grad():
+            self.model_wrapped.eval()
+            written["logits"] = self.model_wrapped(input_ids=torch.tensor(PROBE), use_cache=False).logits.tolist()
+        if facts:
+            Path(f"{facts}{os.environ.get(RANK, 0)}").write_text(json.dumps(written))
+        save(self, folder)
+
+    ResumableSFTTrainer.save_verified = save_verified
+    if "in_save" in faults:
+        _kill_in_save(**faults["in_save"])
+
+
+def suffer(step: int, at_step: dict[str, Any] | None = None, **_: Any) -> None:
+    """Send the signal {"step": N, "rank": N, "signal": number} to this process."""
+    if at_step and at_step["step"] == step and str(at_step["rank"]) == os.environ.get(RANK, "0"):
+        os.kill(os.getpid(), at_step["signal"])
+
+
+def _kill_in_save(step: int, rank: int) -> None:
+    """kill -9 of a rank when the checkpoint of this step has its optimizer but no marker."""
+    if str(rank) != os.environ.get(RANK, "0"):
+        return
+    save = ResumableSFTTrainer._save_rng_state
+
+    def killed(self: ResumableSFTTrainer, output_dir: str) -> None:
+        if self.state.global_step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        save(self, output_dir)
+
+    ResumableSFTTrainer._save_rng_state = killed
+
+
+def shards(trainer: ResumableSFTTrainer) -> dict[str, Any]:
+    """What this process holds of each parameter, of each trained one's optimizer state, and how it is sharded."""
+    local, full, kinds = {}, {}, {}
+    for name, parameter in trainer.model.named_parameters():
+        if isinstance(parameter, DTensor):
+            kind, held, whole = "DTensor", parameter.to_local().numel(), parameter.numel()
+        elif hasattr(parameter, "ds_tensor"):
+            kind, held, whole = "ds_tensor", parameter.ds_tensor.numel(), parameter.ds_numel
+        else:
+            kind, held, whole = "whole", parameter.numel(), parameter.numel()
+        local[name], full[name], kinds[kind] = held, whole, kinds.get(kind, 0) + 1
+    engine = trainer.model_wrapped
+    partitions = getattr(getattr(engine, "optimizer", None), "single_partition_of_fp32_groups", [])
+    return {
+        "local": local,
+        "full": full,
+        "kinds": kinds,
+        "wrapped_by": "DDP" if isinstance(engine, DistributedDataParallel) else type(engine).__name__,
+        "optimizer": sum(partition.numel() for partition in partitions),
+    }

@@ -1,0 +1,141 @@
+"""Training on two CPU ranks, sharded as our accelerate configs say: equal to one process, and resumable."""
+
+import importlib.util
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cpu_ranks import PROBE
+from dialogsum_sft.training.checkpoints import MARKER, find_checkpoints
+from ranks import ForkedSft
+from sft_runs import names, record, text_of
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+pytestmark = pytest.mark.slow
+needs_deepspeed = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed: make test installs it"
+)
+CONFIGS = [
+    *("ddp", "fsdp2"),
+    *(pytest.param(name, marks=needs_deepspeed) for name in ("zero2", "zero3")),
+]
+Trained = Callable[..., tuple[Path, list[dict[str, Any]]]]
+
+
+def options(use_peft: bool) -> dict[str, Any]:
+    """Six steps of four rows in fp32, without dropout."""
+    return {
+        "use_peft": use_peft,
+        "dtype": "float32",
+        "lora_dropout": 0.0,
+        "global_batch_size": 4,
+        "per_device_train_batch_size": 2,
+        "learning_rate": 1e-3,
+    }
+
+
+@pytest.fixture(scope="module")
+def trained(forked: ForkedSft, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The folder and the facts of each rank of an uninterrupted run; each run is trained once."""
+    runs: dict[Any, tuple[Path, list[dict[str, Any]]]] = {}
+
+    def train(config: str | None, use_peft: bool) -> tuple[Path, list[dict[str, Any]]]:
+        if (config, use_peft) not in runs:
+            folder = tmp_path_factory.mktemp("sharded")
+            faults = {"facts": str(folder / "facts-")}
+            more = {"save_strategy": "no"}
+            started = forked.start(
+                folder / "out", folder / "log", config=config, faults=faults, **(options(use_peft) | more)
+            )
+            assert forked.wait() == [0] * len(started), text_of(folder / "log")[-5000:]
+            facts = [json.loads(path.read_text()) for path in sorted(folder.glob("facts-*"))]
+            runs[config, use_peft] = folder / "out", facts
+        return runs[config, use_peft]
+
+    return train
+
+
+def final_weights(output_dir: Path) -> dict[str, torch.Tensor]:
+    (path,) = [*output_dir.glob("adapter/adapter_model.safetensors"), *output_dir.glob("model/model.safetensors")]
+    return load_file(path)
+
+
+def assert_sharded(config: str, ranks: list[dict[str, Any]], use_peft: bool) -> None:
+    """Each of two ranks holds half of the weights (fsdp2, zero3), or of the optimizer's states (zero2)."""
+    kinds = {"fsdp2": "DTensor", "zero3": "ds_tensor"}
+    for facts in ranks:
+        held, whole = sum(facts["local"].values()), sum(facts["full"].values())
+        assert facts["kinds"].keys() == {kinds.get(config, "whole")}
+        assert held == (whole // 2 if config in kinds else whole)
+        assert facts["wrapped_by"].startswith({"ddp": "DDP", "fsdp2": "FSDP"}.get(config, "DeepSpeedEngine"))
+        if config == "zero2":
+            trained = sum(n for name, n in facts["full"].items() if "lora" in name or not use_peft)
+            assert facts["optimizer"] == trained // 2
+
+
+@pytest.mark.parametrize("use_peft", [True, False], ids=["lora", "full"])
+@pytest.mark.parametrize("config", CONFIGS)
+def test_ranks_equal_one_process(trained: Trained, tiny_folder: Path, config: str, use_peft: bool) -> None:
+    (one, (alone,)), (two, ranks) = trained(None, use_peft), trained(config, use_peft)
+    assert_sharded(config, ranks, use_peft)
+    losses = [sum(step) / len(ranks) for step in zip(*(facts["losses"] for facts in ranks), strict=True)]
+    assert len(losses) == 6
+    assert losses == pytest.approx(alone["losses"], abs=1e-5)
+    weights, others = final_weights(one), final_weights(two)
+    assert weights.keys() == others.keys()
+    for name, weight in weights.items():
+        torch.testing.assert_close(others[name], weight, rtol=0, atol=1e-5)
+
+    final = two / ("adapter" if use_peft else "model")
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder if use_peft else final)
+    model = (PeftModel.from_pretrained(model, final) if use_peft else model).eval()
+    with torch.no_grad():
+        logits = model(torch.tensor(PROBE)).logits
+    for facts in ranks:
+        torch.testing.assert_close(torch.tensor(facts["logits"]), logits, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("use_peft", [True, False], ids=["lora", "full"])
+@pytest.mark.parametrize("config", CONFIGS)
+def test_interrupted_ranks_resume_to_the_same_weights(
+    trained: Trained, forked: ForkedSft, tmp_path: Path, config: str, use_peft: bool
+) -> None:
+    """SIGTERM to one rank, kill -9 of one in a step and of one in a save, and a checkpoint that lost a file."""
+    whole, _ = trained(config, use_peft)
+    output_dir, log = tmp_path / "out", tmp_path / "log"
+
+    def train(**faults: Any) -> list[int]:
+        forked.start(output_dir, log, config=config, faults=faults, **options(use_peft))
+        return forked.wait()
+
+    def complete() -> list[int]:
+        return [int(path.name.split("-")[1]) for path in find_checkpoints(output_dir) if (path / MARKER).exists()]
+
+    assert train(at_step={"step": 2, "rank": 1, "signal": signal.SIGTERM}) == [75, 75], text_of(log)[-5000:]
+    assert complete() == [2, 1]
+    assert text_of(log).count("stopped by SIGTERM after step 2 of 6") == 1
+
+    assert train(at_step={"step": 4, "rank": 1, "signal": signal.SIGKILL})[1] == -signal.SIGKILL
+    assert f"resuming from {output_dir}/checkpoint-2" in text_of(log)
+    assert complete() == [3, 2, 1]
+
+    assert train(in_save={"step": 5, "rank": 0})[0] == -signal.SIGKILL
+    assert f"resuming from {output_dir}/checkpoint-3" in text_of(log)
+    assert complete() == [4, 3, 2, 1]
+
+    files = [path for path in (output_dir / "checkpoint-4").rglob("*") if path.is_file()]
+    max(files, key=lambda path: path.stat().st_size).unlink()
+    assert train() == [0, 0], text_of(log)[-5000:]
+    assert text_of(log).count(f"resuming from {output_dir}/checkpoint-3") == 2
+    assert {"damaged-checkpoint-4", "damaged-checkpoint-5"} <= set(names(output_dir))
+    weights, others = final_weights(whole), final_weights(output_dir)
+    assert [name for name in weights if not torch.equal(weights[name], others[name])] == []
+    if use_peft:
+        assert record(output_dir)["metrics"]["num_tokens"] == record(whole)["metrics"]["num_tokens"]
