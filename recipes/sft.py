@@ -15,7 +15,7 @@ from typing import Any
 
 from dialogsum_sft import files
 from dialogsum_sft.arguments import DataArguments, TrainArguments
-from dialogsum_sft.checks import check_steps, check_training
+from dialogsum_sft.checks import backend_of, check_steps, check_training
 from dialogsum_sft.cli import parse, run
 from dialogsum_sft.data import prompts
 from dialogsum_sft.data.counts import counts_table
@@ -89,6 +89,7 @@ def main() -> None:
     prompt = settings.record(tokenizer)
     facts = {"base_model": public_name(str(model_args.model_name_or_path)), "processes": processes}
     facts |= data.fingerprints() | {"template_sha256": prompt["template_sha256"]}
+    facts |= {"sharded_by": backend} if (backend := backend_of(training_args)) else {}
     folder = manifest.RunFolder(arguments, manifest.describe_run(arguments, **facts))
     if finished := run_on_main(folder.check_start):
         console.print(finished)

@@ -3,9 +3,11 @@
 accelerate 1.15 turns both off without a GPU, but nothing underneath needs one: gloo connects the processes.
 """
 
+import errno
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,7 +23,6 @@ from accelerate.utils import DistributedType
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-RANK = "RANK"
 PROBE = [[5, 9, 300, 17, 44, 8], [7, 401, 12, 3, 90, 2]]  # token ids of which the trained model's logits are compared
 
 
@@ -57,56 +58,61 @@ def _fsdp() -> None:
     AcceleratorState.__init__ = init
 
 
-def arrange(facts: str | None = None, **faults: Any) -> None:
+def arrange(facts: str | None = None, **faults: dict[str, int]) -> None:
     """Write down facts of the run, and let something go wrong in it.
 
     `facts` is the path of a file, to which the rank is appended. It holds the `losses` of the steps, the `shards` of
-    the parameters, and the trained model's `logits` for PROBE.
+    the parameters, and the trained model's `logits` for PROBE. `faults` name a `step` and a `rank`: `at_step` sends
+    itself a `signal` before the optimizer's step; `in_save` is killed before the random state, the last of its files,
+    is written; `nan` has a loss that is not a number; `full_disk` can write nothing more than the weights.
     """
+    mine = {name: fault["step"] for name, fault in faults.items() if fault["rank"] == int(os.environ.get("RANK", "0"))}
     written: dict[str, Any] = {"losses": []}
-    step = StopCallback.on_pre_optimizer_step
 
-    def on_pre_optimizer_step(self: StopCallback, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def before_step(original: Any, self: StopCallback, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not written["losses"]:
             written.update(shards(self.trainer))
         written["losses"].append(self.trainer._tr_loss.item())
-        suffer(state.global_step + 1, **faults)
-        step(self, args, state, control, **kwargs)
+        if mine.get("at_step") == state.global_step + 1:
+            os.kill(os.getpid(), faults["at_step"]["signal"])
+        original(self, args, state, control, **kwargs)
 
-    StopCallback.on_pre_optimizer_step = on_pre_optimizer_step
-    save = ResumableSFTTrainer.save_verified
+    def loss(original: Any, self: ResumableSFTTrainer, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, *args, **kwargs)
+        return result * float("nan") if mine.get("nan") == self.state.global_step + 1 else result
 
-    def save_verified(self: ResumableSFTTrainer, folder: Path) -> None:
+    def random_state(original: Any, self: ResumableSFTTrainer, folder: str) -> None:
+        if mine.get("in_save") == self.state.global_step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        original(self, folder)
+
+    def checkpoint(original: Any, self: ResumableSFTTrainer, *args: Any) -> None:
+        if mine.get("full_disk") == self.state.global_step:
+            torch.save = _no_space
+        original(self, *args)
+
+    def final(original: Any, self: ResumableSFTTrainer, folder: Path) -> None:
         with torch.no_grad():
             self.model_wrapped.eval()
             written["logits"] = self.model_wrapped(input_ids=torch.tensor(PROBE), use_cache=False).logits.tolist()
         if facts:
-            Path(f"{facts}{os.environ.get(RANK, 0)}").write_text(json.dumps(written))
-        save(self, folder)
+            Path(f"{facts}{os.environ.get('RANK', '0')}").write_text(json.dumps(written))
+        original(self, folder)
 
-    ResumableSFTTrainer.save_verified = save_verified
-    if "in_save" in faults:
-        _kill_in_save(**faults["in_save"])
-
-
-def suffer(step: int, at_step: dict[str, Any] | None = None, **_: Any) -> None:
-    """Send the signal {"step": N, "rank": N, "signal": number} to this process."""
-    if at_step and at_step["step"] == step and str(at_step["rank"]) == os.environ.get(RANK, "0"):
-        os.kill(os.getpid(), at_step["signal"])
+    _wrap(StopCallback, "on_pre_optimizer_step", before_step)
+    _wrap(ResumableSFTTrainer, "training_step", loss)
+    _wrap(ResumableSFTTrainer, "_save_rng_state", random_state)
+    _wrap(ResumableSFTTrainer, "_save_checkpoint", checkpoint)
+    _wrap(ResumableSFTTrainer, "save_verified", final)
 
 
-def _kill_in_save(step: int, rank: int) -> None:
-    """kill -9 of a rank when the checkpoint of this step has its optimizer but no marker."""
-    if str(rank) != os.environ.get(RANK, "0"):
-        return
-    save = ResumableSFTTrainer._save_rng_state
+def _wrap(owner: type, name: str, around: Callable[..., Any]) -> None:
+    original = getattr(owner, name)
+    setattr(owner, name, lambda self, *args, **kwargs: around(original, self, *args, **kwargs))
 
-    def killed(self: ResumableSFTTrainer, output_dir: str) -> None:
-        if self.state.global_step == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-        save(self, output_dir)
 
-    ResumableSFTTrainer._save_rng_state = killed
+def _no_space(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def shards(trainer: ResumableSFTTrainer) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """Starts the processes of a run of recipes/sft.py, with the environment that accelerate gives them for a config."""
 
+import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -49,6 +51,7 @@ class ForkedSft:
             stderr=subprocess.DEVNULL,
             text=True,
             cwd=TESTS.parent,
+            start_new_session=True,
             env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         )
         self.model = model
@@ -88,4 +91,8 @@ class ForkedSft:
     def close(self) -> None:
         assert self.server.stdin is not None
         self.server.stdin.close()
-        self.server.wait(timeout=60)
+        try:
+            self.server.wait(timeout=60)
+        finally:  # a test that failed may have left processes that wait for each other
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.server.pid, signal.SIGKILL)

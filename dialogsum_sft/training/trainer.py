@@ -12,7 +12,7 @@ from typing import Any
 
 from dialogsum_sft import InputError, Stopped
 from dialogsum_sft.checks import backend_of, check_steps
-from dialogsum_sft.distributed import on_any_process, run_on_main
+from dialogsum_sft.distributed import lost_another, on_any_process, run_on_main
 from dialogsum_sft.files import free_space, size_of
 from dialogsum_sft.kernels.fused_lora import fuse_lora
 from dialogsum_sft.kernels.supervised_logits import supervised_forward
@@ -164,9 +164,10 @@ class ResumableSFTTrainer(SFTTrainer):
             save()
         except (OSError, RuntimeError, SafetensorError) as caught:
             error = caught
-            if self.args.world_size > 1 and (self.state.best_global_step or self.is_fsdp_enabled):
+            if self.args.world_size > 1 and (self.state.best_global_step or self.backend):
                 # The others may be waiting inside the save and not at `on_any_process`: the launcher ends them.
-                os.write(2, f"error: {self._not_saved(folder, error)}\n".encode())
+                if not lost_another(error):
+                    os.write(2, f"error: {self._not_saved(folder, error)}\n".encode())
                 os._exit(1)
         if on_any_process(error is not None):
             raise self._not_saved(folder, error or RuntimeError("another process could not write its part"))

@@ -139,3 +139,95 @@ def test_interrupted_ranks_resume_to_the_same_weights(
     assert [name for name in weights if not torch.equal(weights[name], others[name])] == []
     if use_peft:
         assert record(output_dir)["metrics"]["num_tokens"] == record(whole)["metrics"]["num_tokens"]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_full_disk_or_a_nan_on_one_rank_ends_all(forked: ForkedSft, tmp_path: Path, config: str) -> None:
+    """The older checkpoints are left, and one line says what happened."""
+    output_dir = tmp_path / "out"
+
+    def train(name: str, **faults: Any) -> tuple[list[int], list[str]]:
+        forked.start(output_dir, tmp_path / name, config=config, faults=faults, **options(use_peft=True))
+        statuses = forked.wait()
+        return statuses, [line for line in text_of(tmp_path / name).splitlines() if line.startswith("error: ")]
+
+    for rank in (0, 1):
+        statuses, errors = train(f"full{rank}", full_disk={"step": 2, "rank": rank})
+        assert statuses[rank] == 1
+        assert statuses[1 - rank] != 0
+        assert len(errors) == 1, text_of(tmp_path / f"full{rank}")[-5000:]
+        assert "checkpoint-2 could not be written (is the disk full?)" in errors[0]
+        assert f"The same command resumes from {output_dir}/checkpoint-1" in errors[0]
+        assert find_checkpoints(output_dir)[-1].name == "checkpoint-1"
+    statuses, errors = train("nan", nan={"step": 3, "rank": 1})
+    assert statuses == [1, 1]
+    assert len(errors) == 1, text_of(tmp_path / "nan")[-5000:]
+    assert errors[0].startswith("error: the loss is nan at step 3, in which these rows were trained on: train_")
+    assert errors[0].partition(". Look at")[0].count("train_") == 4
+    assert (output_dir / "checkpoint-2" / MARKER).exists()
+    assert not (output_dir / "checkpoint-3").exists()
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_the_best_checkpoint_is_kept_and_exported(
+    forked: ForkedSft, tiny_folder: Path, tmp_path: Path, config: str
+) -> None:
+    more = {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True, "save_total_limit": 1}
+    more |= {"learning_rate": 0.3, "max_steps": 4}  # so high that the last step is not the best
+    evaluated = {}
+    for name in (None, config):
+        output_dir, log = tmp_path / str(name), tmp_path / f"log-{name}"
+        started = forked.start(output_dir, log, config=name, **(options(use_peft=True) | more))
+        assert forked.wait() == [0] * len(started), text_of(log)[-5000:]
+        events = map(json.loads, (output_dir / "training.jsonl").read_text().splitlines())
+        evaluated[name] = [event["eval_loss"] for event in events if "eval_loss" in event]
+    assert evaluated[config] == pytest.approx(evaluated[None], abs=1e-4)
+    best = 1 + evaluated[config].index(min(evaluated[config]))
+    assert best < 4
+    assert {path.name for path in find_checkpoints(output_dir)} == {f"checkpoint-{best}", "checkpoint-4"}
+    exported = final_weights(output_dir)
+    saved = load_file(output_dir / f"checkpoint-{best}" / "adapter_model.safetensors")
+    assert [name for name in saved if not torch.equal(saved[name], exported[name])] == []
+
+
+@pytest.mark.parametrize(
+    ("config", "other", "said", "resumes"),
+    [
+        ("fsdp2", ("fsdp2", 1), "processes 2 -> 1", True),
+        ("fsdp2", ("ddp", 2), "sharded_by FSDP -> None", False),
+        ("ddp", (None, 1), "processes 2 -> 1", True),
+        ("ddp", ("fsdp2", 2), "sharded_by None -> FSDP", False),
+        pytest.param("zero2", ("zero2", 1), "processes 2 -> 1", False, marks=needs_deepspeed),
+        pytest.param("zero2", ("zero3", 2), "sharded_by ZeRO-2 -> ZeRO-3", False, marks=needs_deepspeed),
+    ],
+)
+def test_going_on_with_other_ranks(
+    trained: Trained,
+    forked: ForkedSft,
+    tmp_path: Path,
+    config: str,
+    other: tuple[str | None, int],
+    said: str,
+    resumes: bool,
+) -> None:
+    """It is refused with both numbers; forced, it ends with the same weights or is refused again."""
+    output_dir, log = tmp_path / "out", tmp_path / "log"
+    faults = {"at_step": {"step": 3, "rank": 0, "signal": signal.SIGTERM}}
+    forked.start(output_dir, log, config=config, faults=faults, **options(use_peft=True))
+    assert forked.wait() == [75, 75], text_of(log)[-5000:]
+    name, processes = other
+    forked.start(output_dir, log, config=name, processes=processes, **options(use_peft=True))
+    assert forked.wait() == [2] * processes
+    assert said in text_of(log).splitlines()[-1]
+    forked.start(output_dir, log, config=name, processes=processes, force_resume=True, **options(use_peft=True))
+    statuses = forked.wait()
+    if not resumes:
+        assert statuses == [2] * processes
+        assert said in text_of(log).splitlines()[-1]
+        return
+    assert statuses == [0] * processes, text_of(log)[-5000:]
+    assert f"resuming from {output_dir}/checkpoint-3" in text_of(log)
+    whole, _ = trained(config, use_peft=True)
+    weights, others = final_weights(whole), final_weights(output_dir)
+    for name in weights:
+        torch.testing.assert_close(others[name], weights[name], rtol=0, atol=1e-5)
