@@ -199,4 +199,4 @@ def show_result(metrics: dict[str, Any], data: TrainingData, final: Path, consol
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, launches=True)

@@ -185,7 +185,7 @@ def recipe_caller(monkeypatch: pytest.MonkeyPatch) -> Recipe:
     def call(name: str, *args: str) -> None:
         module = recipe_module(name)
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, args)])
-        run(module.main)
+        run(module.main, launches=name in ("sft", "eval"))
 
     return call
 

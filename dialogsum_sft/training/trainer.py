@@ -269,6 +269,8 @@ def _command() -> str:
         launcher = psutil.Process().parent().cmdline()  # python .../bin/accelerate launch ... recipes/sft.py ...
         if sys.argv[0] in launcher and Path(launcher[1]).name in ("accelerate", "torchrun"):
             words = [Path(launcher[1]).name, *launcher[2:]]
+        elif sys.argv[0] in launcher and os.environ.get("WORLD_SIZE", "1") != "1":  # --accelerate_config
+            words = ["python", *launcher[launcher.index(sys.argv[0]) :]]
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--resume_from_checkpoint")
     return shlex.join(parser.parse_known_args(words)[1])
