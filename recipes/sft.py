@@ -112,6 +112,7 @@ def main() -> None:
 
     # 5. Train, from the newest complete checkpoint of this run if there is one
     checkpoint, notes = run_on_main(lambda: folder.open(trainer.weight_shapes))
+    notes += trainer.repeated_rows()
     console.print(*notes, sep="\n", end="\n" if notes else "")
     stop.request.listen()
     trained = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))

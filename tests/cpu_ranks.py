@@ -58,21 +58,23 @@ def _fsdp() -> None:
     AcceleratorState.__init__ = init
 
 
-def arrange(facts: str | None = None, **faults: dict[str, int]) -> None:
+def arrange(facts: str | None = None, name_rows: bool = False, **faults: dict[str, int]) -> None:
     """Write down facts of the run, and let something go wrong in it.
 
-    `facts` is the path of a file, to which the rank is appended. It holds the `losses` of the steps, the `shards` of
-    the parameters, and the trained model's `logits` for PROBE. `faults` name a `step` and a `rank`: `at_step` sends
-    itself a `signal` before the optimizer's step; `in_save` is killed before the random state, the last of its files,
-    is written; `nan` has a loss that is not a number; `full_disk` can write nothing more than the weights.
+    `facts` is the path of a file, to which the rank is appended. It holds the `losses` of the steps, their `rows`
+    if `name_rows`, the `shards` of the parameters, and the trained model's `logits` for PROBE. `faults` name a `step`
+    and a `rank`: `at_step` sends itself a `signal` before the optimizer's step; `in_save` is killed before the random
+    state, the last of its files, is written; `nan` has a loss that is not a number; `full_disk` can write nothing more
+    than the weights.
     """
     mine = {name: fault["step"] for name, fault in faults.items() if fault["rank"] == int(os.environ.get("RANK", "0"))}
-    written: dict[str, Any] = {"losses": []}
+    written: dict[str, Any] = {"losses": [], "rows": []}
 
     def before_step(original: Any, self: StopCallback, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not written["losses"]:
             written.update(shards(self.trainer))
         written["losses"].append(self.trainer._tr_loss.item())
+        written["rows"].append(self._rows_of_step() if name_rows else [])
         if mine.get("at_step") == state.global_step + 1:
             os.kill(os.getpid(), faults["at_step"]["signal"])
         original(self, args, state, control, **kwargs)

@@ -96,6 +96,16 @@ class ResumableSFTTrainer(SFTTrainer):
             drop_last=self.args.dataloader_drop_last,
         )
 
+    def repeated_rows(self) -> list[str]:
+        """A line on the rows that an epoch takes twice, to fill its last step; none for a stream of unknown length."""
+        step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        if not isinstance(self.train_dataset, Dataset) or self.args.dataloader_drop_last:
+            return []
+        rows = len(self.train_dataset)
+        return [f"{rows} rows in steps of {step}: {-rows % step} more fill the last step of an epoch"] * bool(
+            rows % step
+        )
+
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """`SFTTrainer.train`, but a run that was stopped after its last step trains no further."""
         try:

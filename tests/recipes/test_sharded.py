@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import signal
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -229,3 +230,35 @@ def test_going_on_with_other_ranks(
     weights, others = final_weights(whole), final_weights(output_dir)
     for name in weights:
         torch.testing.assert_close(others[name], weights[name], rtol=0, atol=1e-5)
+
+
+STREAMED = {"dataset_streaming": True, "max_steps": 9}
+PACKED = {"packing": True, "max_length": 512, "per_device_train_batch_size": 1}
+
+
+@pytest.mark.parametrize(
+    ("processes", "more", "said"),
+    [
+        (2, {}, "101 rows in steps of 8: 3 more fill the last step of an epoch"),
+        (3, {"padding_free": True}, "101 rows in steps of 12: 7 more fill the last step of an epoch"),
+        (3, STREAMED, None),
+        (3, PACKED, None),
+    ],
+    ids=["padded", "padding_free", "streamed", "packed"],
+)
+def test_an_epoch_has_each_row(
+    forked: ForkedSft, tmp_path: Path, processes: int, more: dict[str, Any], said: str | None
+) -> None:
+    """101 rows in one epoch of 2 or 3 ranks: all are trained on, and those of one step or fewer a second time."""
+    log, faults = tmp_path / "log", {"facts": str(tmp_path / "facts-"), "name_rows": True}
+    given = {"per_device_train_batch_size": 4, "max_train_samples": 101, "num_train_epochs": 1, "save_strategy": "no"}
+    forked.start(
+        tmp_path / "out", tmp_path / "log", config="ddp", processes=processes, faults=faults, **(given | more)
+    )
+    assert forked.wait() == [0] * processes, text_of(tmp_path / "log")[-5000:]
+    ranks = [json.loads(path.read_text())["rows"] for path in tmp_path.glob("facts-*")]
+    trained_on = Counter(row for rank in ranks for step in rank for row in step)
+    assert len(trained_on) == 101
+    assert max(trained_on.values()) <= 2
+    assert sum(trained_on.values()) - 101 < (given | more)["per_device_train_batch_size"] * processes
+    assert said is None or said in text_of(log)
