@@ -4,6 +4,7 @@ accelerate 1.15 turns both off without a GPU, but nothing underneath needs one: 
 """
 
 import errno
+import importlib
 import json
 import os
 import signal
@@ -40,6 +41,8 @@ def shard_on_cpu(recipe: ModuleType) -> None:
     if launcher == "FSDP":
         _fsdp()
     else:
+        # Its all-reduce in shared memory is compiled for a minute at first, and GPUs have none.
+        importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None
         recipe.started_processes = lambda: int(os.environ["WORLD_SIZE"])  # ours would turn to accelerate's CPU mode
         PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)
         PartialState.set_device = lambda state: setattr(state, "device", torch.device("cpu"))
