@@ -77,9 +77,8 @@ def launched_with() -> str | None:
 
 def backend_of(training_args: SFTConfig) -> str | None:
     """What shards a training: FSDP, ZeRO-1, ZeRO-2 or ZeRO-3; None where each process has whole copies."""
-    if launched_with() == "DeepSpeed":
-        return f"ZeRO-{_zero(training_args).get('stage', 0)}"
-    return launched_with()
+    stage = _zero(training_args).get("stage")
+    return f"ZeRO-{stage}" if stage else "FSDP" if launched_with() == "FSDP" else None
 
 
 def sharded_by(training_args: SFTConfig) -> str | None:
