@@ -30,14 +30,25 @@ def launched(name: str, *flags: str) -> tuple[Namespace, dict[str, str]]:
     return args, {key: value for key, value in env.items() if os.environ.get(key) != value}
 
 
-def rank_environments(name: str, processes: int) -> list[dict[str, str]]:
-    """The environment of each rank that torchrun starts for accelerate_configs/`name`.yaml, in fp32."""
-    _, env = launched(name, "--num_processes", str(processes), "--mixed_precision", "no")
+def rank_environments(name: str, processes: int, machines: int = 1) -> list[dict[str, str]]:
+    """The environment of each rank that torchrun starts for accelerate_configs/`name`.yaml, in fp32.
+
+    Each of several machines has as many ranks; here all are on this one.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
-    env |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
-    return [env | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+        port = str(probe.getsockname()[1])
+    flags = ["--num_processes", str(processes), "--mixed_precision", "no"]
+    local = processes // machines
+    ranks = []
+    for rank in range(processes):
+        where = ["--num_machines", str(machines), "--machine_rank", str(rank // local)]
+        where += ["--main_process_ip", "127.0.0.1"]
+        _, env = launched(name, *flags, *(where if machines > 1 else []))
+        env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GROUP_RANK": str(rank // local)}
+        env |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(local)}
+        ranks.append(env | {"RANK": str(rank), "LOCAL_RANK": str(rank % local)})
+    return ranks
 
 
 class ForkedSft:
@@ -63,15 +74,16 @@ class ForkedSft:
         *,
         config: str | None = None,
         processes: int = 2,
+        machines: int = 1,
         faults: dict[str, Any] | None = None,
         **options: Any,
     ) -> list[int]:
-        """Start a run and return the ids of its processes: one, or `processes` ranks of an accelerate config."""
+        """Start a run and return the ids of its processes: one, or the ranks of an accelerate config."""
         assert self.server.stdin is not None
         request = {
             "args": sft_args(self.model, output_dir, **options),
             "log": str(log),
-            "ranks": rank_environments(config, processes) if config else [{}],
+            "ranks": rank_environments(config, processes, machines) if config else [{}],
             "faults": faults or {},
         }
         self.server.stdin.write(json.dumps(request) + "\n")

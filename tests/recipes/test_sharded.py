@@ -254,6 +254,22 @@ def test_going_on_with_other_ranks(
         torch.testing.assert_close(others[name], weights[name], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("config", ["fsdp2", pytest.param("zero3", marks=needs_deepspeed)])
+def test_two_machines_stop_and_resume(trained: Trained, forked: ForkedSft, tmp_path: Path, config: str) -> None:
+    """A rank on each of two machines with a common folder: both are the first of their machine."""
+    whole, _ = trained(config)
+    output_dir, log = tmp_path / "out", tmp_path / "log"
+    for faults, statuses in (
+        ({"at_step": {"step": 2, "rank": 1, "signal": signal.SIGTERM}}, [75, 75]),
+        ({}, [0, 0]),
+    ):
+        forked.start(output_dir, log, config=config, machines=2, faults=faults, **options())
+        assert forked.wait() == statuses, text_of(log)[-5000:]
+    assert f"resuming from {output_dir}/checkpoint-2" in text_of(log)
+    weights, others = final_weights(whole), final_weights(output_dir)
+    assert [name for name in weights if not torch.equal(weights[name], others[name])] == []
+
+
 STREAMED = {"dataset_streaming": True, "max_steps": 9}
 PACKED = {"packing": True, "max_length": 512, "per_device_train_batch_size": 1}
 
