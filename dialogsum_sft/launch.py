@@ -28,6 +28,8 @@ def start_processes() -> int | None:
     """
     if not any(word.split("=")[0] == OPTION for word in sys.argv[1:]):
         return None
+    if "RANK" in os.environ:
+        raise InputError(f"{OPTION}: a launcher has started this process already: leave one of them out")
     parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False, exit_on_error=False)
     parser.add_argument(OPTION, required=True)
     for name in ("num_processes", "num_machines", "machine_rank", "main_process_port"):

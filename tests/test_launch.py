@@ -120,3 +120,13 @@ def test_mistakes_of_the_launch(
         recipe("sft", *options)
     assert end.value.code == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_launch_within_a_launch(
+    recipe: Recipe, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(SystemExit) as end:
+        recipe("sft", "--accelerate_config", "cpu")
+    assert end.value.code == 2
+    assert "a launcher has started this process already" in capsys.readouterr().err
