@@ -75,11 +75,16 @@ def launched_with() -> str | None:
     return next((name for name in names if parse_flag_from_env(f"ACCELERATE_USE_{name.upper()}")), None)
 
 
+def backend_of(training_args: SFTConfig) -> str | None:
+    """What shards a training: FSDP, ZeRO-1, ZeRO-2 or ZeRO-3; None where each process has whole copies."""
+    stage = _zero(training_args).get("stage")
+    return f"ZeRO-{stage}" if stage else "FSDP" if launched_with() == "FSDP" else None
+
+
 def sharded_by(training_args: SFTConfig) -> str | None:
     """FSDP or ZeRO-3, under which no process holds the whole model; else None."""
-    if launched_with() == "FSDP":
-        return "FSDP"
-    return "ZeRO-3" if _zero(training_args).get("stage") == 3 else None
+    backend = backend_of(training_args)
+    return backend if backend in ("FSDP", "ZeRO-3") else None
 
 
 def _zero(training_args: SFTConfig) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any, NoReturn, get_args, get_type_hints
 
 from dialogsum_sft import InputError, Stopped
 from dialogsum_sft.distributed import exit_process
+from dialogsum_sft.launch import start_processes, write_status
 
 import yaml
 from trl import TrlParser
@@ -167,8 +168,10 @@ def _one_line(error: BaseException | str) -> str:
     return " ".join(str(error).split())
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], None], *, launches: bool = False) -> None:
     """Call a recipe's main; an error becomes one line on standard error (rank 0 only) and an exit status.
+
+    A recipe that `launches` starts several processes of itself where `--accelerate_config` says so.
 
     2: a user's mistake. 75: the run was asked to stop and can be resumed. 1: the run cannot continue (a loss that is
     not finite, a full disk). 130: Ctrl-C before there was anything to save.
@@ -182,7 +185,10 @@ def run(main: Callable[[], None]) -> None:
     status, line = 0, ""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        main()
+        launched = start_processes() if launches else None
+        if launched is None:
+            main()
+        status = launched or 0
     except InputError as error:
         status, line = 2, "\n".join(f"error: {_one_line(fault)}" for fault in error.args)
     except Stopped as error:
@@ -198,4 +204,5 @@ def run(main: Callable[[], None]) -> None:
             signal.signal(number, action)
     if line and os.environ.get("RANK", "0") == "0":
         print(line, file=sys.stderr)  # noqa: T201
+    write_status(status)
     exit_process(status)

@@ -27,8 +27,10 @@ def started_processes() -> int:
             f"WORLD_SIZE is {processes}, but {', '.join(missing)} not set: unset WORLD_SIZE, or start {processes} "
             "processes by accelerate launch"
         )
-    if processes > 1 and not torch.accelerator.is_available():
-        os.environ["ACCELERATE_USE_CPU"] = "true"  # otherwise each process takes itself for the only one
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # accelerate imports DeepSpeed if it can, which warns otherwise
+        if processes > 1:
+            os.environ["ACCELERATE_USE_CPU"] = "true"  # otherwise each process takes itself for the only one
     return processes
 
 
@@ -58,6 +60,12 @@ def all_reduce_max(flags: torch.Tensor) -> torch.Tensor:
     if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
         torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
     return flags
+
+
+def lost_another(error: BaseException) -> bool:
+    """Whether an error only says that another process has ended, which has said why."""
+    by_gloo = isinstance(error, RuntimeError) and "gloo" in str(error) and "Connection" in str(error)
+    return by_gloo or isinstance(error, torch.distributed.DistError)
 
 
 def exit_process(status: int) -> None:

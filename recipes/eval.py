@@ -313,4 +313,4 @@ def show_results(console: Console, eval_args: EvalArguments, runs: list[Run]) ->
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, launches=True)

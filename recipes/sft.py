@@ -15,7 +15,7 @@ from typing import Any
 
 from dialogsum_sft import files
 from dialogsum_sft.arguments import DataArguments, TrainArguments
-from dialogsum_sft.checks import check_steps, check_training
+from dialogsum_sft.checks import backend_of, check_steps, check_training
 from dialogsum_sft.cli import parse, run
 from dialogsum_sft.data import prompts
 from dialogsum_sft.data.counts import counts_table
@@ -89,6 +89,7 @@ def main() -> None:
     prompt = settings.record(tokenizer)
     facts = {"base_model": public_name(str(model_args.model_name_or_path)), "processes": processes}
     facts |= data.fingerprints() | {"template_sha256": prompt["template_sha256"]}
+    facts |= {"sharded_by": backend} if (backend := backend_of(training_args)) else {}
     folder = manifest.RunFolder(arguments, manifest.describe_run(arguments, **facts))
     if finished := run_on_main(folder.check_start):
         console.print(finished)
@@ -111,6 +112,7 @@ def main() -> None:
 
     # 5. Train, from the newest complete checkpoint of this run if there is one
     checkpoint, notes = run_on_main(lambda: folder.open(trainer.weight_shapes))
+    notes += trainer.repeated_rows()
     console.print(*notes, sep="\n", end="\n" if notes else "")
     stop.request.listen()
     trained = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
@@ -198,4 +200,4 @@ def show_result(metrics: dict[str, Any], data: TrainingData, final: Path, consol
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, launches=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 from dialogsum_sft.cli import run
 from dialogsum_sft.training.stopping import StopCallback
+from ranks import ForkedSft
 from sft_runs import Sft, sft_args
 
 import pytest
@@ -153,6 +154,14 @@ def tiny_folder(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pyt
     return folder
 
 
+@pytest.fixture(scope="session")
+def forked(tiny_folder: Path) -> Iterator[ForkedSft]:
+    """One server of runs for all tests: it takes seconds to start."""
+    server = ForkedSft(tiny_folder)
+    yield server
+    server.close()
+
+
 @pytest.fixture
 def recipe(monkeypatch: pytest.MonkeyPatch) -> Recipe:
     return recipe_caller(monkeypatch)
@@ -176,7 +185,7 @@ def recipe_caller(monkeypatch: pytest.MonkeyPatch) -> Recipe:
     def call(name: str, *args: str) -> None:
         module = recipe_module(name)
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, args)])
-        run(module.main)
+        run(module.main, launches=name in ("sft", "eval"))
 
     return call
 

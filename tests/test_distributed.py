@@ -17,3 +17,11 @@ def test_one_process() -> None:
 
 def fails() -> None:
     raise InputError("here")
+
+
+def test_an_error_that_another_process_caused() -> None:
+    gloo = "[third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:32410"
+    assert distributed.lost_another(RuntimeError(gloo))
+    assert distributed.lost_another(torch.distributed.DistBackendError("NCCL"))
+    assert not distributed.lost_another(RuntimeError("PytorchStreamWriter failed writing file data/0"))
+    assert not distributed.lost_another(OSError(28, "No space left on device"))

@@ -1,8 +1,11 @@
 """Complete checkpoints: mark, verify, find, set aside."""
 
+import fnmatch
 import json
 import os
 import re
+import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from dialogsum_sft import InputError
@@ -75,10 +78,10 @@ def find_checkpoints(output_dir: Path) -> list[Path]:
     return sorted((path for path in paths if path.is_dir()), key=step_of, reverse=True)
 
 
-def mark_complete(checkpoint: Path, processes: int) -> None:
-    """Flush a checkpoint to the disk, then write the marker with the sizes of its files.
+def mark_complete(checkpoint: Path, processes: int, backend: str | None = None) -> None:
+    """Flush a checkpoint to the disk, then write the marker: who wrote it, and the sizes of its files.
 
-    Call it on one process when all have written their parts.
+    Call it on one process when all have written their parts. `backend` is that of `checks.backend_of`.
     """
     sizes = {}
     (checkpoint / MARKER).unlink(missing_ok=True)
@@ -86,8 +89,8 @@ def mark_complete(checkpoint: Path, processes: int) -> None:
         with path.open("rb") as file:
             os.fsync(file.fileno())
         sizes[str(path.relative_to(checkpoint))] = path.stat().st_size
-    record = {"format": FORMAT, "step": step_of(checkpoint), "processes": processes, "files": sizes}
-    write_json(checkpoint / MARKER, record)
+    record = {"format": FORMAT, "step": step_of(checkpoint), "processes": processes, "backend": backend}
+    write_json(checkpoint / MARKER, record | {"files": sizes})
     for folder in (checkpoint, checkpoint.parent):  # the names themselves
         sync_folder(folder)
 
@@ -110,21 +113,12 @@ def damage(checkpoint: Path, shapes: Shapes | None = None) -> str | None:
             return f"{name} is missing"
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size} bytes of {size}"
-    ranks = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
-    required = ["scheduler.pt", *ranks]
-    # FSDP saves the optimizer in a folder, DeepSpeed optimizer and scheduler in global_step<N>.
-    if any(checkpoint.glob("global_step*")):
-        required = ranks
-    elif not any(path.is_dir() for path in checkpoint.glob("optimizer*")):
-        required.append("optimizer.pt")
-    for name in required:
-        try:
-            with safe_globals():
-                torch.load(checkpoint / name, map_location="cpu", weights_only=True, mmap=True)
-        except FileNotFoundError:
-            return f"{name} is missing"
-        except Exception:  # a damaged pickle can raise anything
-            return f"{name} cannot be read"
+    for pattern in _required(marker.get("backend", _backend_of(sizes)), processes):
+        names = fnmatch.filter(sizes, pattern)
+        if not names:
+            return f"{pattern} is missing"
+        if not all(_is_readable(checkpoint / name) for name in names):
+            return f"{', '.join(names)} cannot be read"
     try:
         step = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -136,6 +130,36 @@ def damage(checkpoint: Path, shapes: Shapes | None = None) -> str | None:
     except InputError as error:
         return str(error).removeprefix(f"{checkpoint}/").removeprefix(f"{checkpoint}: ")
     return None
+
+
+def _backend_of(files: Iterable[str]) -> str | None:
+    """The backend that wrote a checkpoint of an earlier version, whose marker does not name it."""
+    names = set(files)
+    return "FSDP" if "optimizer.bin" in names else "ZeRO" if "latest" in names else None
+
+
+def _required(backend: str | None, processes: int) -> list[str]:
+    """Patterns of the files without which a backend cannot resume, beside the weights and trainer_state.json."""
+    ranks = range(processes)
+    random_states = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in ranks]
+    if backend is None:
+        return ["optimizer.pt", "scheduler.pt", *random_states]
+    if backend == "FSDP":  # all ranks read the files that rank 0 wrote
+        return ["optimizer.bin", "pytorch_model_fsdp.bin", "scheduler.pt", *random_states]
+    shards = [f"global_step*/*zero_pp_rank_{rank}_mp_rank_*_optim_states.pt" for rank in ranks]
+    return ["global_step*/*_model_states.pt", *shards, *random_states]
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        if path.parent.name.startswith("global_step"):  # DeepSpeed's pickles hold more than weights
+            with zipfile.ZipFile(path) as archive:
+                return bool(archive.namelist())
+        with safe_globals():
+            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # a damaged pickle can raise anything
+        return False
+    return True
 
 
 def set_aside(folder: Path, word: str) -> Path:
@@ -159,8 +183,14 @@ def newest_complete(output_dir: Path, shapes: Shapes | None = None) -> tuple[Pat
     return None, notes
 
 
-def expected_size(model: nn.Module) -> int:
-    """Bytes of a checkpoint of this model: trained weights, two moments of each, and 32 MiB for other files."""
+def expected_size(model: nn.Module, backend: str | None = None) -> int:
+    """Bytes of a checkpoint of this model: trained weights, two moments of each, and 32 MiB for other files.
+
+    FSDP writes the weights twice; DeepSpeed too, and float32 copies of them beside the moments.
+    """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    weights = sum(int(getattr(p, "ds_numel", p.numel())) * p.element_size() for p in trained)
-    return 3 * weights + 2**25
+    numbers = [int(getattr(p, "ds_numel", p.numel())) for p in trained]
+    weights = sum(n * p.element_size() for n, p in zip(numbers, trained, strict=True))
+    if backend is None or backend == "FSDP":
+        return (3 if backend is None else 4) * weights + 2**25
+    return 2 * weights + 12 * sum(numbers) + 2**25

@@ -14,7 +14,7 @@ NAME = "manifest.json"
 _IDENTITY = (
     *("base_model", "model_revision", "data_fingerprint", "rows_fingerprint", "template_sha256", "use_peft", "lora_r"),
     *("lora_target_modules", "lora_target_parameters", "lora_modules_to_save", "use_dora", "use_rslora", "lora_alpha"),
-    *("dtype", "load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "use_bnb_nested_quant"),
+    *("dtype", "load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "use_bnb_nested_quant", "sharded_by"),
 )
 # Options with these beginnings do not change the weights: where, how often and on which device something is written,
 # shown or evaluated; what is recomputed to save memory; what the fingerprints, base_model and template_sha256 cover.
@@ -132,7 +132,9 @@ class RunFolder:
         if manifest is None:
             contents = "checkpoints" if checkpoints else final[0].name
             raise InputError(f"{folder} holds {contents} but no {NAME} that says of which run: {anew}")
-        other = changes(manifest["run"], self.run, _IDENTITY)
+        # DeepSpeed's optimizer states are one file a process, which it cannot share anew.
+        zero = str(self.run.get("sharded_by")).startswith("ZeRO")
+        other = changes(manifest["run"], self.run, (*_IDENTITY, "processes") if zero else _IDENTITY)
         if other:
             raise InputError(f"{folder} holds another run ({', '.join(other)}): {anew}")
         changed = changes(manifest["run"], self.run)

@@ -76,7 +76,7 @@ class StopCallback(TrainerCallback, ExportableState):
         run_on_main(lambda: self._check_space(args, state))
 
     def _check_space(self, args: TrainingArguments, state: TrainerState) -> None:
-        size = expected_size(self.trainer.model)
+        size = expected_size(self.trainer.model, self.trainer.backend)
         remaining = state.max_steps - state.global_step
         count = 0
         if args.save_strategy == "steps":

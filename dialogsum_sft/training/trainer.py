@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from dialogsum_sft import InputError, Stopped
-from dialogsum_sft.checks import check_steps
-from dialogsum_sft.distributed import on_any_process, run_on_main
+from dialogsum_sft.checks import backend_of, check_steps
+from dialogsum_sft.distributed import lost_another, on_any_process, run_on_main
 from dialogsum_sft.files import free_space, size_of
 from dialogsum_sft.kernels.fused_lora import fuse_lora
 from dialogsum_sft.kernels.supervised_logits import supervised_forward
@@ -60,6 +60,7 @@ class ResumableSFTTrainer(SFTTrainer):
         check_steps(self.args, self.train_dataset, self.args.world_size)  # packed rows are fewer
         self.save_total_limit = self.args.save_total_limit
         self.args.save_total_limit = None  # transformers would delete the older one before the new one is marked
+        self.backend = backend_of(self.args)
         self.weight_shapes = checkpoints.weight_shapes(self.model)
         # Input ids of the micro-batches of the running step; `StopCallback` empties it before each step.
         self.step_batches: deque[torch.Tensor] = deque(maxlen=self.args.gradient_accumulation_steps)
@@ -93,6 +94,16 @@ class ResumableSFTTrainer(SFTTrainer):
             epoch=lambda: int(self.state.epoch or 0),
             lengths=list(dataset[self.args.length_column_name]) if grouped else None,
             drop_last=self.args.dataloader_drop_last,
+        )
+
+    def repeated_rows(self) -> list[str]:
+        """A line on the rows that an epoch takes twice, to fill its last step; none for a stream of unknown length."""
+        step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        if not isinstance(self.train_dataset, Dataset) or self.args.dataloader_drop_last:
+            return []
+        rows = len(self.train_dataset)
+        return [f"{rows} rows in steps of {step}: {-rows % step} more fill the last step of an epoch"] * bool(
+            rows % step
         )
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
@@ -163,15 +174,16 @@ class ResumableSFTTrainer(SFTTrainer):
             save()
         except (OSError, RuntimeError, SafetensorError) as caught:
             error = caught
-            if self.args.world_size > 1 and (self.state.best_global_step or self.is_fsdp_enabled):
+            if self.args.world_size > 1 and (self.state.best_global_step or self.backend):
                 # The others may be waiting inside the save and not at `on_any_process`: the launcher ends them.
-                os.write(2, f"error: {self._not_saved(folder, error)}\n".encode())
+                if not lost_another(error):
+                    os.write(2, f"error: {self._not_saved(folder, error)}\n".encode())
                 os._exit(1)
         if on_any_process(error is not None):
             raise self._not_saved(folder, error or RuntimeError("another process could not write its part"))
 
     def _check_space(self, folder: Path) -> None:
-        needed = size_of(self._last_saved) if self._last_saved else checkpoints.expected_size(self.model)
+        needed = size_of(self._last_saved) if self._last_saved else checkpoints.expected_size(self.model, self.backend)
         free = free_space(folder.parent)
         if free < needed:
             raise OSError(f"it takes about {mib(needed)} and {mib(free)} are free")
@@ -181,7 +193,7 @@ class ResumableSFTTrainer(SFTTrainer):
         (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads and that can hold a token
         self._verify(folder)
         try:
-            checkpoints.mark_complete(folder, self.args.world_size)
+            checkpoints.mark_complete(folder, self.args.world_size, self.backend)
         except OSError as error:
             raise self._not_saved(folder, error) from error
         rotate_checkpoints(
@@ -267,6 +279,8 @@ def _command() -> str:
         launcher = psutil.Process().parent().cmdline()  # python .../bin/accelerate launch ... recipes/sft.py ...
         if sys.argv[0] in launcher and Path(launcher[1]).name in ("accelerate", "torchrun"):
             words = [Path(launcher[1]).name, *launcher[2:]]
+        elif sys.argv[0] in launcher and os.environ.get("WORLD_SIZE", "1") != "1":  # --accelerate_config
+            words = ["python", *launcher[launcher.index(sys.argv[0]) :]]
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--resume_from_checkpoint")
     return shlex.join(parser.parse_known_args(words)[1])

@@ -2,31 +2,24 @@
 
 import os
 import re
+from argparse import Namespace
 
-from conftest import ROOT
 from dialogsum_sft.arguments import TrainArguments
 from dialogsum_sft.checks import check_training
+from ranks import CONFIGS, launched
 
 import pytest
 import torch
 from accelerate import DeepSpeedPlugin, FullyShardedDataParallelPlugin
-from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 from torch.distributed.fsdp import StateDictType
 from trl import ModelConfig, ScriptArguments, SFTConfig
 
-FOLDER = ROOT / "accelerate_configs"
 
-
-def launch(name: str, *flags: str, monkeypatch: pytest.MonkeyPatch):
+def launch(name: str, *flags: str, monkeypatch: pytest.MonkeyPatch) -> Namespace:
     """The launcher's arguments; its processes' environment is set."""
-    command = ["--config_file", str(FOLDER / f"{name}.yaml"), "--main_process_port", "0", *flags, "recipes/sft.py"]
-    args, _, _ = _validate_launch_command(launch_command_parser().parse_args(command))
-    args.deepspeed_fields_from_accelerate_config = ""
-    env = (prepare_deepspeed_cmd_env(args)[1]) if args.use_deepspeed else prepare_multi_gpu_env(args)
+    args, env = launched(name, *flags)
     for key, value in env.items():
-        if os.environ.get(key) != value:
-            monkeypatch.setenv(key, value)
+        monkeypatch.setenv(key, value)
     return args
 
 
@@ -48,7 +41,7 @@ def test_the_command_in_fsdp2_qlora_passes_the_guards(monkeypatch: pytest.Monkey
     launch("fsdp2_qlora", monkeypatch=monkeypatch)
     for where in (torch.accelerator, torch.cuda):
         monkeypatch.setattr(where, "is_available", lambda: True)
-    command = (FOLDER / "fsdp2_qlora.yaml").read_text().split("\n")[0]
+    command = (CONFIGS / "fsdp2_qlora.yaml").read_text().split("\n")[0]
     given = dict(re.findall(r"--(bnb_4bit_quant_storage|optim) (\S+)", command))
     args = SFTConfig(output_dir="out", use_cpu=True, bf16=False, optim=given["optim"])
     storage = given["bnb_4bit_quant_storage"]
@@ -80,7 +73,7 @@ def test_zero_on_several_machines_is_launched_by_torchrun(name: str, monkeypatch
 
 
 def test_multi_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    header = (FOLDER / "multi_node.yaml").read_text()
+    header = (CONFIGS / "multi_node.yaml").read_text()
     flags = re.search(r"#   (--machine_rank 0 .*)", header)[1].replace("(or 1) ", "").split()
     args = launch("multi_node", *flags, monkeypatch=monkeypatch)
     assert args.multi_gpu
@@ -89,7 +82,7 @@ def test_multi_node(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_config_is_tested() -> None:
-    assert {path.stem for path in FOLDER.glob("*.yaml")} == {
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {
         *("cpu", "single_gpu", "ddp"),  # started for real, or one process of accelerate's
         *("fsdp2", "fsdp2_qlora", "zero2", "zero3", "multi_node"),
     }

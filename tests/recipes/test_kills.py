@@ -1,62 +1,19 @@
 """Runs that are killed dozens of times end with the weights of an uninterrupted one."""
 
 import contextlib
-import json
 import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from conftest import ROOT, SAMPLE
+from conftest import SAMPLE
 from dialogsum_sft.training.checkpoints import step_of
-from sft_runs import DROPOUT, assert_same_weights, sft_args, text_of
+from ranks import ForkedSft
+from sft_runs import DROPOUT, assert_same_weights, text_of
 
 import pytest
-
-
-class ForkedSft:
-    """Runs recipes/sft.py as processes that start without importing anything, by tests/forked_sft.py."""
-
-    def __init__(self, model: Path) -> None:
-        command = [sys.executable, str(ROOT / "tests" / "forked_sft.py"), str(model)]
-        self.server = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT
-        )
-        self.model = model
-
-    def start(self, output_dir: Path, log: Path, **options: Any) -> int:
-        assert self.server.stdin is not None
-        request = {"args": sft_args(self.model, output_dir, **options), "log": str(log)}
-        self.server.stdin.write(json.dumps(request) + "\n")
-        self.server.stdin.flush()
-        return self._number()
-
-    def wait(self) -> int:
-        """Exit status of the run."""
-        return self._number()
-
-    def _number(self) -> int:
-        assert self.server.stdout is not None
-        return int(self.server.stdout.readline())
-
-    def close(self) -> None:
-        assert self.server.stdin is not None
-        self.server.stdin.close()
-        self.server.wait(timeout=60)
-
-
-@pytest.fixture
-def forked(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ForkedSft]:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    server = ForkedSft(tiny_folder)
-    yield server
-    server.close()
 
 
 def marked(output_dir: Path) -> list[int]:
@@ -79,7 +36,7 @@ def test_thirty_kills_do_not_change_the_weights(forked: ForkedSft, tmp_path: Pat
     chance = random.Random(0)
     started = time.monotonic()
     forked.start(tmp_path / "whole", tmp_path / "log", **options)
-    assert forked.wait() == 0
+    assert forked.wait() == [0]
     seconds = time.monotonic() - started
     kills, in_saves, rounds = 0, 0, 0
     while kills < 30:
@@ -89,7 +46,7 @@ def test_thirty_kills_do_not_change_the_weights(forked: ForkedSft, tmp_path: Pat
         while status != 0:
             log = tmp_path / f"log-{rounds}-{kills}"
             before = marked(output_dir)
-            pid = forked.start(output_dir, log, **options)
+            (pid,) = forked.start(output_dir, log, **options)
             in_save = False
             if kills < 30 and kills % 2:
                 in_save = kill_in_save(pid, output_dir, log, chance.randint(1, 2))
@@ -97,7 +54,7 @@ def test_thirty_kills_do_not_change_the_weights(forked: ForkedSft, tmp_path: Pat
                 time.sleep(chance.uniform(0, seconds / 2))
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            status = forked.wait()
+            (status,) = forked.wait()
             assert status in (0, -signal.SIGKILL), text_of(log)[-2000:]
             if status:
                 kills += 1

@@ -192,10 +192,10 @@ def test_rotation_waits_for_a_complete_newer_checkpoint(
 ) -> None:
     original = checkpoints.mark_complete
 
-    def mark(folder: Path, processes: int) -> None:
+    def mark(folder: Path, *by: Any) -> None:
         if folder.name == "checkpoint-2":
             raise Crash
-        original(folder, processes)
+        original(folder, *by)
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "mark_complete", mark)

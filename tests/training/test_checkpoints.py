@@ -209,3 +209,60 @@ def test_a_checkpoint_takes_no_more_than_the_expected_size(lora_model, tmp_path)
     trained = sum(p.numel() * p.element_size() for p in lora_model.parameters() if p.requires_grad)
     assert files.size_of(folder) + 2 * trained < checkpoints.expected_size(lora_model)
     assert checkpoints.expected_size(lora_model) == 3 * trained + 2**25
+
+
+def as_fsdp_writes(folder):
+    """Two ranks under FSDP2 with FULL_STATE_DICT, as transformers 5.24 names its files."""
+    (folder / "optimizer.pt").rename(folder / "optimizer.bin")
+    torch.save({}, folder / "pytorch_model_fsdp.bin")
+    checkpoints.mark_complete(folder, 2, "FSDP")
+
+
+def as_deepspeed_writes(folder):
+    """Two ranks under ZeRO-3: DeepSpeed's own folder holds the optimizer."""
+    (folder / "optimizer.pt").unlink()
+    (folder / "latest").write_text("global_step1")
+    (folder / "global_step1").mkdir()
+    for rank in range(2):
+        for kind in ("model", "optim"):
+            name = f"zero_pp_rank_{rank}_mp_rank_00_{kind}_states.pt"
+            torch.save({"not only weights": checkpoints.Path}, folder / "global_step1" / name)
+    checkpoints.mark_complete(folder, 2, "ZeRO-3")
+
+
+SHARDS = "global_step1/zero_pp_rank_1_mp_rank_00_optim_states.pt"
+
+
+@pytest.mark.parametrize("names_backend", [True, False], ids=["marker", "earlier_marker"])
+@pytest.mark.parametrize(
+    ("write", "needed"),
+    [
+        (as_fsdp_writes, ("optimizer.bin", "pytorch_model_fsdp.bin", "scheduler.pt", "rng_state_1.pth")),
+        (as_deepspeed_writes, (SHARDS, SHARDS.replace("optim", "model"), "rng_state_1.pth")),
+    ],
+    ids=["fsdp", "zero3"],
+)
+def test_what_a_checkpoint_needs_follows_from_who_wrote_it(lora_model, tmp_path, write, needed, names_backend):
+    folder = make_checkpoint(tmp_path, 1, lora_model, processes=2)
+    write(folder)
+    marker = json.loads((folder / "complete.json").read_text())
+    if not names_backend:
+        del marker["backend"]
+    files.write_json(folder / "complete.json", marker)
+    assert checkpoints.damage(folder) is None
+    for name in needed:
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(b"x" * len(content))
+        assert checkpoints.damage(folder).endswith("cannot be read"), name
+        (folder / name).unlink()
+        assert checkpoints.damage(folder) == f"{name} is missing"
+        (folder / name).write_bytes(content)
+    del marker["files"][needed[0]]  # never written
+    files.write_json(folder / "complete.json", marker)
+    assert checkpoints.damage(folder).endswith(" is missing")
+
+
+@pytest.mark.parametrize(("backend", "numbers"), [("FSDP", 4), ("ZeRO-2", 5), ("ZeRO-3", 5)])
+def test_backends_write_the_weights_more_than_once(lora_model, backend, numbers):
+    trained = sum(p.numel() * p.element_size() for p in lora_model.parameters() if p.requires_grad)
+    assert checkpoints.expected_size(lora_model, backend) == numbers * trained + 2**25
