@@ -9,7 +9,9 @@ import tempfile
 from pathlib import Path
 
 from dialogsum_sft import InputError, Stopped
+from dialogsum_sft.training.shards import Sharding
 
+from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 
@@ -56,6 +58,28 @@ def start_processes() -> int | None:
         return _launch(command)
     except (ValueError, ImportError, OSError, SystemExit) as error:
         raise InputError(f"{OPTION}: {error}") from error
+
+
+def sharding_of(accelerate_config: str | None, processes: int | None) -> Sharding:
+    """How a run by this accelerate config (a name or a path) would be shared; nothing is started.
+
+    `processes` takes the place of the config's number. Without a config each of them has a whole copy.
+
+    Raises InputError where the config cannot be read, or the number is not positive.
+    """
+    if processes is not None and processes < 1:
+        raise InputError(f"--processes {processes}: give 1 or more")
+    if accelerate_config is None:
+        return Sharding(None, processes or 1)
+    path = _find(accelerate_config)
+    try:
+        config = load_config_from_file(str(path))
+        kind, zero = str(getattr(config.distributed_type, "value", config.distributed_type)), config.deepspeed_config
+        number = processes or int(config.num_processes)
+    except Exception as error:  # wrong YAML, unknown keys and wrong types each have their own
+        raise InputError(f"{OPTION} {path}: {error}") from error
+    stage = int(zero.get("zero_stage", 2)) if kind == "DEEPSPEED" else 0
+    return Sharding("FSDP" if kind == "FSDP" else f"ZeRO-{stage}" if stage else None, number)
 
 
 def write_status(status: int) -> None:

@@ -1,6 +1,7 @@
 """Show a dataset as the model sees it, before training on it: counts, lengths, labels, memory.
 
     python recipes/inspect_data.py --config recipes/configs/quickstart.yaml [--output data.html] [--gpu_memory_gib 24]
+    python recipes/inspect_data.py --config recipes/configs/llama3_2_3b.yaml --processes 8 --accelerate_config fsdp2
 
 Takes any config of recipes/sft.py. No weights are loaded and nothing is trained; only --output writes a file.
 """
@@ -24,6 +25,7 @@ from dialogsum_sft.data.training_data import load_training_data
 from dialogsum_sft.data.transcripts import dialogue_of
 from dialogsum_sft.evaluation.tokenizers import lost_share, suggest_tokenizer
 from dialogsum_sft.hardware import Device, training_defaults
+from dialogsum_sft.launch import sharding_of
 from dialogsum_sft.modeling import load_config, load_generation_config, load_tokenizer, max_positions, public_name
 from dialogsum_sft.report.dataset_tables import (
     Split,
@@ -36,6 +38,7 @@ from dialogsum_sft.report.dataset_tables import (
 from dialogsum_sft.tables import Table
 from dialogsum_sft.training import memory
 from dialogsum_sft.training.activation_checkpointing import set_activation_checkpointing
+from dialogsum_sft.training.shards import Sharding
 
 import numpy as np
 import torch
@@ -53,6 +56,10 @@ GIB = 2**30
 class InspectArguments:
     output: str | None = HfArg(default=None, help="HTML file for what is printed, with its colours.")
     gpu_memory_gib: float = HfArg(default=24.0, help="GiB of the GPU to suggest a batch size for.")
+    accelerate_config: str | None = HfArg(
+        default=None, help="Estimate memory for a training by this file of accelerate_configs/, or path."
+    )
+    processes: int | None = HfArg(default=None, help="Processes of that training, by default those of its config.")
     num_examples: int = HfArg(default=1, help="How many training rows to show as the model sees them.")
 
 
@@ -66,6 +73,7 @@ def main() -> None:
     )
     if inspect_args.output is not None and Path(inspect_args.output).suffix != ".html":
         raise InputError(f"--output {inspect_args.output}: give the name of an .html file")
+    sharding = sharding_of(inspect_args.accelerate_config, inspect_args.processes)
     script_args.dataset_streaming = False  # all rows are inspected
     refuses, data_args.allow_dropped_rows = not data_args.allow_dropped_rows, True  # dropped rows are shown
     console = Console(record=inspect_args.output is not None, highlight=False)
@@ -115,16 +123,17 @@ def main() -> None:
     gpu_memory, batch_size = inspect_args.gpu_memory_gib, None
     quantised = model_args.load_in_4bit or model_args.load_in_8bit
     settings: dict[str, tuple[SFTConfig, ModelConfig]] = {}
-    for device in ("cuda", "cpu") if without_gpu and not quantised else ("cuda",):
+    for device in ("cuda", "cpu") if without_gpu and not quantised and not sharding.backend else ("cuda",):
         # The options that are not given follow the device.
         gpu = Device("cuda", bf16=True) if device == "cuda" and without_gpu else None
         _, *parts = parse(types, argv, defaults=functools.partial(training_defaults, device=gpu))
         settings[device] = (parts[0], parts[1])
         total = int(gpu_memory * GIB) if device == "cuda" else None
-        set_activation_checkpointing(*settings[device], splits["training"].rows, kind=device, total_memory=total)
+        card: dict[str, Any] = {"kind": device, "total_memory": total, "sharding": sharding}
+        set_activation_checkpointing(*settings[device], splits["training"].rows, **card)
     try:
-        estimates, batch_size = step_memory(splits["training"], settings, gpu_memory, positions)
-        console.print(memory_table(estimates))
+        estimates, batch_size = step_memory(splits["training"], settings, gpu_memory, positions, sharding)
+        console.print(memory_table(estimates, sharding))
     except (ValueError, RuntimeError) as error:  # a model's own code may need real tensors
         console.print(Text(f"memory not estimated: {str(error).splitlines()[0]}", "yellow"))
     references = [text for row in data.train.examples.rows for text in row["references"]]
@@ -204,7 +213,11 @@ def decode(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> Text:
 
 
 def step_memory(
-    training: Split, settings: dict[str, tuple[SFTConfig, ModelConfig]], gpu_memory: float, positions: int
+    training: Split,
+    settings: dict[str, tuple[SFTConfig, ModelConfig]],
+    gpu_memory: float,
+    positions: int,
+    sharding: Sharding,
 ) -> tuple[dict[str, memory.MemoryEstimate], int]:
     """Estimates by `rows x tokens`, and the largest batch size that fits.
 
@@ -228,7 +241,7 @@ def step_memory(
         shared = sum(1 for _ in itertools.takewhile(lambda ids: len(set(ids)) == 1, beginnings)) if rows > 1 else 0
         options: dict[str, Any] = {"rows": rows, "length": length, "supervised": supervised, "shared": shared}
         args, model_options = settings[device]
-        return memory.estimate(models[device], model_options, args, device=device, **options)
+        return memory.estimate(models[device], model_options, args, device=device, sharding=sharding, **options)
 
     longest = min(int(training.total.max()), positions)
     configured, batch_size = training_args.per_device_train_batch_size, 0
@@ -243,10 +256,13 @@ def step_memory(
     return {f"{rows} x {n}, {names[device]}": of(device, rows, n) for device, rows, n in shapes}, batch_size
 
 
-def memory_table(estimates: dict[str, memory.MemoryEstimate]) -> Table:
+def memory_table(estimates: dict[str, memory.MemoryEstimate], sharding: Sharding) -> Table:
     """The memory of a step by purpose, and the cards (for a CPU, the machines) on which it fits."""
+    each = f"of each of {sharding.processes} processes, {sharding.backend or 'with whole copies'}; calculated"
     table = Table(header=["GiB of a step, rows x tokens, estimated", *estimates])
+    table.note = each if sharding.processes > 1 else ""
     names = list(vars(next(iter(estimates.values()))))
+    names = names if sharding.processes > 1 else names[:-1]  # nothing is gathered
     for name in names:
         values = (f"{getattr(estimate, name) / GIB:.2f}" for estimate in estimates.values())
         table.add_row(name, *values, end_section=name == names[-1])

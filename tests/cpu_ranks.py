@@ -3,10 +3,12 @@
 accelerate 1.15 turns both off without a GPU, but nothing underneath needs one: gloo connects the processes.
 """
 
+import ctypes
 import errno
 import importlib
 import json
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -61,17 +63,57 @@ def _fsdp() -> None:
     AcceleratorState.__init__ = init
 
 
-def arrange(facts: str | None = None, name_rows: bool = False, **faults: dict[str, int]) -> None:
+def measure_memory(written: dict[str, Any], recipe: ModuleType) -> None:
+    """Have the run write down its resident bytes `before` the model is loaded, and the `peak` of its steps.
+
+    Loading is left out of the peak: there rank 0 holds the whole model, sharded or not.
+    """
+    # Memory that is freed goes back at once, so that holes in malloc's heap do not count; a GPU has none of them.
+    malloc = ctypes.CDLL(None)
+    malloc.mallopt(-3, 65536)  # M_MMAP_THRESHOLD
+
+    def load(original: Any, *args: Any, **kwargs: Any) -> Any:
+        malloc.malloc_trim(0)
+        written["before"] = _status("VmRSS")
+        return original(*args, **kwargs)
+
+    def train(original: Any, self: ResumableSFTTrainer, *args: Any, **kwargs: Any) -> Any:
+        if "peak" not in written:
+            Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        result = original(self, *args, **kwargs)
+        written["peak"] = _status("VmHWM")
+        return result
+
+    _wrap(recipe, "load_model", load)
+    _wrap(ResumableSFTTrainer, "training_step", train)
+
+
+def _status(name: str) -> int:
+    """A line of /proc/self/status, in bytes."""
+    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1]) * 1024
+
+
+def arrange(
+    recipe: ModuleType,
+    facts: str | None = None,
+    name_rows: bool = False,
+    memory: bool = False,
+    **faults: dict[str, int],
+) -> None:
     """Write down facts of the run, and let something go wrong in it.
 
     `facts` is the path of a file, to which the rank is appended. It holds the `losses` of the steps, their `rows`
-    if `name_rows`, the `shards` of the parameters, and the trained model's `logits` for PROBE. `faults` name a `step`
-    and a `rank`: `at_step` sends itself a `signal` before the optimizer's step; `in_save` is killed before the random
-    state, the last of its files, is written; `nan` has a loss that is not a number; `full_disk` can write nothing more
-    than the weights.
+    if `name_rows`, its memory `before` and at its `peak` if `memory`, the `shards` of the parameters, and the trained
+    model's `logits` for PROBE. `faults` name a `step` and a `rank`: `at_step` sends itself a `signal` before the
+    optimizer's step; `in_save` is killed before the random state, the last of its files, is written; `nan` has a loss
+    that is not a number; `full_disk` can write nothing more than the weights.
     """
     mine = {name: fault["step"] for name, fault in faults.items() if fault["rank"] == int(os.environ.get("RANK", "0"))}
     written: dict[str, Any] = {"losses": [], "rows": []}
+    if memory:
+        measure_memory(written, recipe)
 
     def before_step(original: Any, self: StopCallback, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not written["losses"]:
@@ -111,9 +153,9 @@ def arrange(facts: str | None = None, name_rows: bool = False, **faults: dict[st
     _wrap(ResumableSFTTrainer, "save_verified", final)
 
 
-def _wrap(owner: type, name: str, around: Callable[..., Any]) -> None:
+def _wrap(owner: Any, name: str, around: Callable[..., Any]) -> None:
     original = getattr(owner, name)
-    setattr(owner, name, lambda self, *args, **kwargs: around(original, self, *args, **kwargs))
+    setattr(owner, name, lambda *args, **kwargs: around(original, *args, **kwargs))
 
 
 def _no_space(*_: Any, **__: Any) -> None:

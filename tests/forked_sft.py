@@ -43,7 +43,7 @@ def train(request: dict[str, Any], environment: dict[str, str]) -> None:
     status = 1
     try:
         cpu_ranks.shard_on_cpu(recipe)
-        cpu_ranks.arrange(**request.get("faults", {}))
+        cpu_ranks.arrange(recipe, **request.get("faults", {}))
         run(recipe.main)
         status = 0
     except SystemExit as end:

@@ -11,6 +11,7 @@ from dialogsum_sft.distributed import run_on_main
 from dialogsum_sft.hardware import Undecided, current_device
 from dialogsum_sft.modeling import load_config
 from dialogsum_sft.training import memory
+from dialogsum_sft.training.shards import Sharding
 
 import numpy as np
 import psutil
@@ -46,17 +47,19 @@ def needs_checkpointing(
     *,
     kind: str | None = None,
     total_memory: int | None = None,
+    sharding: Sharding = memory.WHOLE,
 ) -> bool:
     """Whether the largest step is estimated not to fit a device without checkpointing.
 
-    `kind` (cpu, cuda, ...) and `total_memory` (bytes for one process) are by default this machine's. True where there
-    is no estimate: on Apple's GPU, with FSDP and ZeRO-3, with a quantised base on a CPU, for a stream without
-    max_length, and for a model that cannot be built on the meta device.
+    `kind` (cpu, cuda, ...), `total_memory` (bytes for one process) and `sharding` are by default those of this
+    process. True where there is no estimate: on Apple's GPU, with FSDP and ZeRO-3, with a quantised base on a CPU,
+    for a stream without max_length, and for a model that cannot be built on the meta device.
     """
     kind = kind or current_device(use_cpu=training_args.use_cpu).kind.replace("xpu", "cuda")
     quantised = model_args.load_in_4bit or model_args.load_in_8bit
     step = _largest_step(training_args, rows)
-    if kind not in SHARE or sharded_by(training_args) or (quantised and kind == "cpu") or step is None:
+    sharded = sharded_by(training_args) or sharding.shards_weights
+    if kind not in SHARE or sharded or (quantised and kind == "cpu") or step is None:
         return True
     without: Any = copy.copy(training_args)
     without.activation_checkpointing = False
@@ -64,7 +67,7 @@ def needs_checkpointing(
     try:
         config = load_config(model_args, trust_remote_code=trust)
         model = memory.meta_model(config, model_args, device=kind, trust_remote_code=trust)
-        estimate = memory.estimate(model, model_args, without, device=kind, **step)
+        estimate = memory.estimate(model, model_args, without, device=kind, sharding=sharding, **step)
     except InputError:
         raise
     except Exception as error:  # remote code and new architectures fail on the meta device in many ways

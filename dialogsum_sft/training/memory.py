@@ -12,13 +12,14 @@ padded to n tokens) they take, in bytes,
 With activation checkpointing a layer keeps only its input, 2d, and one layer at a time all the others.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dialogsum_sft.hardware import resolve_dtype
 from dialogsum_sft.kernels.fused_lora import fuse_lora
 from dialogsum_sft.kernels.unpadded import ATTENTION, only_causal
 from dialogsum_sft.modeling import lora_config
+from dialogsum_sft.training.shards import Sharding, gathered, master_weights, stored
 
 import torch
 from peft import get_peft_model
@@ -33,13 +34,15 @@ from trl import ModelConfig, SFTConfig
 # Bytes of a process that has loaded all libraries and the rows of a small dataset, but no model: on a CPU its resident
 # memory as measured before `load_model`, on a GPU the CUDA context with its kernels and workspaces.
 PROCESS = {"cpu": 575 * 2**20, "cuda": 700 * 2**20}
+WHOLE = Sharding()  # one process
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
     """Bytes at the peak of a training step, by what they hold.
 
-    `overhead` is PROCESS, the gradients of one layer's activations, and on a CPU what malloc cannot reuse.
+    `overhead` is PROCESS, the gradients of one layer's activations, and on a CPU what malloc cannot reuse. `gathered`
+    is what several processes exchange: whole layers whose weights are sharded, and buckets of gradients.
     """
 
     weights: int
@@ -49,6 +52,7 @@ class MemoryEstimate:
     activations: int
     logits: int
     overhead: int
+    gathered: int = 0
 
     @property
     def total(self) -> int:
@@ -90,16 +94,16 @@ def estimate(
     supervised: float,
     shared: int = 0,
     device: str = "cuda",
+    sharding: Sharding = WHOLE,
 ) -> MemoryEstimate:
     """Peak memory of one step on `rows` rows padded to `length` tokens, of which `supervised` a row have a label.
 
     The `shared` tokens with which all rows begin are computed once where a CPU trains without padding (`unpadded`).
 
-    `model` is a `meta_model` for the same `device`. Paged optimizer states are counted, though they can be moved out
-    of the GPU's memory.
+    `model` is a `meta_model` for the same `device`; `sharding` is how several processes share it, each of which has
+    such rows. FSDP is version 2, with 4-bit weights stored in the model's dtype. Paged optimizer states are counted,
+    though they can be moved out of the GPU's memory.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    adapter = sum(parameter.nbytes for parameter in trained) if model_args.use_peft else 0
     base = model.get_base_model() if model_args.use_peft else model
     padded = device != "cpu" or not only_causal(base.config) or _autocast(training_args)
     padded = padded or bool(training_args.activation_checkpointing)
@@ -110,40 +114,82 @@ def estimate(
     # none in the first steps.
     holes = max(2 * activations // 3, 6 * layer) if device == "cpu" and padded else 0
     return MemoryEstimate(
-        weights=_weights(model, model_args) - adapter,
-        adapter=adapter,
-        gradients=sum(parameter.nbytes for parameter in trained),
-        optimizer=_optimizer(trained, OptimizerNames(training_args.optim).value),
+        **_states(model, model_args, training_args, device, sharding),
         activations=activations,
         logits=_logits(model, round(rows * supervised), device),
         overhead=PROCESS[device] + layer + holes,
     )
 
 
-def _weights(model: nn.Module, model_args: ModelConfig) -> int:
-    """Bytes of all parameters and buffers, with all linear layers but the head as bitsandbytes packs them."""
-    size = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
+def with_sharding(
+    estimate: MemoryEstimate,
+    model: nn.Module,
+    model_args: ModelConfig,
+    training_args: SFTConfig,
+    *,
+    sharding: Sharding,
+    device: str = "cuda",
+) -> MemoryEstimate:
+    """The `estimate` of the same step where several processes share the states; activations are not computed again."""
+    return replace(estimate, **_states(model, model_args, training_args, device, sharding))
+
+
+def _states(
+    model: nn.Module, model_args: ModelConfig, training_args: SFTConfig, device: str, sharding: Sharding
+) -> dict[str, int]:
+    """Bytes of what does not depend on the rows."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    half = _half(training_args) if _autocast(training_args) else None
+    sizes = stored(_sizes(model, model_args), model, sharding, half)
+    gradients = sum(sizes[id(parameter)] for parameter in trained)
+    adapter = gradients if model_args.use_peft else 0
+    weights = sharding if sharding.shards_weights else WHOLE
+    states = sharding if sharding.backend else WHOLE
+    # FSDP reduces the gradients in the last of several accumulated passes, and keeps them whole until then.
+    accumulates = sharding.backend == "FSDP" and training_args.gradient_accumulation_steps > 1
+    optimizer = _optimizer(trained, OptimizerNames(training_args.optim).value, sharding)
+    return {
+        "weights": weights.share(sum(sizes.values()) - adapter) + sum(buffer.nbytes for buffer in model.buffers()),
+        "adapter": weights.share(adapter),
+        "gradients": gradients if accumulates else states.share(gradients),
+        "optimizer": states.share(optimizer + master_weights(trained, sharding, half)),
+        "gathered": gathered(model, sizes, sharding, half, device),
+    }
+
+
+def _sizes(model: nn.Module, model_args: ModelConfig) -> dict[int, int]:
+    """Bytes of each parameter by its id, of all linear layers but the head as bitsandbytes packs them."""
+    sizes = {id(parameter): parameter.nbytes for parameter in model.parameters()}
     if not (model_args.load_in_4bit or model_args.load_in_8bit):
-        return size
+        return sizes
     for module in (module for module in model.modules() if isinstance(module, nn.Linear)):
         if not module.weight.requires_grad and module is not model.get_output_embeddings():
             n = module.weight.numel()
             blocks = n // 64  # each with a float32 scale, or one of 8 bits with a float32 for every 256 of them
             scales = blocks + blocks // 64 if model_args.use_bnb_nested_quant else 4 * blocks
             packed = n + 4 * module.out_features if model_args.load_in_8bit else n // 2 + scales
-            size += packed - module.weight.nbytes
-    return size
+            sizes[id(module.weight)] = packed
+    return sizes
 
 
-def _optimizer(trained: list[nn.Parameter], name: str) -> int:
-    """Bytes of the optimizer's states: two for each trained number in Adam, and in optimizers not listed here."""
+def _optimizer(trained: list[nn.Parameter], name: str, sharding: Sharding) -> int:
+    """Bytes of the optimizer's states: two for each trained number in Adam, and in optimizers not listed here.
+
+    They have the dtype of the weights; ZeRO's that of its float32 copies.
+    """
+    itemsize = 4 if (sharding.backend or "").startswith("ZeRO") else 0
     moments = {"ademamix": 3, "lion": 1, "rmsprop": 1, "adagrad": 1, "sgd": 0, "adafactor": 0, "lomo": 0}
     states = next((n for key, n in moments.items() if key in name), 2)
     # 8-bit optimizers have a float32 scale for every 256 numbers, and keep small tensors in 32 bits.
     each = (
-        1 + 4 / 256 if "8bit" in name and p.numel() >= 4096 else 4 if "bit" in name else p.itemsize for p in trained
+        1 + 4 / 256 if "8bit" in name and p.numel() >= 4096 else 4 if "bit" in name else itemsize or p.itemsize
+        for p in trained
     )
     return round(states * sum(p.numel() * size for p, size in zip(trained, each, strict=True)))
+
+
+def _half(training_args: SFTConfig) -> torch.dtype:
+    return torch.bfloat16 if training_args.bf16 else torch.float16
 
 
 def _autocast(training_args: SFTConfig) -> bool:
@@ -182,7 +228,6 @@ def _activations(
     hooks = []
     for layer in (module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)):
         hooks += [layer.register_forward_pre_hook(enter, with_kwargs=True), layer.register_forward_hook(leave)]
-    half = torch.bfloat16 if training_args.bf16 else torch.float16
     backbone = (model.get_base_model() if model_args.use_peft else model).base_model
     with FakeTensorMode():
         state = {
@@ -203,7 +248,7 @@ def _activations(
             backbone.config._attn_implementation = ATTENTION
         with (
             torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-            torch.autocast("cpu", half, enabled=_autocast(training_args)),
+            torch.autocast("cpu", _half(training_args), enabled=_autocast(training_args)),
         ):
             functional_call(backbone, state, kwargs=batch | {"use_cache": False})
     if not padded:

@@ -275,6 +275,11 @@ def test_output_fits_a_hundred_columns(shown_sample):
         (["--output=page.txt"], "--output page.txt: give the name of an .html file"),
         (["--dataset_name=nowhere.jsonl"], "dataset file not found: nowhere.jsonl"),
         (["--dataset_train_split=all"], "no split 'all' in sample"),
+        (["--processes=0"], "--processes 0: give 1 or more"),
+        (
+            ["--accelerate_config=fsdp3"],
+            "--accelerate_config fsdp3: there is no such file, and in accelerate_configs/",
+        ),
         (["--model_name_or_path=./nowhere"], "cannot load the tokenizer of './nowhere'"),
     ],
 )
@@ -286,3 +291,14 @@ def test_inspect_bad_input(inspect, capsys, more, message):
     assert len(errors) == 1
     assert errors[0].startswith("error: ")
     assert message in errors[0]
+
+
+def test_memory_of_sharded_processes(inspect):
+    few = ("--max_train_samples=4", "--max_eval_samples=4")
+    alone, shared = inspect(*few), inspect(*few, "--accelerate_config=fsdp2", "--processes=4")
+    assert "of each of 4 processes, FSDP; calculated" in shared
+    assert re.search(r"^ *gathered +\d", shared, re.M)
+    assert "CPU" not in shared.split("GiB of a step")[1]  # FSDP needs GPUs
+    assert "processes" not in alone.split("GiB of a step")[1]
+    assert "gathered" not in alone
+    assert "of each of 8 processes, with whole copies; calculated" in inspect(*few, "--processes=8")

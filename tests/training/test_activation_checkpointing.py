@@ -45,7 +45,7 @@ def test_checkpointing_is_on_where_the_longest_rows_do_not_fit(tiny_folder, esti
     args = settings(tiny_folder, "--per_device_train_batch_size=2")
     assert not needs_checkpointing(*args, ROWS, kind=kind, total_memory=GPU)
     step, total = estimate[0]
-    assert step == {"rows": 2, "length": 300, "supervised": 10.0, "device": kind}
+    assert step == {"rows": 2, "length": 300, "supervised": 10.0, "device": kind, "sharding": memory.WHOLE}
     share = activation_checkpointing.SHARE[kind]
     assert needs_checkpointing(*args, ROWS, kind=kind, total_memory=int(total / share) - 2)
     assert not needs_checkpointing(*args, ROWS, kind=kind, total_memory=int(total / share) + 2)
@@ -54,7 +54,8 @@ def test_checkpointing_is_on_where_the_longest_rows_do_not_fit(tiny_folder, esti
 def test_packed_rows_count_as_max_length(tiny_folder, estimate):
     args = settings(tiny_folder, "--packing=true", "--max_length=512")
     needs_checkpointing(*args, ROWS, kind="cuda", total_memory=GPU)
-    assert estimate[0][0] == {"rows": 8, "length": 512, "supervised": 512 * 30 / 600, "device": "cuda"}
+    packed = {"rows": 8, "length": 512, "supervised": 512 * 30 / 600, "device": "cuda", "sharding": memory.WHOLE}
+    assert estimate[0][0] == packed
 
 
 def test_rows_of_a_stream_count_as_max_length(tiny_folder, estimate):
