@@ -8,7 +8,7 @@ from dialogsum_sft.arguments import DataArguments, TrainArguments
 from dialogsum_sft.cli import parse
 from dialogsum_sft.hardware import training_defaults
 from dialogsum_sft.modeling import embedded_model
-from dialogsum_sft.training import activation_checkpointing
+from dialogsum_sft.training import activation_checkpointing, memory
 from dialogsum_sft.training.activation_checkpointing import needs_checkpointing, set_activation_checkpointing
 
 import pytest

@@ -200,7 +200,6 @@ def test_the_measured_peaks_of_two_ranks(measured_folder: Path, tmp_path: Path) 
                     use_cpu=True,
                     report_to="none",
                     activation_checkpointing=False,
-                    gradient_accumulation_steps=2,
                 ),
             )
             model = memory.meta_model(LlamaConfig.from_pretrained(measured_folder), args, device="cpu")
