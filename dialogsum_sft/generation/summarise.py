@@ -1,8 +1,12 @@
 """Open an engine; summarise prompts with it, shared by processes, continued after an interruption."""
 
 import contextlib
+import json
+import logging
+import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +24,14 @@ from dialogsum_sft.generation.openai_engine import OpenAIEngine, request_fields
 from dialogsum_sft.generation.transformers_engine import TransformersEngine, try_options
 from dialogsum_sft.generation.vllm_engine import VllmEngine
 from dialogsum_sft.hardware import resolve_dtype
-from dialogsum_sft.modeling import length_limit, load_adapter, load_config, load_generation_config, load_model
+from dialogsum_sft.modeling import (
+    length_limit,
+    load_adapter,
+    load_config,
+    load_generation_config,
+    load_model,
+    public_name,
+)
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -28,6 +39,8 @@ from peft import PeftModel
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import ModelConfig
+
+logger = logging.getLogger(__name__)
 
 # How candidates are sampled unless --generation_kwargs say otherwise: greedy ones would all be alike.
 CANDIDATE_KWARGS = {"do_sample": True, "temperature": 0.7}
@@ -61,7 +74,7 @@ def open_engine(
             samples=bool(kwargs.get("do_sample")),
             max_new_tokens=eval_args.max_new_tokens,
             max_length=eval_args.max_length,
-            systems=[_system("served", "served", eval_args)],
+            systems=[_served(eval_args, eval_args.served_model_name or str(model_args.model_name_or_path))],
             concurrency=eval_args.concurrency,
             timeout=eval_args.request_timeout,
         )
@@ -109,6 +122,34 @@ def _system(name: str, label: str, eval_args: EvalArguments, **fields: Any) -> S
     if number == 1:
         return System(name, label, **fields)
     return System(f"{name}-mbr{number}", f"{label}, best of {number}", **(fields | {"weights": None}))
+
+
+def _served(eval_args: EvalArguments, model: str) -> System:
+    """The model of an endpoint, with a folder name of its own, so that no run of another model, of another endpoint or
+    of a predictions file is overwritten: numbered where eval-NAME is such a run."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip("-.")[-100:] or "served"
+    if re.fullmatch(r"base|tuned", name):  # names of other engines' runs
+        name += "-served"
+    system = first = _system(name, public_name(model), eval_args)
+    number = 1
+    while not _is_free(Path(eval_args.output_dir) / f"eval-{system.name}", public_name(model), eval_args.base_url):
+        number += 1
+        system = replace(first, name=f"{first.name}-{number}")
+    if number > 1:
+        logger.warning("eval-%s is another run, which stays: this one is eval-%s", first.name, system.name)
+    return system
+
+
+def _is_free(folder: Path, model: str, base_url: str | None) -> bool:
+    """Whether no finished run is in `folder`, or one of this model at this endpoint."""
+    if not (folder / "metrics.json").exists():
+        return True
+    try:
+        record = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        theirs = record["model"]["base"], record["engine"]["base_url"].rstrip("/")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # of another engine, or damaged
+        return False
+    return theirs == (model, str(base_url).rstrip("/")) and not record["model"].get("predictions_file")
 
 
 def _load(eval_args: EvalArguments, model_args: ModelConfig) -> PreTrainedModel | PeftModel:

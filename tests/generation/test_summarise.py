@@ -210,4 +210,4 @@ def test_an_endpoint_without_a_tokenizer_has_no_max_length() -> None:
     options = {"engine": "openai", "base_url": "http://localhost/v1", "served_model_name": "m"}
     engine = open_engine(EvalArguments(**options), ModelConfig(), None)
     assert (engine.max_length, max_prompt_tokens(engine)) == (None, None)
-    assert [(system.name, system.weights) for system in engine.systems] == [("served", None)]
+    assert [(system.name, system.weights) for system in engine.systems] == [("m", None)]

@@ -28,9 +28,9 @@ def evaluate(recipe: Recipe, server: Server, tmp_path: Path) -> Evaluate:
 
 
 def written(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    with (folder / "eval-served" / "predictions.jsonl").open(encoding="utf-8") as file:
+    with (folder / "eval-gpt-x" / "predictions.jsonl").open(encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
-    return rows, json.loads((folder / "eval-served" / "metrics.json").read_text())
+    return rows, json.loads((folder / "eval-gpt-x" / "metrics.json").read_text())
 
 
 def empty(reason: str, **message: Any) -> dict[str, Any]:
