@@ -4,7 +4,6 @@ import contextlib
 import json
 import logging
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from dialogsum_sft.arguments import EvalArguments, json_option
-from dialogsum_sft.data.answers import is_cut_off
 from dialogsum_sft.data.chat_template import TEMPLATE_KWARGS
 from dialogsum_sft.data.dialogue import restore_speakers
 from dialogsum_sft.data.encoding import Prompt
@@ -44,12 +42,6 @@ logger = logging.getLogger(__name__)
 
 # How candidates are sampled unless --generation_kwargs say otherwise: greedy ones would all be alike.
 CANDIDATE_KWARGS = {"do_sample": True, "temperature": 0.7}
-# Finish reasons of a summary that has ended, as endpoints name them.
-_ENDED = {"stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete", "stop_token", "stopped"}
-_ROOM = (
-    "Give it more room (--max_new_tokens) or less to think about (such as --extra_body "
-    '\'{"reasoning_effort": "low"}\')'
-)
 
 
 def open_engine(
@@ -176,6 +168,8 @@ def summarise(
     """
     state = PartialState()
     done: dict[int, Completion] = {} if journal is None else dict(journal.done)
+    if isinstance(engine, OpenAIEngine):
+        engine.has_succeeded = any(completion.fault is None for completion in done.values())
     requests = [number for number in range(len(prompts)) for _ in range(num_candidates)]
     missing = [i for i in range(len(requests)) if i not in done]
     todo = share(missing, [len(prompts[i].ids) for i in requests], state.process_index, state.num_processes)
@@ -225,57 +219,3 @@ def prediction(
         "finish_reason": completion.finish_reason,
         **{name: value for name, value in optional.items() if value is not None},
     }
-
-
-def outcomes(completions: Sequence[Completion]) -> dict[str, int]:
-    """How many completions ended how: the names of their faults, else their finish reasons ("none": unknown)."""
-    return dict(Counter(map(_outcome, completions)))
-
-
-def _outcome(completion: Completion) -> str:
-    if completion.fault is not None:
-        filtered = completion.finish_reason == "content_filter"
-        return "content_filter" if filtered else completion.fault.split(":")[0]
-    return "none" if completion.finish_reason is None else completion.finish_reason
-
-
-def doubts(
-    rows: Sequence[dict[str, Any]],
-    prompts: Sequence[Prompt],
-    drawn: Sequence[list[Completion]],
-    chosen: Sequence[Completion],
-) -> list[str]:
-    """What looks wrong in the completions of `rows`: candidates that are all alike, answers that are no summary,
-    prompts that the endpoint shortened or rendered by another template."""
-    lines = []
-    if len(drawn[0]) > 1 and all(len({one.text for one in several}) == 1 for several in drawn):
-        lines.append("all candidates of every dialogue are alike: the engine does not sample")
-    total = len(chosen)
-    for name, number in outcomes(chosen).items():
-        at = [i for i, one in enumerate(chosen) if _outcome(one) == name]
-        fault, some = chosen[at[0]].fault, ", ".join(str(rows[i]["id"]) for i in at[:5]) + (", ..." if at[5:] else "")
-        if name == "none":
-            lines.append(f"{number} of {total} answers do not say how they ended, so whether they were cut off")
-        elif fault is not None or not (name.lower().removeprefix("finish_reason_") in _ENDED or is_cut_off(name)):
-            said = f" ({fault})" if fault not in (None, name) else ""
-            remedy = f". {_ROOM}" if name.startswith("reasoning") else ""
-            lines.append(f"{number} of {total} dialogues: {name}{said}: {some}{remedy}")
-    counted = [
-        (one.prompt_tokens, len(prompt.ids))
-        for one, prompt in zip(chosen, prompts, strict=True)
-        if one.prompt_tokens is not None and prompt.ids
-    ]
-    same = len({theirs - ours for theirs, ours in counted}) == 1  # another template adds or lacks the same everywhere
-    short = [theirs for theirs, ours in counted if theirs < ours and (total == 1 or not same)]
-    if short:
-        lines.append(
-            f"the endpoint counts fewer prompt tokens than were sent for {len(short)} of {total} dialogues (down to "
-            f"{min(short)}): the server shortened them; raise its context (num_ctx, "
-            "--max-model-len) or give --max_length"
-        )
-    if other := sum(theirs != ours for theirs, ours in counted) - len(short):
-        lines.append(
-            f"the endpoint counts other prompt tokens than the training had for {other} of {total} dialogues: "
-            "its chat template is another one"
-        )
-    return lines
