@@ -11,7 +11,7 @@ from dialogsum_sft.generation.engine import Completion
 # Finish reasons of a summary that has ended, as endpoints name them.
 _ENDED = {"stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete", "stop_token", "stopped"}
 _ROOM = (
-    "Give it more room (--max_new_tokens) or less to think about (such as --extra_body "
+    "Give it more room (--max_new_tokens) or less to think about (at an endpoint, such as --extra_body "
     '\'{"reasoning_effort": "low"}\')'
 )
 

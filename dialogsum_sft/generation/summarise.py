@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dialogsum_sft import InputError
 from dialogsum_sft.arguments import EvalArguments, json_option
 from dialogsum_sft.data.chat_template import TEMPLATE_KWARGS
 from dialogsum_sft.data.dialogue import restore_speakers
@@ -85,6 +86,10 @@ def open_engine(
         name = "tuned" if Path(adapter).name == "adapter" else Path(adapter).name
         tuned = _system(name, name, eval_args, adapter=True, weights=Path(adapter))
         systems = [*systems, tuned] if eval_args.evaluate_base else [tuned]
+    for system in systems:
+        folder = Path(eval_args.output_dir) / f"eval-{system.name}"
+        if _endpoint_of(folder):
+            raise InputError(f"{folder} has the scores of an endpoint's model: give another --output_dir")
     if eval_args.engine == "vllm":
         return VllmEngine(
             model_args,
@@ -134,14 +139,17 @@ def _served(eval_args: EvalArguments, model: str) -> System:
 
 def _is_free(folder: Path, model: str, base_url: str | None) -> bool:
     """Whether no finished run is in `folder`, or one of this model at this endpoint."""
-    if not (folder / "metrics.json").exists():
-        return True
+    return not (folder / "metrics.json").exists() or _endpoint_of(folder) == (model, str(base_url).rstrip("/"))
+
+
+def _endpoint_of(folder: Path) -> tuple[str, str] | None:
+    """Model and URL of the finished run in a folder, or None where it is no endpoint's."""
     try:
         record = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        theirs = record["model"]["base"], record["engine"]["base_url"].rstrip("/")
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # of another engine, or damaged
-        return False
-    return theirs == (model, str(base_url).rstrip("/")) and not record["model"].get("predictions_file")
+        of_file = record["model"].get("predictions_file")
+        return None if of_file else (record["model"]["base"], record["engine"]["base_url"].rstrip("/"))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
 
 
 def _load(eval_args: EvalArguments, model_args: ModelConfig) -> PreTrainedModel | PeftModel:

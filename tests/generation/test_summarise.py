@@ -1,9 +1,11 @@
 """Summarising with an engine: order, candidates, seeds, the journal; opening an engine by its options."""
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from dialogsum_sft import InputError
 from dialogsum_sft.arguments import EvalArguments
 from dialogsum_sft.data.encoding import Prompt
 from dialogsum_sft.generation.engine import Completion, System, max_prompt_tokens
@@ -146,6 +148,16 @@ def test_systems_follow_the_adapter_and_the_number_of_candidates(
         ("a-mbr8", "a, best of 8", None)
     ]
     assert tuned.record["generation"]["temperature"] == 0.7
+
+
+def test_a_local_model_does_not_overwrite_the_run_of_an_endpoint(
+    tiny_folder: Path, chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    (tmp_path / "eval-a").mkdir()
+    record = {"model": {"base": "a"}, "engine": {"base_url": "http://localhost/v1"}}
+    (tmp_path / "eval-a" / "metrics.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="eval-a has the scores of an endpoint's model: give another --output_dir"):
+        open_tiny(tiny_folder, chatml_tokenizer, adapter_path="a", output_dir=str(tmp_path))
 
 
 def test_an_endpoint_without_a_tokenizer_has_no_max_length() -> None:
