@@ -23,6 +23,12 @@ PREDICTIONS = (
     *("candidate", "system_summary", "system_output", "llm_output", "raw_output", "decoded_preds"),
 )
 INDEX = ""  # the name of an index column, as pandas writes it
+# What a plain name of a column with ids or with the rows' numbers contains.
+ID_WORDS = re.compile(
+    r"(?:^|_|(?<=[a-z]))(?:ids?|uuid|guid|uid)$|(?:^|_)(?:key|no|nr|nos|num|number|index|idx|row|line|name|fname|file"
+    r"|filename|position|pos|order|i|n|sample|example|item|question|query|doc|document|dialog|dialogue|conversation"
+    r"|ticket|task|record|request|case)(?:$|_)"
+)
 
 
 def plain(name: str) -> str:
