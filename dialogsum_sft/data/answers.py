@@ -44,6 +44,15 @@ _SPECIAL = re.compile(
     re.IGNORECASE,
 )
 
+# Special tokens, of all families, that were not dropped at the ends of a text; a role may follow one.
+_MARK = (
+    r"(?:<\|[^<>|\n]{1,40}\|>|<｜[^<>｜\n]{1,40}｜>|</?s>|\[(?:PAD|EOS|BOS|CLS|SEP)\]|\[/?INST\]"
+    r"|<(?:pad|eos|bos|unk|eod|eoa|n|eot|end_of_turn|start_of_turn|end_of_text|end_of_utterance|endoftext)>)"
+)
+_MARK_BEFORE = re.compile(rf"\s*({_MARK})(?:(?:assistant|model)(?=\s*{_MARK}|[ \t]*\n))?\s*", re.IGNORECASE)
+_MARK_AFTER = re.compile(rf"\s*({_MARK})\s*\Z", re.IGNORECASE)
+_NEW_LINE = re.compile(r"[ \t]*<n>[ \t]*")  # Pegasus' line break
+
 _POLITE = (
     r"(?:(?:sure|certainly|of course|absolutely|okay|ok|alright|great|yes|no problem|got it|understood"
     r"|i(?:['’]d| would) be happy)\b[^.:!\n]{0,30}[!,.:]\s*)?"
@@ -98,15 +107,32 @@ class Answer:
     has_thinking: bool
     is_unclosed: bool  # thinking that did not end, so that there is no summary
     has_preamble: bool  # `without_preamble` would change the summary
+    has_marks: bool = False  # special tokens around the summary, and <n> for line breaks in it, which are taken off
 
 
 def read_answer(text: str) -> Answer:
-    """The summary is what follows the last mark that ends thinking. Thinking that does not end leaves none."""
-    end = max((match.end() for match in _CLOSING.finditer(text)), default=0)
-    if _OPENING.search(text, end):
-        return Answer("", True, True, False)
-    summary = _within(text[end:]) if end else text
-    return Answer(summary, bool(end), False, without_preamble(summary) != summary.strip())
+    """The summary is what follows the last mark that ends thinking, without special tokens at its ends. Thinking that
+    does not end leaves none.
+    """
+    whole = _without_marks(text)
+    end = max((match.end() for match in _CLOSING.finditer(whole)), default=0)
+    if _OPENING.search(whole, end):
+        return Answer("", True, True, False, whole != text)
+    within = _within(whole[end:]) if end else whole
+    summary = _NEW_LINE.sub("\n", _without_marks(within))
+    has_marks = whole != text or summary != within
+    return Answer(summary, bool(end), False, without_preamble(summary) != summary.strip(), has_marks)
+
+
+def _without_marks(text: str) -> str:
+    """The text without special tokens at its ends, but for those of thinking; stripped only where there are any."""
+    for pattern in (_MARK_BEFORE, _MARK_AFTER):
+        for _ in range(2000):  # <pad><pad>...
+            match = pattern.match(text) if pattern is _MARK_BEFORE else pattern.search(text, max(0, len(text) - 99))
+            if match is None or any(mark.match(text, match.start(1)) for mark in (_OPENING, _CLOSING)):
+                break
+            text = text[match.end() :] if pattern is _MARK_BEFORE else text[: match.start()]
+    return text
 
 
 def without_preamble(text: str) -> str:

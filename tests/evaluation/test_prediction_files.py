@@ -36,6 +36,10 @@ def chat(text, **more):
     return {"choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}], **more}
 
 
+def batch(custom_id, **answer):
+    return {"custom_id": custom_id, "response": {"status_code": 200, "body": answer}}
+
+
 WITHOUT_IDS = {
     "text": ("p.txt", "".join(f"{text}\n" for text in TEXTS)),
     "text without an ending": ("predictions", "\n".join(TEXTS)),
@@ -88,6 +92,10 @@ WITHOUT_IDS = {
         json.dumps({str(i): {"origin_prompt": "p", "prediction": t, "gold": "g"} for i, t in enumerate(TEXTS)}),
     ),
     "pandas' JSON": ("p.json", pd.DataFrame({"prediction": TEXTS}).to_json()),
+    "pandas' JSON in parts": ("p.json", pd.DataFrame({"generated": TEXTS, "n": 1}).to_json(orient="split")),
+    "pandas' JSON with a schema": ("p.json", pd.DataFrame({"generated": TEXTS}).to_json(orient="table")),
+    "objects over several lines": ("p.jsonl", "".join(json.dumps({"pred": t}, indent=2) + "\n" for t in TEXTS)),
+    "objects over lines in a .txt": ("p.txt", "".join(json.dumps({"pred": t}, indent=2) + "\n" for t in TEXTS)),
     "pandas' JSON of records": ("p.json", pd.DataFrame({"generated": TEXTS}).to_json(orient="records")),
     "pandas' CSV": ("p.csv", pd.DataFrame({"prediction": TEXTS, "gold": "r"}).to_csv()),
     "pandas' series": ("p.csv", pd.Series(TEXTS, name="bart_large").to_csv()),
@@ -147,6 +155,66 @@ WITH_IDS = {
         lines(
             *(
                 {"custom_id": i, "result": {"type": "succeeded", "message": {"content": [{"text": t}]}}}
+                for i, t in zip(IDS, TEXTS, strict=True)
+            )
+        ),
+    ),
+    "OpenAI's Responses": (
+        "r.jsonl",
+        lines(
+            *(
+                batch(
+                    i,
+                    output=[
+                        {"type": "reasoning", "summary": []},
+                        {"type": "message", "content": [{"type": "output_text", "text": t, "annotations": []}]},
+                    ],
+                )
+                for i, t in zip(IDS, TEXTS, strict=True)
+            )
+        ),
+    ),
+    "Anthropic with thinking": (
+        "a.jsonl",
+        lines(
+            *(
+                {
+                    "custom_id": i,
+                    "result": {
+                        "type": "succeeded",
+                        "message": {
+                            "content": [
+                                {"type": "thinking", "thinking": "hm", "signature": "x"},
+                                {"type": "text", "text": t[:5]},
+                                {"type": "text", "text": t[5:]},
+                            ],
+                            "stop_reason": "end_turn",
+                        },
+                    },
+                }
+                for i, t in zip(IDS, TEXTS, strict=True)
+            )
+        ),
+    ),
+    "Bedrock": (
+        "b.jsonl.out.jsonl",
+        lines(
+            *(
+                {"recordId": i, "modelInput": {}, "modelOutput": {"content": [{"type": "text", "text": t}]}}
+                for i, t in zip(IDS, TEXTS, strict=True)
+            )
+        ),
+    ),
+    "Gemini with thoughts": (
+        "g.jsonl",
+        lines(
+            *(
+                {
+                    "key": i,
+                    "response": {
+                        "candidates": [{"content": {"parts": [{"text": "hm", "thought": True}, {"text": t}]}}]
+                    },
+                }
                 for i, t in zip(IDS, TEXTS, strict=True)
             )
         ),
@@ -315,6 +383,23 @@ REFUSED = {
     ),
     "gz cut short": ("p.txt.gz", gzip.compress(b"Tom sings." * 99)[:-9], "is a damaged gz file"),
     "parquet that is none": ("p.parquet", b"PAR1nothing", "is a damaged parquet file, or none at all"),
+    "an id twice": ("p.json", '{"a": "x",\n"b": "y",\n"a": "z"}', "has the key a twice: remove one"),
+    "a prediction twice": (
+        "p.jsonl",
+        '{"prediction": "x"}\n{"id": 4, "prediction": "x", "prediction": "y"}\n',
+        r"line 2 has the key prediction twice \(in the object that begins with id: 4\): remove one",
+    ),
+    "a prediction twice in a list": (
+        "p.json",
+        '[{"id": "u", "prediction": "x", "prediction": "y"}, {"id": "v", "prediction": "x"}]',
+        r"has the key prediction twice \(in the object that begins with id: u\): remove one",
+    ),
+    "a prediction twice in a .txt": ("p.txt", '{"prediction": "x", "prediction": "y"}\n' * 2, "line 1 has the key"),
+    "a prediction twice in gz": (
+        "p.jsonl.gz",
+        gzip.compress(b'{"prediction": "x", "prediction": "y"}\n'),
+        "line 1 has the key prediction twice",
+    ),
     "index twice": ("p.csv", ",prediction\n0,a\n0,b\n", "the index column has a number twice"),
     "doc twice": (
         "samples.jsonl",
@@ -363,24 +448,23 @@ def test_columns_that_resemble_ours_are_ignored_in_other_files(tmp_path, more, n
     assert found.notes == [f"p.jsonl: {note} in 2 rows: ignored"]
 
 
-def batch(**answer):
-    return {"custom_id": "b", "response": {"status_code": 200, "body": answer}}
-
-
 NO_ANSWER = {
     "error": ({"custom_id": "b", "response": {"status_code": 400, "body": {"error": {"message": "no"}}}}, "error: no"),
     "error beside": ({"custom_id": "b", "response": None, "error": {"message": "expired"}}, "error: expired"),
     "status": ({"custom_id": "b", "response": {"status_code": 500, "body": {}}}, "error: HTTP 500"),
     "refusal": (
-        batch(choices=[{"message": {"content": None, "refusal": "I can't."}, "finish_reason": "stop"}]),
+        batch("b", choices=[{"message": {"content": None, "refusal": "I can't."}, "finish_reason": "stop"}]),
         "refusal: I can't.",
     ),
-    "filter": (batch(choices=[{"message": {"content": None}, "finish_reason": "content_filter"}]), "content_filter"),
+    "filter": (
+        batch("b", choices=[{"message": {"content": None}, "finish_reason": "content_filter"}]),
+        "content_filter",
+    ),
     "reasoning": (
-        batch(choices=[{"message": {"content": "", "reasoning_content": "hm"}, "finish_reason": "stop"}]),
+        batch("b", choices=[{"message": {"content": "", "reasoning_content": "hm"}, "finish_reason": "stop"}]),
         "reasoning without an answer",
     ),
-    "nothing": (batch(choices=[{"message": {"content": ""}, "finish_reason": "stop"}]), "empty answer"),
+    "nothing": (batch("b", choices=[{"message": {"content": ""}, "finish_reason": "stop"}]), "empty answer"),
 }
 
 

@@ -249,3 +249,12 @@ def test_predictions_that_fit_other_dialogues_are_warned_of(scored, examples, tm
     _, _, printed = scored(path)
     assert "warning: p.txt: 24 of 24 predictions fit another dialogue" in printed
     assert "p.txt: matched by order" in printed
+
+
+def test_special_tokens_are_not_scored_and_counted(scored, examples, tmp_path):
+    rows = [{"prediction": f"<|begin_of_text|>{lead(e)}<|eot_id|>\n<|endoftext|>"} for e in examples]
+    found, metrics, printed = scored(jsonl(tmp_path / "p.jsonl", rows))
+    assert is_lead(metrics)
+    assert metrics["diagnostics"]["marks"] == 1
+    assert "with special tokens, which are not" in printed
+    assert found[0]["raw_prediction"] == rows[0]["prediction"]
