@@ -6,6 +6,7 @@ because a file of predictions does not say which model wrote it.
 """
 
 import itertools
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -87,6 +88,7 @@ _PREAMBLES = [
         r"tl;?dr:?\s+",
         r"(?:assistant|here you go|here it is)[!.:]*[ \t]*\n\s*",
         r"(?:sure|certainly|of course|absolutely)(?: thing)?[!.:,]*(?: here you go)?[!.:]*[ \t]*\n\s*",
+        rf"{_BOLD}#?(?:dialogue|dialog|conversation|example|sample) ?#?\d{{1,4}}#?{_BOLD}[:：]\s*{_BOLD}\s*",  # **Dialogue 1:**
         r"#{1,6}[ \t]+[^\n]+\n\s*",  # any heading
         r"(?:-{3,}|={3,})[ \t]*\n\s*|>[ \t]+",  # the line under a heading; a quotation
         r"(?:\*\*[^*\n]{1,80}\*\*|__[^_\n]{1,80}__)[ \t]*:?[ \t]*\n\s*",
@@ -136,7 +138,7 @@ def _without_marks(text: str) -> str:
 
 
 def without_preamble(text: str) -> str:
-    """The text without "Here is a summary:", "Summary:", and headings and fences around it, stripped."""
+    """The text without "Here is a summary:", "Summary:", headings, fences and a JSON object around it, stripped."""
     text = text.strip()
     for _ in range(8):  # a sentence, a fence, a heading in it, ...
         before = text
@@ -146,8 +148,22 @@ def without_preamble(text: str) -> str:
             text = text[fence.end() :].removesuffix(fence[0][:3]).strip()
         if _BEFORE_ANSWER.match(text):
             text = _within(text)
+        text = _in_json(text)
         if text == before:
             break
+    return text
+
+
+def _in_json(text: str) -> str:
+    """The summary in {"summary": "..."}; any other text as it is."""
+    if text.startswith("{") and text.endswith("}"):
+        try:
+            found = json.loads(text, strict=False)
+        except (ValueError, RecursionError):
+            return text
+        texts = [value for name, value in found.items() if re.fullmatch(_NOUN, name, re.IGNORECASE)]
+        if len(texts) == 1 and isinstance(texts[0], str):
+            return texts[0].strip()
     return text
 
 

@@ -46,6 +46,8 @@ def text_or_rows(path: Path) -> tuple[Numbered, bool]:
     if not path.is_file():
         fault = "is a folder: name the file in it" if path.is_dir() else "there is no such file"
         raise InputError(f"--predictions_file {path}: {fault}")
+    if _begin(path).startswith(b"PK\x03\x04"):
+        raise InputError(f"{path} is a zip archive or a spreadsheet: give the file in it, or save it as .csv")
     suffix = suffix_of(path)
     if suffix not in (None, ".txt"):
         rows = list(read_file(path))
@@ -80,6 +82,14 @@ def text_or_rows(path: Path) -> tuple[Numbered, bool]:
         return [(f"line {number}", {"prediction": value}) for number, value in values.items()], True
     _check_plain(lines, path)
     return [(f"line {number}", {"prediction": line}) for number, line in enumerate(lines, 1)], True
+
+
+def _begin(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(4)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _text_of(path: Path) -> str:

@@ -1,4 +1,5 @@
 import copy
+import json
 import time
 
 from dialogsum_sft.data.answers import (
@@ -303,3 +304,25 @@ def test_special_tokens_alone_leave_no_summary():
     assert read_answer("<|im_end|>").summary == ""
     assert read_answer("<|begin_of_text|><think>x").is_unclosed
     assert read_answer("x<|START_THINKING|>").is_unclosed
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps({"summary": SUMMARY}),
+        "```json\n" + json.dumps({"Summary": SUMMARY}, indent=2) + "\n```",
+        "Here is the summary:\n" + json.dumps({"summary": SUMMARY, "words": 11}),
+        f"**Dialogue 1:** {SUMMARY}",
+        f"Dialogue 12: {SUMMARY}",
+    ],
+)
+def test_json_and_numbers_of_dialogues_are_preambles(text):
+    assert read_answer(text).has_preamble
+    assert without_preamble(text) == SUMMARY
+
+
+@pytest.mark.parametrize(
+    "text", ["{Tom} sings {Anna}", '{"a": 1}', "{}", "[1]", "Conversation 1 is short.", '{"summary": 3}']
+)
+def test_braces_that_are_no_answer_are_kept(text):
+    assert without_preamble(text) == text

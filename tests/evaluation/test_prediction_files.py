@@ -383,6 +383,12 @@ REFUSED = {
     ),
     "gz cut short": ("p.txt.gz", gzip.compress(b"Tom sings." * 99)[:-9], "is a damaged gz file"),
     "parquet that is none": ("p.parquet", b"PAR1nothing", "is a damaged parquet file, or none at all"),
+    "a spreadsheet": (
+        "p.xlsx",
+        b"PK\x03\x04\x14\0",
+        "is a zip archive or a spreadsheet: give the file in it",
+    ),
+    "a zip by another name": ("p.csv", b"PK\x03\x04\x14\0", "is a zip archive or a spreadsheet"),
     "an id twice": ("p.json", '{"a": "x",\n"b": "y",\n"a": "z"}', "has the key a twice: remove one"),
     "a prediction twice": (
         "p.jsonl",
