@@ -88,7 +88,8 @@ _PREAMBLES = [
         r"tl;?dr:?\s+",
         r"(?:assistant|here you go|here it is)[!.:]*[ \t]*\n\s*",
         r"(?:sure|certainly|of course|absolutely)(?: thing)?[!.:,]*(?: here you go)?[!.:]*[ \t]*\n\s*",
-        rf"{_BOLD}#?(?:dialogue|dialog|conversation|example|sample) ?#?\d{{1,4}}#?{_BOLD}[:：]\s*{_BOLD}\s*",  # **Dialogue 1:**
+        # **Dialogue 1:**
+        rf"{_BOLD}#?(?:dialogue|dialog|conversation|example|sample) ?#?\d{{1,4}}#?{_BOLD}[:：]\s*{_BOLD}\s*",
         r"#{1,6}[ \t]+[^\n]+\n\s*",  # any heading
         r"(?:-{3,}|={3,})[ \t]*\n\s*|>[ \t]+",  # the line under a heading; a quotation
         r"(?:\*\*[^*\n]{1,80}\*\*|__[^_\n]{1,80}__)[ \t]*:?[ \t]*\n\s*",

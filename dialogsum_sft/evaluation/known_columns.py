@@ -48,9 +48,7 @@ def known_columns(
     """The columns most of whose values are ids, dialogues or references of the dataset; numbers are ids only under a
     name such as `ticket_id`.
     """
-    dialogues, references = defaultdict(set), owners_of_references(examples)
-    for i, example in enumerate(examples):
-        dialogues[comparable(example["dialogue"])].add(i)
+    dialogues, references = _Dialogues(examples), owners_of_references(examples)
     found = []
     for name in dict.fromkeys(path for row in predictions.raw for path in _paths(row)):
         if name.split(".")[0] in _OWN or name == predictions.column or name.startswith(f"{predictions.column}."):
@@ -67,15 +65,33 @@ def known_columns(
         if are_ids:
             places = [place_of(of_row[0]) if of_row else None for of_row in texts]
             kinds.append(("ids", [{place[0]} if place else set() for place in places]))
-        for kind, known in (("dialogues", dialogues), ("references", references)):
-            kinds.append(
-                (kind, [set().union(*(known.get(comparable(text), set()) for text in of_row)) for of_row in texts])
-            )
+        kinds.append(("dialogues", [set().union(*map(dialogues.within, of_row)) for of_row in texts]))
+        kinds.append(
+            ("references", [set().union(*(references.get(comparable(t), set()) for t in of_row)) for of_row in texts])
+        )
         for kind, owners in kinds:
             if sum(map(bool, owners)) > filled / 2:
                 found.append(KnownColumn(name, kind, values, owners))
                 break
     return found
+
+
+class _Dialogues:
+    """Finds dialogues in texts that contain one, such as prompts."""
+
+    def __init__(self, examples: Sequence[Row]) -> None:
+        texts = [comparable(example["dialogue"]) for example in examples]
+        self.length = min([60, *(len(text) for text in texts if text)])
+        self.by_start: dict[str, list[tuple[str, int]]] = defaultdict(list)
+        for i, text in enumerate(texts):
+            if text:
+                self.by_start[text[: self.length]].append((text, i))
+
+    def within(self, text: str) -> set[int]:
+        text = comparable(text[:100_000])
+        places = range(len(text) - self.length + 1)
+        found = [(at, start) for at in places if (start := text[at : at + self.length]) in self.by_start]
+        return {i for at, start in found for whole, i in self.by_start[start] if text.startswith(whole, at)}
 
 
 def owners_of_references(examples: Sequence[Row]) -> dict[str, set[int]]:

@@ -11,7 +11,7 @@ from dialogsum_sft.data.row_files import one_line
 from dialogsum_sft.data.transcripts import dialogue_of
 from dialogsum_sft.evaluation.known_columns import KnownColumn, Place, check_columns, known_columns
 from dialogsum_sft.evaluation.match_checks import Given, check_labels, check_lines, continues, doubtful_order
-from dialogsum_sft.evaluation.prediction_files import Row
+from dialogsum_sft.evaluation.prediction_files import Row, plain
 from dialogsum_sft.evaluation.predictions import Matched, Predictions, check_limit, fault, public, repeated, some
 from dialogsum_sft.evaluation.row_order import is_count, numbers_of
 
@@ -53,6 +53,9 @@ class _Matcher:
         # Of each example its predictions, each with the references of its row; None where it is for all.
         self.given: Given = defaultdict(list)
         self.places = self._places()
+        plain_names = Counter(map(plain, self.places))
+        # Test-1 is test_1, where no other id reads so.
+        self.plain = {plain(name): place for name, place in self.places.items() if plain_names[plain(name)] == 1}
 
     def matched(self) -> Matched:
         predictions, rows = self.predictions, self.predictions.rows
@@ -207,8 +210,8 @@ class _Matcher:
 
     def _place(self, name: str) -> Place | None:
         """Where an id belongs; test_0_2 is the second reference of test_0, where no row has that id."""
-        if name in self.places:
-            return self.places[name]
+        if place := self.places.get(name) or self.plain.get(plain(name)):
+            return place
         match = re.fullmatch(r"(.*\d)[_.-](\d{1,6})", name)
         place = self.places.get(match[1]) if match else None
         if match is None or place is None or not 1 <= int(match[2]) <= len(self.examples[place[0]]["references"]):

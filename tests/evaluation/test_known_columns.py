@@ -160,3 +160,19 @@ def test_summaries_by_people_are_predictions(match):
         {"prediction": EXAMPLES[i]["references"][0], "candidates": [EXAMPLES[i]["references"][1]]} for i in range(4)
     ]
     assert match(rows).by == "order"
+
+
+def test_dialogues_within_prompts_match_rows(match):
+    def prompt(i):
+        return f"Summarise the dialogue.\n\n{EXAMPLES[i]['dialogue']}\n\nSummary:"
+
+    matched = match([{"prompt": prompt(i), "prediction": SUMMARIES[i]} for i in SWAPPED])
+    assert (texts(matched), matched.by) == (SUMMARIES, "dialogues")
+    rows = [{"prompt": f"{prompt(0)} x {prompt(i)}", "prediction": SUMMARIES[i]} for i in range(4)]  # with an example
+    assert (texts(match(rows)), match(rows).by) == (SUMMARIES, "order")
+
+
+@pytest.mark.parametrize("form", ["TEST_{}", "test-{}", "Test {}"])
+def test_ids_in_another_spelling(match, form):
+    for name in ("id", "case"):
+        assert texts(match([{name: form.format(i), "prediction": SUMMARIES[i]} for i in SWAPPED])) == SUMMARIES
