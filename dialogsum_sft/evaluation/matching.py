@@ -111,6 +111,10 @@ class _Matcher:
             self.predictions.sort(count)
             return self.by_order()
         if any(found):
+            of_rows = sorted({(n, i) for i, example in enumerate(self.examples) for n, _ in _reference_rows(example)})
+            if repeated(ids) and [place and place[0] for place in found] == [i for _, i in of_rows]:
+                self._note(["its ids are those of the dataset's rows, in order"])
+                return self.by_order()
             return self.by_places(found, ids, "ids")
         by_text = [one for one in columns if one.kind != "ids"]
         if ids and by_text:

@@ -176,3 +176,12 @@ def test_dialogues_within_prompts_match_rows(match):
 def test_ids_in_another_spelling(match, form):
     for name in ("id", "case"):
         assert texts(match([{name: form.format(i), "prediction": SUMMARIES[i]} for i in SWAPPED])) == SUMMARIES
+
+
+def test_an_id_of_a_dialogue_on_each_of_its_rows(match):
+    rows = [{"fname": f"test_{i}", "prediction": f"{i} {j}"} for i in range(4) for j in range(2)]
+    matched = match(rows)
+    assert matched.by == "order of rows"
+    assert matched.rows[3]["predictions_by_reference"] == ["3 0", "3 1"]
+    with pytest.raises(InputError, match="4 ids are repeated"):
+        match(rows[::2] + rows[1::2])
