@@ -258,12 +258,14 @@ def score_file(
     if not source:
         matched = own_references(predictions, limit)
     else:
-        examples = load_evaluation(script_args, data_args, eval_args.seed)
+        examples = load_evaluation(script_args, data_args, eval_args.seed, optional_id=predictions.id_is_named)
         console.print(*examples.notes, counts_table({split: examples.counts}), sep="\n")
         rows, read = examples.rows.to_list(), examples.counts.read
         matched = match_examples(rows, predictions, f"{source} ({split})", rows_read=read, limit=limit)
         data = data_record(script_args, data_args, examples)
-    console.print(*matched.notes, sep="\n", end="\n" if matched.notes else "", markup=False)
+    console.print(*matched.notes, f"{path.name}: matched by {matched.by}", sep="\n", markup=False)
+    for line in matched.warnings:
+        console.print(f"warning: {line}", style="yellow", markup=False)
     warn_of_tokenizer(console, matched.rows, eval_args.rouge_tokenizer)
     name, file_id = name_of_file(path, Path(eval_args.output_dir))
     model = {"base": None, "predictions_file": path.name, "file_id": file_id, "column": predictions.column}
