@@ -264,8 +264,7 @@ def score_file(
         matched = match_examples(rows, predictions, f"{source} ({split})", rows_read=read, limit=limit)
         data = data_record(script_args, data_args, examples)
     console.print(*matched.notes, f"{path.name}: matched by {matched.by}", sep="\n", markup=False)
-    for line in matched.warnings:
-        console.print(f"warning: {line}", style="yellow", markup=False)
+    warn(console, matched.warnings)
     warn_of_tokenizer(console, matched.rows, eval_args.rouge_tokenizer)
     name, file_id = name_of_file(path, Path(eval_args.output_dir))
     model = {"base": None, "predictions_file": path.name, "file_id": file_id, "column": predictions.column}
