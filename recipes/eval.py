@@ -280,10 +280,8 @@ def score_file(
 
 def warn_of_tokenizer(console: Console, rows: list[dict[str, Any]], tokenizer: str) -> None:
     if tokenizer == "default" and suggest_tokenizer([ref for row in rows for ref in row["references"]]) == "unicode":
-        console.print(
-            "[yellow]warning: ROUGE's default tokenizer drops much of these references, as it has a-z and 0-9 only: "
-            "give --rouge_tokenizer unicode"
-        )
+        hint = "as it has a-z and 0-9 only: give --rouge_tokenizer unicode"
+        warn(console, [f"ROUGE's default tokenizer drops much of these references, {hint}"])
 
 
 def note_scores(console: Console, systems: list[System], runs: list[Run]) -> None:
