@@ -38,9 +38,10 @@ from dialogsum_sft.evaluation.prediction_columns import read_predictions
 from dialogsum_sft.evaluation.predictions import own_references
 from dialogsum_sft.evaluation.runs import Run, finished_run, name_of_file, score_run
 from dialogsum_sft.evaluation.tokenizers import suggest_tokenizer
+from dialogsum_sft.generation.doubts import doubts, doubts_of_finished, outcomes
 from dialogsum_sft.generation.engine import Engine, System, max_prompt_tokens
 from dialogsum_sft.generation.journal import Journal, digests, remove_journal
-from dialogsum_sft.generation.summarise import doubts, open_engine, outcomes, prediction, summarise
+from dialogsum_sft.generation.summarise import open_engine, prediction, summarise
 from dialogsum_sft.modeling import check_adapter, load_tokenizer, public_name
 from dialogsum_sft.provenance import git_revision, hardware, versions, weights_digest
 from dialogsum_sft.publish import model_card
@@ -52,6 +53,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from rich.console import Console
+from rich.markup import escape
 from transformers import PreTrainedTokenizerBase, set_seed
 from trl import ModelConfig, ScriptArguments
 
@@ -161,7 +163,7 @@ def summarise_system(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Lines of predictions.jsonl and the record: generated, continued, or read where they are finished already."""
     set_seed(eval_args.seed)
-    started, folder, state = time.time(), folder_of(eval_args, system.name), PartialState()
+    started, state, folder = time.time(), PartialState(), Path(eval_args.output_dir) / f"eval-{system.name}"
     settings = {
         "engine": {name: value for name, value in engine.record.items() if name != "max_batch_tokens"},
         "model": [
@@ -176,16 +178,18 @@ def summarise_system(
         "seed": eval_args.seed if engine.samples else None,
         "versions": {name: versions()[name] for name in ("transformers", "torch", "peft")},
     }
-    if finished := run_on_main(lambda: finished_run(folder, digests(settings))):
-        console.print(f"{folder}: all {len(rows)} summaries are there, with the same settings", markup=False)
-        return finished.rows, {part: finished.record[part] for part in RECORD if part in finished.record}
-
     ranks = {"process_index": state.process_index, "num_processes": state.num_processes}
     journal = Journal(folder, settings, [row["id"] for row in rows], eval_args.num_candidates, **ranks)
+    finished = run_on_main(lambda: finished_run(folder, digests(settings)))
+    if finished and not journal.again:
+        console.print(f"{folder}: all {len(rows)} summaries are there, with the same settings", markup=False)
+        warn(console, doubts_of_finished(finished.rows, prompts))
+        return finished.rows, {part: finished.record[part] for part in RECORD if part in finished.record}
+
     console.print(*journal.notes, sep="\n", end="\n" if journal.notes else "", markup=False)
     if resumed := len(journal.done):
         whole = len(rows) * eval_args.num_candidates
-        console.print(f"{folder}: {resumed} of {whole} summaries are there from an interrupted evaluation")
+        console.print(f"{folder}: {resumed} of {whole} summaries are there from an earlier evaluation", markup=False)
     drawn = summarise(
         engine,
         prompts,
@@ -198,8 +202,7 @@ def summarise_system(
     texts = [[read_answer(one.text).summary for one in several] for several in drawn]
     best = [consensus(of_row, eval_args.rouge_tokenizer) for of_row in texts]
     chosen = [several[number] for several, number in zip(drawn, best, strict=True)]
-    for line in doubts(rows, prompts, drawn, chosen):
-        console.print(f"[yellow]warning: {line}")
+    warn(console, doubts(rows, prompts, drawn, chosen))
     predictions = [prediction(*of_row) for of_row in zip(rows, prompts, chosen, drawn, strict=True)]
     engine_record = {"seed": eval_args.seed, "num_candidates": eval_args.num_candidates, "resumed": resumed}
     model = {"adapter": files.public(eval_args.adapter_path)} if system.adapter else {}
@@ -214,6 +217,11 @@ def summarise_system(
     }
 
 
+def warn(console: Console, lines: list[str]) -> None:
+    for line in lines:  # with an endpoint's own words
+        console.print(f"[yellow]warning: {escape(line)}")
+
+
 def score(
     eval_args: EvalArguments,
     system: System,
@@ -223,7 +231,7 @@ def score(
 ) -> Run:
     run = score_run(
         system.label,
-        folder_of(eval_args, system.name),
+        Path(eval_args.output_dir) / f"eval-{system.name}",
         rows,
         tokenizer=eval_args.rouge_tokenizer,
         seed=eval_args.seed,
@@ -234,10 +242,6 @@ def score(
     run.save()
     remove_journal(run.folder)
     return run
-
-
-def folder_of(eval_args: EvalArguments, name: str) -> Path:
-    return Path(eval_args.output_dir) / f"eval-{name}"
 
 
 def score_file(
@@ -254,12 +258,13 @@ def score_file(
     if not source:
         matched = own_references(predictions, limit)
     else:
-        examples = load_evaluation(script_args, data_args, eval_args.seed)
+        examples = load_evaluation(script_args, data_args, eval_args.seed, optional_id=predictions.id_is_named)
         console.print(*examples.notes, counts_table({split: examples.counts}), sep="\n")
         rows, read = examples.rows.to_list(), examples.counts.read
         matched = match_examples(rows, predictions, f"{source} ({split})", rows_read=read, limit=limit)
         data = data_record(script_args, data_args, examples)
-    console.print(*matched.notes, sep="\n", end="\n" if matched.notes else "", markup=False)
+    console.print(*matched.notes, f"{path.name}: matched by {matched.by}", sep="\n", markup=False)
+    warn(console, matched.warnings)
     warn_of_tokenizer(console, matched.rows, eval_args.rouge_tokenizer)
     name, file_id = name_of_file(path, Path(eval_args.output_dir))
     model = {"base": None, "predictions_file": path.name, "file_id": file_id, "column": predictions.column}
@@ -275,10 +280,8 @@ def score_file(
 
 def warn_of_tokenizer(console: Console, rows: list[dict[str, Any]], tokenizer: str) -> None:
     if tokenizer == "default" and suggest_tokenizer([ref for row in rows for ref in row["references"]]) == "unicode":
-        console.print(
-            "[yellow]warning: ROUGE's default tokenizer drops much of these references, as it has a-z and 0-9 only: "
-            "give --rouge_tokenizer unicode"
-        )
+        hint = "as it has a-z and 0-9 only: give --rouge_tokenizer unicode"
+        warn(console, [f"ROUGE's default tokenizer drops much of these references, {hint}"])
 
 
 def note_scores(console: Console, systems: list[System], runs: list[Run]) -> None:

@@ -6,6 +6,7 @@ because a file of predictions does not say which model wrote it.
 """
 
 import itertools
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,15 @@ _SPECIAL = re.compile(
     re.IGNORECASE,
 )
 
+# Special tokens, of all families, that were not dropped at the ends of a text; a role may follow one.
+_MARK = (
+    r"(?:<\|[^<>|\n]{1,40}\|>|<｜[^<>｜\n]{1,40}｜>|</?s>|\[(?:PAD|EOS|BOS|CLS|SEP)\]|\[/?INST\]"
+    r"|<(?:pad|eos|bos|unk|eod|eoa|n|eot|end_of_turn|start_of_turn|end_of_text|end_of_utterance|endoftext)>)"
+)
+_MARK_BEFORE = re.compile(rf"\s*({_MARK})(?:(?:assistant|model)(?=\s*{_MARK}|[ \t]*\n))?\s*", re.IGNORECASE)
+_MARK_AFTER = re.compile(rf"\s*({_MARK})\s*\Z", re.IGNORECASE)
+_NEW_LINE = re.compile(r"[ \t]*<n>[ \t]*")  # Pegasus' line break
+
 _POLITE = (
     r"(?:(?:sure|certainly|of course|absolutely|okay|ok|alright|great|yes|no problem|got it|understood"
     r"|i(?:['’]d| would) be happy)\b[^.:!\n]{0,30}[!,.:]\s*)?"
@@ -78,6 +88,8 @@ _PREAMBLES = [
         r"tl;?dr:?\s+",
         r"(?:assistant|here you go|here it is)[!.:]*[ \t]*\n\s*",
         r"(?:sure|certainly|of course|absolutely)(?: thing)?[!.:,]*(?: here you go)?[!.:]*[ \t]*\n\s*",
+        # **Dialogue 1:**
+        rf"{_BOLD}#?(?:dialogue|dialog|conversation|example|sample) ?#?\d{{1,4}}#?{_BOLD}[:：]\s*{_BOLD}\s*",
         r"#{1,6}[ \t]+[^\n]+\n\s*",  # any heading
         r"(?:-{3,}|={3,})[ \t]*\n\s*|>[ \t]+",  # the line under a heading; a quotation
         r"(?:\*\*[^*\n]{1,80}\*\*|__[^_\n]{1,80}__)[ \t]*:?[ \t]*\n\s*",
@@ -98,19 +110,36 @@ class Answer:
     has_thinking: bool
     is_unclosed: bool  # thinking that did not end, so that there is no summary
     has_preamble: bool  # `without_preamble` would change the summary
+    has_marks: bool = False  # special tokens around the summary, and <n> for line breaks in it, which are taken off
 
 
 def read_answer(text: str) -> Answer:
-    """The summary is what follows the last mark that ends thinking. Thinking that does not end leaves none."""
-    end = max((match.end() for match in _CLOSING.finditer(text)), default=0)
-    if _OPENING.search(text, end):
-        return Answer("", True, True, False)
-    summary = _within(text[end:]) if end else text
-    return Answer(summary, bool(end), False, without_preamble(summary) != summary.strip())
+    """The summary is what follows the last mark that ends thinking, without special tokens at its ends. Thinking that
+    does not end leaves none.
+    """
+    whole = _without_marks(text)
+    end = max((match.end() for match in _CLOSING.finditer(whole)), default=0)
+    if _OPENING.search(whole, end):
+        return Answer("", True, True, False, whole != text)
+    within = _within(whole[end:]) if end else whole
+    summary = _NEW_LINE.sub("\n", _without_marks(within))
+    has_marks = whole != text or summary != within
+    return Answer(summary, bool(end), False, without_preamble(summary) != summary.strip(), has_marks)
+
+
+def _without_marks(text: str) -> str:
+    """The text without special tokens at its ends, but for those of thinking; stripped only where there are any."""
+    for pattern in (_MARK_BEFORE, _MARK_AFTER):
+        for _ in range(2000):  # <pad><pad>...
+            match = pattern.match(text) if pattern is _MARK_BEFORE else pattern.search(text, max(0, len(text) - 99))
+            if match is None or any(mark.match(text, match.start(1)) for mark in (_OPENING, _CLOSING)):
+                break
+            text = text[match.end() :] if pattern is _MARK_BEFORE else text[: match.start()]
+    return text
 
 
 def without_preamble(text: str) -> str:
-    """The text without "Here is a summary:", "Summary:", and headings and fences around it, stripped."""
+    """The text without "Here is a summary:", "Summary:", headings, fences and a JSON object around it, stripped."""
     text = text.strip()
     for _ in range(8):  # a sentence, a fence, a heading in it, ...
         before = text
@@ -120,8 +149,22 @@ def without_preamble(text: str) -> str:
             text = text[fence.end() :].removesuffix(fence[0][:3]).strip()
         if _BEFORE_ANSWER.match(text):
             text = _within(text)
+        text = _in_json(text)
         if text == before:
             break
+    return text
+
+
+def _in_json(text: str) -> str:
+    """The summary in {"summary": "..."}; any other text as it is."""
+    if text.startswith("{") and text.endswith("}"):
+        try:
+            found = json.loads(text, strict=False)
+        except (ValueError, RecursionError):
+            return text
+        texts = [value for name, value in found.items() if re.fullmatch(_NOUN, name, re.IGNORECASE)]
+        if len(texts) == 1 and isinstance(texts[0], str):
+            return texts[0].strip()
     return text
 
 

@@ -87,15 +87,23 @@ def evaluated_split(script_args: ScriptArguments, data_args: DataArguments) -> t
     return name, split, False
 
 
-def load_evaluation(script_args: ScriptArguments, data_args: DataArguments, seed: int) -> Examples:
-    """The whole `evaluated_split`. `seed` is that of `validation_share` unless `validation_seed` is given.
+def load_evaluation(
+    script_args: ScriptArguments, data_args: DataArguments, seed: int, *, optional_id: bool = False
+) -> Examples:
+    """The whole `evaluated_split`. `seed` is that of `validation_share` unless `validation_seed` is given. With
+    `optional_id` the dataset may lack `id_column`.
 
     Raises InputError as `load_examples` does.
     """
     script_args = replace(script_args, dataset_streaming=False)  # all rows are summarised
     name, split, is_share = evaluated_split(script_args, data_args)
     only = _held_out(script_args, data_args, seed) if is_share else None
-    return load_examples(script_args, data_args, split, file=name, only=only)
+    try:
+        return load_examples(script_args, data_args, split, file=name, only=only)
+    except InputError:
+        if not optional_id or data_args.id_column is None:
+            raise
+        return load_examples(script_args, replace(data_args, id_column=None), split, file=name, only=only)
 
 
 def load_training_data(

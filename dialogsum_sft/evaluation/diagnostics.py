@@ -44,6 +44,7 @@ class Diagnosis:
     unsupported_numbers: list[Span] | None  # None where the prediction or its dialogue is not English
     unsupported_names: list[Span] | None
     preamble: bool = False  # "Here is a summary:" or the like was written, whether it is taken off or not
+    marks: bool = False  # special tokens were written around it, which are no part of the prediction
     thinking: bool = False  # thinking was written, which is no part of the prediction
 
 
@@ -67,6 +68,7 @@ def diagnose(row: Mapping[str, Any]) -> Diagnosis:
         unfinished=is_unfinished(row),
         empty=not tokens,
         preamble=any(answer.has_preamble for answer in answers),
+        marks=any(answer.has_marks for answer in answers),
         thinking=any(answer.has_thinking for answer in answers),
         copied_run=_longest_common_run(tokens, source) / len(tokens) if tokens else 0.0,
         novel_bigrams=sum(pair not in source_bigrams for pair in bigrams) / len(bigrams) if bigrams else 0.0,
@@ -190,7 +192,7 @@ def rates(
         **{name: float(np.mean([getattr(diagnosis, name) for diagnosis in diagnoses])) for name in means},
         "compression": float(np.mean(compressions)) if compressions else 0.0,
         "unfinished": unfinished_share(rows),
-        "thinking": (count(diagnoses, "thinking") or 0) / len(diagnoses) or None,
+        **{name: (count(diagnoses, name) or 0) / len(diagnoses) or None for name in ("thinking", "marks")},
         **{name: None if number is None else number / len(diagnoses) for name, number in counts.items()},
         "foreign_tags_cost": float(sum(gains)) / len(rows),
     }

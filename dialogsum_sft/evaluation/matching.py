@@ -1,20 +1,19 @@
 """Match predictions with the dialogues of a dataset: by ids, or by order."""
 
 import json
-import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from dialogsum_sft import InputError
-from dialogsum_sft.data.answers import read_answer
 from dialogsum_sft.data.row_files import one_line
 from dialogsum_sft.data.transcripts import dialogue_of
-from dialogsum_sft.evaluation.prediction_columns import Predictions
-from dialogsum_sft.evaluation.prediction_files import Row
-from dialogsum_sft.evaluation.predictions import Matched, check_limit, fault, public, repeated, some
-from dialogsum_sft.evaluation.tokenizers import words
+from dialogsum_sft.evaluation.known_columns import KnownColumn, Place, check_columns, known_columns
+from dialogsum_sft.evaluation.match_checks import Given, check_labels, check_lines, continues, doubtful_order
+from dialogsum_sft.evaluation.prediction_files import Row, plain
+from dialogsum_sft.evaluation.predictions import Matched, Predictions, check_limit, fault, public, repeated, some
+from dialogsum_sft.evaluation.row_order import is_count, numbers_of
 
 
 def match_examples(
@@ -27,20 +26,14 @@ def match_examples(
 ) -> Matched:
     """Each example {id, dialogue, references, reference_rows, topic}, or the first `limit`, with its prediction.
 
-    Predictions are matched by id, else by order: one for each dialogue, or one for each row of the dataset
-    (`rows_read` of them, as the hub lays DialogSum out), whose ids may be those of the rows. Where the predictions for
-    the rows of a dialogue differ, each is scored against its own row's reference.
+    Predictions are matched by ids in any column, by dialogues that they repeat, else by order: one for each dialogue,
+    or one for each row of the dataset (`rows_read` of them, as the hub lays DialogSum out), whose ids may be those of
+    the rows. Where the predictions for the rows of a dialogue differ, each is scored against its own row's reference.
 
     Raises InputError when the numbers differ, ids are missing, unknown or repeated, or labels belong elsewhere.
     """
     check_limit(limit)
-    rows, path = predictions.rows, predictions.path
-    with_id = sum("id" in row for row in rows)
-    if with_id not in (0, len(rows)):
-        without = next(row["place"] for row in rows if "id" not in row)
-        raise InputError(f"{path}: {with_id} of {len(rows)} rows have an id, {without} has none: give all of them one")
-    matcher = _Matcher(examples, predictions, dataset, rows_read, limit)
-    matched = matcher.by_id() if with_id else matcher.by_order()
+    matched = _Matcher(examples, predictions, dataset, rows_read, limit).matched()
     matched.notes = [*predictions.notes, *matched.notes]
     return matched
 
@@ -53,27 +46,92 @@ class _Matcher:
     rows_read: int | None
     limit: int | None
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.chosen = self.examples[: self.limit]
         # Of each example its predictions, each with the references of its row; None where it is for all.
-        self.given: dict[int, list[tuple[list[int] | None, Row]]] = defaultdict(list)
+        self.given: Given = defaultdict(list)
+        self.places = self._places()
+        plain_names = Counter(map(plain, self.places))
+        # Test-1 is test_1, where no other id reads so.
+        self.plain = {plain(name): place for name, place in self.places.items() if plain_names[plain(name)] == 1}
 
-    def by_id(self) -> Matched:
-        rows = self.predictions.rows
-        ids = [row["id"] for row in rows]
-        places = self._places()
-        found = [places.get(name) or self._place_of_stem(name, places) for name in ids]
-        if not any(found) and ids in ([str(i + start) for i in range(len(ids))] for start in (0, 1)):
-            matched = self.by_order()
-            matched.notes.append(f"{self.predictions.path.name}: its ids count the rows, which are matched by order")
-            return matched
-        for row, place in zip(rows, found, strict=True):
+    def matched(self) -> Matched:
+        predictions, rows = self.predictions, self.predictions.rows
+        columns = known_columns(predictions, self.examples, self._place)
+        self._choose_ids(columns)
+        by = self._match(columns)
+        check_labels(predictions, self.given, self.examples, self.dataset, self.notes, by)
+        at = {id(row): number for number, row in enumerate(rows)}
+        placed = sorted((at[id(row)], i) for i, several in self.given.items() for _, row in several)
+        checked = [one for one in columns if not one.is_numbers]
+        check_columns(predictions, checked, placed, self.examples, self.dataset, by)
+        texts = [one for one in checked if one.name != predictions.label and (one.kind != "ids" or "order" in by)]
+        if "order" in by:
+            self._note(f"{one_line(one.name)} has {one.kind} of the dataset and confirms the order" for one in texts)
+            check_lines(predictions, self.given, self.examples, self.notes)
+            if predictions.label is None and not texts:
+                self.warnings += doubtful_order(predictions, self.given, self.examples)
+        return self._joined(by)
+
+    def _note(self, notes: Iterable[str]) -> None:
+        self.notes += [f"{self.predictions.path.name}: {note}" for note in notes]
+
+    def _choose_ids(self, columns: Sequence[KnownColumn]) -> None:
+        """Take ids from a column that has the dataset's, unless they are in one known by name."""
+        predictions = self.predictions
+        known = sum(self._place(row["id"]) is not None for row in predictions.rows if "id" in row)
+        if predictions.id_is_named or known > len(predictions.rows) / 2:
+            return
+        several = [one for one in columns if one.kind == "ids" and one.is_distinct]
+        if not several:
+            return
+        chosen = min(several, key=lambda one: (not all(one.owners), one.is_numbers))
+        for row, name in zip(predictions.rows, chosen.texts, strict=True):
+            row.pop("id", None)
+            if name is not None:
+                row["id"] = name
+        self._note([f"ids are taken from {one_line(chosen.name)}"])
+
+    def _match(self, columns: Sequence[KnownColumn]) -> str:
+        """Fill `given`; by ids, dialogues or order, which is returned."""
+        rows, path = self.predictions.rows, self.predictions.path
+        with_id = sum("id" in row for row in rows)
+        if with_id not in (0, len(rows)):
+            without = next(row["place"] for row in rows if "id" not in row)
+            raise InputError(
+                f"{path}: {with_id} of {len(rows)} rows have an id, {without} has none: give all of them one"
+            )
+        ids = [row["id"] for row in rows] if with_id else []
+        found, count = [self._place(name) for name in ids], numbers_of(ids)
+        has_own_ids = any(name is not None for example in self.examples for _, name in _reference_rows(example))
+        if is_count(count) and (not any(found) or (min(count) == 0 and not has_own_ids)):
+            self._note(["its ids count the rows, which are matched by order"])
+            self.predictions.sort(count)
+            return self.by_order()
+        if any(found):
+            of_rows = sorted({(n, i) for i, example in enumerate(self.examples) for n, _ in _reference_rows(example)})
+            if repeated(ids) and [place and place[0] for place in found] == [i for _, i in of_rows]:
+                self._note(["its ids are those of the dataset's rows, in order"])
+                return self.by_order()
+            return self.by_places(found, ids, "ids")
+        by_text = [one for one in columns if one.kind != "ids"]
+        if ids and by_text:
+            self._note(["its ids are not the dataset's and are not used"])
+        for one in by_text:
+            if one.kind == "dialogues" and (places := self._places_of_dialogues(one)):
+                self._note([f"{one_line(one.name)} has the dataset's dialogues, by which rows are matched"])
+                return self.by_places(places, [row["place"] for row in rows], "dialogues")
+        return self.by_places(found, ids, "ids") if ids and not by_text else self.by_order()
+
+    def by_places(self, found: Sequence[Place | None], names: Sequence[str], by: str) -> str:
+        for row, place in zip(self.predictions.rows, found, strict=True):
             if place is not None:
                 self.given[place[0]].append((place[1], row))
         faults = {
-            "ids are repeated": repeated(ids),
-            f"ids are not in {self.dataset}": [name for name, place in zip(ids, found, strict=True) if place is None],
+            "ids are repeated": repeated(names),
+            f"ids are not in {self.dataset}": [name for name, place in zip(names, found, strict=True) if not place],
             f"dialogues of {self.dataset} have no prediction": [
                 example["id"] for i, example in enumerate(self.chosen) if i not in self.given
             ],
@@ -83,9 +141,21 @@ class _Matcher:
         ]
         self._refuse(faults)
         by_rows = any(place is not None for several in self.given.values() for place, _ in several)
-        return self._matched("ids of rows" if by_rows else "ids")
+        return f"{by} of rows" if by_rows else by
 
-    def by_order(self) -> Matched:
+    def _places_of_dialogues(self, column: KnownColumn) -> list[Place] | None:
+        """Where rows that repeat their dialogue belong: one for a dialogue, or one for each of its rows in order."""
+        if not all(len(owners) == 1 for owners in column.owners):
+            return None
+        owners = [min(own) for own in column.owners]
+        counts, rows = Counter(owners), {i: list(_by_row(self.examples[i]).values()) for i in set(owners)}
+        if max(counts.values()) == 1:
+            return [(i, None) for i in owners]
+        if any(counts[i] != len(rows[i]) for i in counts):
+            return None
+        return [(i, rows[i].pop(0)) for i in owners]
+
+    def by_order(self) -> str:
         rows, path = self.predictions.rows, self.predictions.path
         places = sorted(
             (number, i, n)
@@ -112,11 +182,7 @@ class _Matcher:
                 f"{path} has {count} predictions but {self.dataset} has {self._size(len(numbers))}: give one for each "
                 f"dialogue in the dataset's order, one for each row, or ids{self._hint(count)}"
             )
-        self._check_labels()
-        self._check_lines()
-        if self.predictions.label is None:
-            self._check_words()
-        return self._matched(by)
+        return by
 
     def _size(self, rows: int) -> str:
         size = f"{len(self.examples)} dialogues"
@@ -130,14 +196,14 @@ class _Matcher:
             return ""
         if empty := sum(not row["prediction"].strip() for row in rows):
             return f" ({empty} of its lines are empty)"
-        broken = [b["place"] for a, b in zip(rows, rows[1:], strict=False) if _continues(a, b)]
+        broken = [b["place"] for a, b in zip(rows, rows[1:], strict=False) if continues(a, b)]
         if broken and count > len(self.chosen):
             return f" ({broken[0]} may be the rest of the summary before it: a summary must be one line)"
         return ""
 
-    def _places(self) -> dict[str, tuple[int, list[int] | None]]:
+    def _places(self) -> dict[str, Place]:
         """Where an id belongs: an example, and the references of the row that has this id."""
-        places: dict[str, tuple[int, list[int] | None]] = {}
+        places: dict[str, Place] = {}
         for i, example in enumerate(self.examples):
             places[example["id"]] = (i, None)
         for i, example in enumerate(self.examples):
@@ -146,101 +212,22 @@ class _Matcher:
                 places[name] = (i, [n for n, other in enumerate(ids) if other == name])
         return places
 
-    def _place_of_stem(
-        self, name: str, places: dict[str, tuple[int, list[int] | None]]
-    ) -> tuple[int, list[int] | None] | None:
-        """test_0_2 is the second reference of test_0."""
+    def _place(self, name: str) -> Place | None:
+        """Where an id belongs; test_0_2 is the second reference of test_0, where no row has that id."""
+        if place := self.places.get(name) or self.plain.get(plain(name)):
+            return place
         match = re.fullmatch(r"(.*\d)[_.-](\d{1,6})", name)
-        place = places.get(match[1]) if match else None
+        place = self.places.get(match[1]) if match else None
         if match is None or place is None or not 1 <= int(match[2]) <= len(self.examples[place[0]]["references"]):
             return None
         return place[0], [int(match[2]) - 1]
-
-    def _check_labels(self) -> None:
-        """Labels are references of the dataset: those of another dialogue, or of none at all, show a wrong order."""
-        owners: dict[str, set[int]] = defaultdict(set)
-        for i, example in enumerate(self.examples):
-            for text in example["references"]:
-                owners[_comparable(text)].add(i)
-        order = {id(row): n for n, row in enumerate(self.predictions.rows)}
-        placed = sorted((order[id(row)], i, row) for i, several in self.given.items() for _, row in several)
-        labelled = unknown = 0
-        for _, i, row in placed:
-            labels = [_comparable(text) for text in row.get("label") or [] if text.strip()]
-            labelled += bool(labels)
-            if not labels or any(i in owners[label] for label in labels):
-                continue
-            other = next((min(owners[label]) for label in labels if owners[label]), None)
-            if other is not None:
-                raise InputError(
-                    f"{self.predictions.path}: {row['place']} is matched with {self.examples[i]['id']} of "
-                    f"{self.dataset} by its order, but its reference is that of {self.examples[other]['id']}: give "
-                    "the rows in the dataset's order, or ids"
-                )
-            own = list(map(_comparable, self.examples[i]["references"]))
-            unknown += not any(ref.startswith(label) for ref in own for label in labels)  # else it was cut short
-        if labelled and unknown == labelled:
-            raise InputError(
-                f"{self.predictions.path}: none of its {labelled} references ({self.predictions.label}) is one of "
-                f"{self.dataset}: give the dataset, --dataset_test_split and --summary_columns of the predictions, or "
-                "remove that column"
-            )
-        if unknown:
-            self.notes.append(
-                f"{self.predictions.path.name}: {unknown} of its {labelled} references are not in {self.dataset}"
-            )
-
-    def _check_lines(self) -> None:
-        """Lines of text that begin with the dialogues' ids, and lines that may be parts of one summary."""
-        rows = self.predictions.rows
-        if not self.predictions.is_text:
-            return
-        begins = [str(self.examples[i]["id"]) for i in sorted(self.given)]
-        if len(rows) > 1 and all(
-            re.match(rf"\W?{re.escape(name)}\b", several[0][1]["prediction"])
-            for name, several in zip(begins, (self.given[i] for i in sorted(self.given)), strict=True)
-        ):
-            raise InputError(
-                f"{self.predictions.path}: its lines begin with ids ({one_line(rows[0]['prediction'][:30])!r}), which "
-                "would be scored: write .jsonl with id and prediction, or a .csv with a header"
-            )
-        broken = [b["place"] for a, b in zip(rows, rows[1:], strict=False) if _continues(a, b)]
-        if broken and len(broken) <= len(rows) / 10:
-            self.notes.append(
-                f"{self.predictions.path.name}: {broken[0]} may be the rest of the summary on the line before it"
-            )
-
-    def _check_words(self) -> None:
-        """Note where most predictions have more of another dialogue's words than of their own: their order is wrong.
-
-        Of 100 predictions at most. Words that few dialogues have count more, by the logarithm of their rarity.
-        """
-        dialogues = [set(words(example["dialogue"])) for example in self.examples]
-        frequency = Counter(word for dialogue in dialogues for word in dialogue)
-        weight = {word: math.log(len(dialogues) / count) for word, count in frequency.items()}
-        elsewhere = []
-        sampled = sorted(self.given)[:: len(self.given) // 100 + 1]
-        for i in sampled:
-            row = self.given[i][0][1]
-            own = {word for word in words(read_answer(row["prediction"]).summary) if word in weight}
-            fits = [sum(weight[word] for word in own & dialogue) for dialogue in dialogues]
-            if max(fits) > fits[i] + 1e-9:
-                elsewhere.append((row["place"], fits.index(max(fits))))
-        several = len({other for _, other in elsewhere}) > len(elsewhere) / 3  # else they are all alike
-        if several and len(elsewhere) > max(1, len(sampled) * 2 / 3):
-            place, other = elsewhere[0]
-            self.notes.append(
-                f"{self.predictions.path.name}: {len(elsewhere)} of {len(sampled)} predictions fit another dialogue "
-                f"better than the one in their place ({place} fits {self.examples[other]['id']}): is the order the "
-                "dataset's?"
-            )
 
     def _refuse(self, faults: dict[str, list[str]]) -> None:
         problems = [f"{len(several)} {what}: {some(several)}" for what, several in faults.items() if several]
         if problems:
             raise InputError(f"{self.predictions.path} and {self.dataset} do not match: {'; '.join(problems)}")
 
-    def _matched(self, by: str) -> Matched:
+    def _joined(self, by: str) -> Matched:
         rows, differing, lacking = [], 0, []
         for i, example in enumerate(self.chosen):
             several = self.given[i]
@@ -265,7 +252,7 @@ class _Matcher:
                 f"{self.predictions.path.name}: the predictions for the rows of {differing} dialogues differ, so each "
                 "is scored against its own row's reference"
             )
-        return Matched(rows, by, differing, notes)
+        return Matched(rows, by, differing, notes, self.warnings)
 
 
 def _reference_rows(example: Row) -> list[tuple[int, str | None]]:
@@ -289,14 +276,3 @@ def _joined(example: Row, prediction: Row) -> Row:
     topic = {"topic": example["topic"]} if example.get("topic") is not None else {}
     others = {name: value for name, value in public(prediction).items() if name not in (*own, "topic", "turns")}
     return own | others | topic
-
-
-def _continues(line: Row, following: Row) -> bool:
-    """Whether a line of text looks like the rest of the one before."""
-    before, after = line["prediction"].rstrip(), following["prediction"].lstrip()
-    return bool(after) and after[0].islower() and bool(before) and before[-1] not in ".!?…。！？\"”')"
-
-
-def _comparable(text: str) -> str:
-    """A reference without special tokens, case and white space, in which programs change it."""
-    return "".join(re.sub(r"<\|[^<>|]+\|>|</?s>|<(?:pad|eos|bos|end_of_turn)>", "", text).casefold().split())

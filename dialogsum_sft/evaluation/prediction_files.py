@@ -22,7 +22,14 @@ PREDICTIONS = (
     *("completion", "completions", "response", "responses", "filtered_resps", "resps", "summary_text", "decoded"),
     *("candidate", "system_summary", "system_output", "llm_output", "raw_output", "decoded_preds"),
 )
+_SPACE = re.compile(r"[\s,]*")  # between objects
 INDEX = ""  # the name of an index column, as pandas writes it
+# What a plain name of a column with ids or with the rows' numbers contains.
+ID_WORDS = re.compile(
+    r"(?:^|_|(?<=[a-z]))(?:ids?|uuid|guid|uid)$|(?:^|_)(?:key|no|nr|nos|num|number|index|idx|row|line|name|fname|file"
+    r"|filename|position|pos|order|i|n|sample|example|item|question|query|doc|document|dialog|dialogue|conversation"
+    r"|ticket|task|record|request|case)(?:$|_)"
+)
 
 
 def plain(name: str) -> str:
@@ -39,20 +46,25 @@ def text_or_rows(path: Path) -> tuple[Numbered, bool]:
     if not path.is_file():
         fault = "is a folder: name the file in it" if path.is_dir() else "there is no such file"
         raise InputError(f"--predictions_file {path}: {fault}")
+    if _begin(path).startswith(b"PK\x03\x04"):
+        raise InputError(f"{path} is a zip archive or a spreadsheet: give the file in it, or save it as .csv")
     suffix = suffix_of(path)
     if suffix not in (None, ".txt"):
         rows = list(read_file(path))
+        if suffix.startswith(".json"):
+            _check_keys(_text_of(path), path)
         if suffix.startswith(".json") and not suffix.startswith(".jsonl"):
             rows = _reshaped([row for _, row in rows])
         elif (
             suffix == ".jsonl"
             and rows
             and isinstance(rows[0][1], BadRow)
-            and isinstance(whole := _json(_text_of(path)), list)
+            and (whole := _objects_over_lines(_text_of(path)))
         ):
             return _named(_reshaped([_bad_unless_object(value) for value in whole]), "row"), False  # a list after all
         return _named(rows, "line" if suffix.startswith(".jsonl") else "row"), False
     text = _text_of(path)
+    _check_keys(text, path)
     lines = [line.rstrip("\r") for line in text.split("\n")]  # only \n ends a line
     if not lines[-1]:
         lines.pop()
@@ -60,7 +72,7 @@ def text_or_rows(path: Path) -> tuple[Numbered, bool]:
     structured = [number for number, value in values.items() if isinstance(value, (dict, list))]
     if structured and len(structured) == len(values) > 1:
         return _named(((number, _bad_unless_object(value)) for number, value in values.items()), "line"), False
-    if isinstance(whole := _json(text), (dict, list)):
+    if isinstance(whole := _json(text) or _objects_over_lines(text), (dict, list)):
         objects = whole if isinstance(whole, list) else [whole]
         return _named(_reshaped([_bad_unless_object(value) for value in objects]), "row"), False
     if structured:
@@ -70,6 +82,14 @@ def text_or_rows(path: Path) -> tuple[Numbered, bool]:
         return [(f"line {number}", {"prediction": value}) for number, value in values.items()], True
     _check_plain(lines, path)
     return [(f"line {number}", {"prediction": line}) for number, line in enumerate(lines, 1)], True
+
+
+def _begin(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(4)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _text_of(path: Path) -> str:
@@ -95,6 +115,55 @@ def _json(text: str) -> Any:
         return None
 
 
+def _objects_over_lines(text: str) -> list[Any] | None:
+    """A list, or objects one after the other, each over several lines; None for anything else."""
+    if isinstance(whole := _json(text), list):
+        return whole
+    values, at, decoder = [], 0, json.JSONDecoder()
+    text = text.strip()
+    while text.startswith("{", at):
+        try:
+            value, at = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            return None
+        values.append(value)
+        at = _SPACE.match(text, at).end()  # type: ignore[union-attr]
+    return values if values and at == len(text) else None
+
+
+class _Repeated(Exception):
+    """A key that an object has twice."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> Row:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        name = next(name for at, name in enumerate(names) if name in names[:at])
+        first = f" (in the object that begins with {one_line(pairs[0][0])}: {one_line(pairs[0][1])[:30]})"
+        raise _Repeated(f"{one_line(name)} twice" + (first if pairs[0][0] != name else ""))
+    return row
+
+
+def _check_keys(text: str, path: Path) -> None:
+    """Refuse JSON of which an object has a key twice: one of the values would be lost."""
+    for number, line in enumerate(text.split("\n"), 1):
+        _check_object(line, f"{path}: line {number}")
+    _check_object(text, str(path))
+
+
+def _check_object(text: str, place: str) -> None:
+    text, at, decoder = text.strip(), 0, json.JSONDecoder(object_pairs_hook=_unique)
+    try:
+        while text.startswith(("{", "["), at):
+            at = decoder.raw_decode(text, at)[1]
+            at = _SPACE.match(text, at).end()  # type: ignore[union-attr]
+    except _Repeated as error:
+        raise InputError(f"{place} has the key {error}: remove one") from None
+    except (ValueError, RecursionError):
+        return  # no JSON, which is said elsewhere
+
+
 def _bad_unless_object(value: Any) -> Row | BadRow:
     return value if isinstance(value, dict) else BadRow("not a JSON object", value)
 
@@ -116,6 +185,11 @@ def _reshaped(rows: Sequence[Row | BadRow]) -> list[tuple[int, Row | BadRow]]:
     if len(rows) == 1 and isinstance(rows[0], dict) and rows[0]:
         content = rows[0]
         values = list(content.values())
+        table, columns_of = content.get("data"), content.get("columns")
+        if isinstance(table, list) and isinstance(columns_of, list) and table and columns_of:  # pandas, orient="split"
+            fits = all(isinstance(cells, list) and len(cells) == len(columns_of) for cells in table)
+            if fits and all(isinstance(name, str) for name in columns_of):
+                return list(enumerate((dict(zip(columns_of, cells, strict=True)) for cells in table), 1))
         name = next((key for key in content if plain(key) in PREDICTIONS), None)
         column = content.get(name or "")
         if _are_objects(column):

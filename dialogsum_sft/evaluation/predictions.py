@@ -1,22 +1,44 @@
-"""Predictions with their dialogues and references: those of a predictions.jsonl itself."""
+"""Predictions as they are read from a file, and with their dialogues and references: those of a predictions.jsonl."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from dialogsum_sft import InputError
 from dialogsum_sft.data.row_files import one_line
-from dialogsum_sft.evaluation.prediction_columns import Predictions
 from dialogsum_sft.evaluation.prediction_files import Row
 
+OWN_LISTS = ("candidates", "predictions_by_reference", "raw_predictions_by_reference")
 # What rows have besides the fields of predictions.jsonl.
 _AUXILIARY = ("label", "place")
 
 
 @dataclass
+class Predictions:
+    """Rows of a file: `prediction`, `place` (such as "line 3"), and where the file has them `id`, `label` (texts that
+    the file has as references) and the fields of predictions.jsonl. `notes` say what was chosen.
+    """
+
+    path: Path
+    rows: list[Row]
+    column: str
+    is_text: bool = False
+    label: str | None = None  # the column with the file's own references
+    notes: list[str] = field(default_factory=list)
+    raw: list[Row] = field(default_factory=list)  # the rows as the file has them, in the same order
+    id_is_named: bool = False  # by --id_column, which the file has
+
+    def sort(self, numbers: Sequence[int]) -> None:
+        """Put the rows in the order of their numbers."""
+        order = sorted(range(len(numbers)), key=numbers.__getitem__)
+        self.rows, self.raw = ([each[i] for i in order] for each in (self.rows, self.raw))
+
+
+@dataclass
 class Matched:
-    """`rows` of predictions.jsonl, one a dialogue. `by` is how they were matched: by "ids", "ids of rows", "order" or
-    "order of rows".
+    """`rows` of predictions.jsonl, one a dialogue. `by` is how they were matched: by "ids", "dialogues" or "order", or
+    these "of rows". `warnings` say that the order may be wrong.
 
     `differing` dialogues have several predictions that differ: `predictions_by_reference` has one for each reference.
     """
@@ -25,6 +47,7 @@ class Matched:
     by: str = "its own references"
     differing: int = 0
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 def own_references(predictions: Predictions, limit: int | None = None) -> Matched:
@@ -59,13 +82,13 @@ def fault(row: Row) -> str | None:
         return "has references that are not text"
     if "dialogue" not in row:
         return f"has no dialogue, {missing}"
-    for name in ("predictions_by_reference", "raw_predictions_by_reference"):
+    for name in OWN_LISTS[1:]:
         if name in row and len(row[name]) != len(references):
             return f"has {len(row[name])} {name} but {len(references)} references"
-    return "has turns that do not fit its dialogue" if "turns" in row and not _turns_fit(row) else None
+    return "has turns that do not fit its dialogue" if "turns" in row and not turns_fit(row) else None
 
 
-def _turns_fit(row: Row) -> bool:
+def turns_fit(row: Row) -> bool:
     try:
         lengths = [turn["length"] for turn in row["turns"]]
         fit = all(

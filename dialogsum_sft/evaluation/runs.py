@@ -35,6 +35,14 @@ _REQUIRED = {*ROUGE_TYPES, "fingerprint", "human", "share_of_human", "baselines"
 _REQUIRED |= {"diagnostics", "diagnostics_of_references", "slices"}
 
 
+# The fields of predictions.jsonl in their order.
+_FIELDS = (
+    *("id", "dialogue", "references", "prediction", "raw_prediction", "predictions_by_reference"),
+    *("prompt_tokens", "completion_tokens", "finish_reason", "fault", "candidates"),
+    *("dropped_turns", "cut_turns", "dropped_tokens", "topic", "turns"),
+)
+
+
 @dataclass
 class Run:
     """A system's summaries of a test set with their scores."""
@@ -48,7 +56,8 @@ class Run:
 
     def save(self) -> None:
         """Write predictions.jsonl, then metrics.json, each atomically."""
-        files.write_jsonl(self.folder / "predictions.jsonl", self.rows)
+        rows = [{name: row[name] for name in (*_FIELDS, *row) if name in row} for row in self.rows]
+        files.write_jsonl(self.folder / "predictions.jsonl", rows)
         files.write_json(self.folder / "metrics.json", self.record)
 
 

@@ -28,6 +28,15 @@ class Completion:
     finish_reason: str | None
     fault: str | None = None
 
+    @property
+    def may_pass(self) -> bool:
+        """Whether the fault is of a kind that passes, such as a timeout, so that it is worth another run."""
+        return bool(re.match(r"error: |[^:]* at each try: ", self.fault or "")) and not self.is_filtered
+
+    @property
+    def is_filtered(self) -> bool:
+        return self.finish_reason == "content_filter"
+
 
 @dataclass(frozen=True)
 class System:

@@ -19,7 +19,8 @@ class Journal:
     The first line has a digest of each of the `settings` that decide a prediction. Each further line is a completion,
     with its dialogue's id and the number of the candidate, on disk before `append` returns. On opening, `done` holds
     {index: completion} of an interrupted evaluation with the same settings, in `ids` x `candidates` order; an
-    incomplete last line is dropped. A journal with other settings is set aside, and `notes` says so.
+    incomplete last line is dropped. Those with a fault that may pass are in `again` instead, to be made again. A
+    journal with other settings is set aside. `notes` says both.
 
     Each process writes a file of its own and reads those of all: construct it on all processes before entering it on
     any.
@@ -38,6 +39,7 @@ class Journal:
         self.folder = folder
         self.notes: list[str] = []
         self.done: dict[int, Completion] = {}
+        self.again: list[int] = []
         self._keys = [(name, number) for name in ids for number in range(candidates)]
         self._settings = digests(settings)
         self._own = self._path(process_index)
@@ -56,6 +58,12 @@ class Journal:
                 self.notes.append(
                     f"{path}: from an evaluation with another {', '.join(changed)}; set aside as {path.name}.old"
                 )
+
+        self.again = [i for i, completion in self.done.items() if completion.may_pass]
+        for i in self.again:
+            del self.done[i]
+        if self.again:
+            self.notes.append(f"{folder}: {len(self.again)} dialogues that failed are tried again")
 
     def _path(self, process_index: int) -> Path:
         return self.folder / f"predictions.partial{f'.{process_index}' if process_index else ''}.jsonl"
@@ -91,9 +99,12 @@ class Journal:
 
 
 def remove_journal(folder: Path) -> None:
-    """Delete the journals of all processes, when predictions.jsonl is written."""
-    for path in folder.glob("predictions.partial*.jsonl"):
-        path.unlink(missing_ok=True)
+    """Delete the journals of all processes, when predictions.jsonl is written; not where faults in them may pass."""
+    paths = sorted(folder.glob("predictions.partial*.jsonl"))
+    last = {key: completion for path in paths for key, completion in _read(path)[1]}
+    if not any(completion.may_pass for completion in last.values()):
+        for path in paths:
+            path.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> tuple[dict[str, str], list[tuple[tuple[str, int], Completion]], int]:

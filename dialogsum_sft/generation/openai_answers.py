@@ -11,9 +11,14 @@ from typing import Any
 from dialogsum_sft.generation.engine import Completion
 
 _TOO_LONG = re.compile(
-    r"context.{0,3}(length|window|size)|maximum context|too (long|many tokens)|n(um)?_ctx|max_model_len"
-    r"|reduce the length|exceed\w*.{0,60}(token|length|context)|string_above_max",
+    r"context.{0,3}(length|window|size)|maximum context|(?<!took )(?<!taking )(?<!waited )(?<!for )too long"
+    r"|too many tokens|n(um)?_ctx|max_model_len|reduce the length|exceed\w*.{0,60}(token|length|context)"
+    r"|string_above_max|(request|input|prompt) (is )?too large",
     re.I,
+)
+# The same where a limit of tokens per minute is worded alike.
+_TOO_LONG_ITSELF = re.compile(
+    r"context.{0,3}(length|window|size)|maximum context|(request|input|prompt) (is )?too (long|large)", re.I
 )
 _FILTERED = re.compile(
     r"content.?filter|content management policy|(content|usage).?polic|policy violation|moderation|flagged|safety"
@@ -66,7 +71,8 @@ class Fault(Exception):
 
     @property
     def too_long(self) -> bool:
-        return bool(_TOO_LONG.search(self.words))
+        """Whether the dialogue is, whatever the status: some servers answer 500."""
+        return bool((_TOO_LONG_ITSELF if self.status in (401, 403, 429) else _TOO_LONG).search(self.words))
 
     @property
     def filtered(self) -> bool:

@@ -36,19 +36,31 @@ _SECRET = re.compile(r"key|token|secret|sig|pass|auth|cred|code", re.I)
 class Refused(Exception):
     """The endpoint refuses or fails at one dialogue; `completion` is without text, and says why."""
 
-    def __init__(self, url: str, completion: Completion) -> None:
-        super().__init__(f"{url}: {completion.fault}")
+    def __init__(self, message: str, completion: Completion) -> None:
+        super().__init__(message)
         self.completion = completion
 
 
 class _TryAgain(Exception):
-    """A temporary failure; `after` is the wait that the endpoint asks for, in seconds; `fault` is of one answer."""
+    """A temporary failure of the kind `name`; `after` is the wait that the endpoint asks for, in seconds; `fault` is
+    of one answer."""
 
     def __init__(
-        self, reason: str, after: float | None = None, fault: Fault | None = None, limited: bool = False
+        self,
+        reason: str,
+        name: str = "error",
+        *,
+        after: float | None = None,
+        fault: Fault | None = None,
+        limited: bool = False,
     ) -> None:
         super().__init__(reason)
-        self.after, self.fault, self.limited = after, fault, limited
+        self.name, self.after, self.fault, self.limited = name, after, fault, limited
+
+    def completion(self) -> Completion:
+        """What is recorded when no try has helped."""
+        start = "error" if self.fault else f"{self.name} at each try"
+        return Completion("", None, None, "error", f"{start}: {str(self).removeprefix(f'{self.name}: ')}")
 
 
 def addresses(base_url: str) -> list[str]:
@@ -106,25 +118,29 @@ class Client:
         if self.session is not None:
             await self.session.close()
 
-    async def complete(self, messages: list[Message], seed: int | None) -> Completion:
+    async def complete(self, messages: list[Message], seed: int | None, tries: int | None = None) -> Completion:
         """Raises Refused where this dialogue has no completion, InputError where none would have."""
-        wait = self.first_wait
-        for tried in range(1, self.tries + 1):
+        wait, allowed = self.first_wait, tries or self.tries
+        for tried in range(1, allowed + 1):
             try:
                 return await self._ask(messages, seed)
             except _TryAgain as error:
-                tries = min(self.tries, _TRIES_OF_A_FAULT) if error.fault else self.tries
-                if tried >= tries and error.fault and (self.succeeded or error.fault.in_choice):
-                    raise Refused(self.url, Completion("", None, None, "error", f"error: {error}")) from error
-                if tried >= tries or self.given_up.is_set():
-                    hint = "Is --base_url the address of an API?" if error.fault else _KEPT
-                    raise InputError(f"{self.url}: {error} ({tried} of {tries} tries). {hint}") from error
+                most = min(allowed, _TRIES_OF_A_FAULT) if error.fault else allowed
+                no_api = error.fault and not (self.succeeded or error.fault.in_choice)
+                hint = "Is --base_url the address of an API?" if no_api else KEPT
+                message = f"{self.url}: {error} ({tried} of {most} tries). {hint}"
+                if self.given_up.is_set():
+                    raise InputError(message) from error
+                if tried >= most:
+                    raise Refused(message, error.completion()) from error
                 # Spread, so that requests refused together do not come again together.
-                delay = error.after if error.after is not None else wait * random.uniform(0.5, 1.0)
-                if delay > _LONGEST_WAIT:
-                    raise InputError(f"{self.url}: {error}. It asks to wait {delay:.0f} s. {_KEPT}") from error
-                if error.after is None and error.limited:  # such limits are often those of a minute
+                delay = wait * random.uniform(0.5, 1.0)
+                if error.after is not None:  # perhaps 0, which would use up all tries at once
+                    delay = max(error.after, delay)
+                elif error.limited:  # such limits are often those of a minute
                     delay *= 3
+                if error.after is not None and error.after > _LONGEST_WAIT:
+                    raise InputError(f"{self.url}: {error}. It asks to wait {delay:.0f} s. {KEPT}") from error
                 logger.warning("%s: again in %.1f s", error, delay)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self.given_up.wait(), delay)
@@ -165,10 +181,10 @@ class Client:
             if isinstance(error, aiohttp.ConnectionTimeoutError):
                 reason = f"no connection within {_CONNECT:g} s"
             elif isinstance(error, TimeoutError):
-                raise _TryAgain(f"no answer within {self.timeout:g} s (--request_timeout)") from error
+                raise _TryAgain(f"no answer within {self.timeout:g} s (--request_timeout)", "timeout") from error
             if not self.succeeded and isinstance(error, _NO_SERVER):
                 raise InputError(f"{url}: {reason}. Is the server running there?") from error
-            raise _TryAgain(reason) from error
+            raise _TryAgain(reason, "no connection") from error
 
     def _headers(self) -> dict[str, str]:
         """Azure takes a key in a header of its own."""
@@ -224,29 +240,35 @@ class Client:
         text = f"{self.url}: {status}".rstrip(".")
         if fault.no_money and not headers.get("Retry-After"):
             return InputError(f"{text}. The account has nothing left to pay with, which waiting does not change")
+        if fault.too_long or (fault.filtered and (fault.status == 403 or fault.in_choice)):
+            return self._refused(fault, text, status)
         if fault.no_endpoint:
             return InputError(f"{text}. {_NO_MODEL.format(self.model)}")
         if fault.in_choice or fault.status == 200:
             return _TryAgain(status, fault=fault)
         if fault.status in _TRY_AGAIN:
             after = _seconds(headers.get("Retry-After"))
-            return _TryAgain(status, fault.again_in if after is None else after, limited=fault.status == 429)
+            after, limited = fault.again_in if after is None else after, fault.status == 429
+            return _TryAgain(status, f"HTTP {fault.status}", after=after, limited=limited)
         if fault.no_model:
             return InputError(f"{text}. {_NO_MODEL.format(self.model)}")
-        if (fault.status in _OF_ONE_DIALOGUE and not fault.no_key) or (fault.status == 403 and fault.filtered):
-            reason = "content_filter" if fault.filtered and not fault.too_long else "error"
-            return Refused(self.url, Completion("", None, None, reason, status))
+        if fault.status in _OF_ONE_DIALOGUE and not fault.no_key:
+            return self._refused(fault, text, status)
         if fault.no_key:
             return InputError(f"{text}. Set OPENAI_API_KEY")
         if 300 <= fault.status < 400 and (target := headers.get("Location")):
             return InputError(f"{text}. It redirects to {self._hidden(target.split('?')[0])}: give that as --base_url")
         return InputError(text)
 
+    def _refused(self, fault: Fault, text: str, status: str) -> Refused:
+        reason = "content_filter" if fault.filtered and not fault.too_long else "error"
+        return Refused(text, Completion("", None, None, reason, status))
+
     def _hidden(self, text: str) -> str:
         return text.replace(self.key, "***") if self.key else text
 
 
-_KEPT = "The summaries so far are kept: run it again to continue"
+KEPT = "The summaries so far are kept: run it again to continue"
 _NO_MODEL = "Is there a model {} (--served_model_name), and does --base_url end in /v1?"
 # What a server that is not there, or speaks another protocol, causes.
 _NO_SERVER = (

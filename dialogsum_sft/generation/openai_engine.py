@@ -12,10 +12,12 @@ from dialogsum_sft import InputError
 from dialogsum_sft.data.chat_template import Message
 from dialogsum_sft.data.encoding import Prompt
 from dialogsum_sft.generation.engine import Completion, System
-from dialogsum_sft.generation.openai_client import Client, Refused
+from dialogsum_sft.generation.openai_client import KEPT, Client, Refused
 
-# How many dialogues may be refused before any is summarised.
-_REFUSED_AT_FIRST = 3
+# How many dialogues may fail before any is summarised: filters let others pass.
+_FAILED_AT_FIRST, _FILTERED_AT_FIRST = 3, 8
+# How many may fail later, one after the other, before a server is taken to be gone.
+_FAILED_LATER = 4
 
 
 class OpenAIEngine:
@@ -23,10 +25,12 @@ class OpenAIEngine:
 
     `fields` are those of a request that decide decoding, see `request_fields`. `max_length` (tokens of a prompt and
     its summary) is None where the tokenizer is not known. Options of `generate_batches` follow. The record has the
-    fields that the endpoint refused, as soon as it has refused any.
+    fields that the endpoint refused, as soon as it has refused any. `has_succeeded` is set where summaries are there
+    from an earlier run, so that the missing ones may all fail.
     """
 
     name = "openai"
+    has_succeeded = False
 
     def __init__(
         self,
@@ -50,7 +54,7 @@ class OpenAIEngine:
     ) -> Iterator[list[tuple[int, Completion]]]:
         chats = [prompt.messages for prompt in prompts]
         refused: dict[str, str] = {}
-        options = self.options | {"seeds": seeds, "refused": refused}
+        options = self.options | {"seeds": seeds, "refused": refused, "has_succeeded": self.has_succeeded}
         for batch in generate_batches(self.base_url, self.model, chats, self.fields, **options):
             if refused:
                 self.record["refused_fields"] = refused
@@ -112,6 +116,7 @@ def generate_batches(
     tries: int = 6,
     first_wait: float = 1.0,
     refused: dict[str, str] | None = None,
+    has_succeeded: bool = False,
 ) -> Iterator[list[tuple[int, Completion]]]:
     """Yield (index of the conversation, its completion) in lists, as they are done.
 
@@ -119,10 +124,14 @@ def generate_batches(
     succeeded. A temporary failure (429, 5xx, a timeout, a broken connection, an answer that is no completion) is tried
     `tries` times; the first wait is `first_wait` seconds and doubles each time, or is what Retry-After says.
 
-    A dialogue that the endpoint refuses (400, a filter) or fails at has a completion without text, with its `fault`.
-    After any other failure, or three such dialogues and no other, no more requests are sent, the running ones are
-    awaited and yielded, and InputError says what happened. Fields of the request that the endpoint does not know are
-    left out from then on, and put into `refused` with what it said.
+    A dialogue that the endpoint refuses (400, a filter, too long) or fails at in all tries has a completion without
+    text, with its `fault`; others, short and long ones, are then tried. After any other failure, or where these fail
+    too, no more requests are sent, the running ones are awaited and yielded, and InputError says what happened: before
+    the first success (unless `has_succeeded`, at an earlier time) after three dialogues, or eight with filters; later
+    after four that failed, not refused, one after the other.
+
+    Fields of the request that the endpoint does not know are left out from then on, and put into `refused` with what
+    it said.
     """
     if concurrency < 1 or timeout <= 0:
         raise InputError(f"--concurrency {concurrency}, --request_timeout {timeout}: both must be above 0")
@@ -130,36 +139,48 @@ def generate_batches(
     client.refused = client.refused if refused is None else refused
     loop = asyncio.new_event_loop()
     todo = list(range(len(conversations)))[::-1]
-    running: dict[asyncio.Task[Completion], int] = {}
+    running: dict[asyncio.Task[Completion], tuple[int, bool]] = {}  # and whether it was sent after a failure
     batch: list[tuple[int, Completion]] = []
+    since: list[Refused] = []  # failures since a dialogue succeeded
+    put_off: list[int] = []
     failure: InputError | None = None
     try:
         while True:
             at_once = concurrency if client.succeeded else 1
+            known = has_succeeded or client.succeeded
             while failure is None and len(running) < at_once and todo:
-                if batch:  # refused: perhaps too long
-                    todo.append(todo.pop(todo.index(min(todo, key=lambda at: _characters(conversations[at])))))
+                if since:
+                    todo.append(todo.pop(_next(todo, conversations, len(since))))
                 i = todo.pop()
-                call = client.complete(conversations[i], None if seeds is None else seeds[i])
-                running[loop.create_task(call)] = i
+                seed = None if seeds is None else seeds[i]
+                call = client.complete(conversations[i], seed, 1 if since and not known else None)
+                running[loop.create_task(call)] = i, bool(since)
             if not running:
                 break
             finished, _ = loop.run_until_complete(asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED))
             for task in finished:
-                i = running.pop(task)
+                i, after_failure = running.pop(task)
                 error = task.exception()
                 if error is None:
                     batch.append((i, task.result()))
+                    since = []
+                    todo[:0], put_off = put_off, []
                 elif isinstance(error, Refused):
-                    batch.append((i, error.completion))
-                    if not client.succeeded and len(batch) in (_REFUSED_AT_FIRST, len(conversations)):
-                        failure = InputError(f"{error}. The same for the first {len(batch)} dialogues")
+                    may_pass = error.completion.may_pass
+                    if may_pass and after_failure and not known:  # it was tried once only
+                        put_off.append(i)
+                    else:
+                        batch.append((i, error.completion))
+                    if not known or (may_pass and (after_failure or not since)):
+                        since.append(error)
+                        failure = failure or _failure(since, len(conversations), known)
                 elif isinstance(error, InputError):
                     failure = failure or error
-                    client.given_up.set()
                 else:
                     raise error
-            if batch and client.succeeded:  # else they wait for what becomes of the next
+                if failure is not None:
+                    client.given_up.set()
+            if batch and (has_succeeded or client.succeeded):  # else they wait for what becomes of the next
                 yield sorted(batch, key=lambda item: item[0])
                 batch = []
         if failure is not None:
@@ -173,5 +194,25 @@ def generate_batches(
         loop.close()
 
 
-def _characters(conversation: list[Message]) -> int:
-    return sum(len(message["content"]) for message in conversation)
+def _next(todo: list[int], conversations: Sequence[list[Message]], failed: int) -> int:
+    """Where in `todo` to go on after failures: at the shortest, then at others spread over the set."""
+    if failed == 1:
+        return todo.index(min(todo, key=lambda i: sum(len(message["content"]) for message in conversations[i])))
+    return int(len(todo) * (0.5, 0.0, 0.25, 0.75, 0.125)[(failed - 2) % 5])
+
+
+def _failure(since: list[Refused], total: int, known: bool) -> InputError | None:
+    """What ends a run after these failures without a success, if anything does; `known`: the endpoint has worked."""
+    filtered = any(error.completion.is_filtered for error in since)
+    limit = _FAILED_LATER if known else _FILTERED_AT_FIRST if filtered else _FAILED_AT_FIRST
+    if len(since) < (limit if known else min(limit, total)):
+        return None
+    text = str(since[0]).rstrip(".").removesuffix(f". {KEPT}")
+    text += "" if text.endswith("?") else "."
+    text += f" The same for the {'last' if known else 'first'} {len(since)} dialogues"
+    if filtered:
+        text += (
+            ", short and long. Leave such dialogues out of the dataset, or give an endpoint (--base_url) or a model"
+        )
+        text += " whose filter lets them pass"
+    return InputError(f"{text}. {KEPT}" if known else text)

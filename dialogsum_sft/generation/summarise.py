@@ -1,14 +1,17 @@
 """Open an engine; summarise prompts with it, shared by processes, continued after an interruption."""
 
 import contextlib
-from collections import Counter
+import json
+import logging
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dialogsum_sft import InputError
 from dialogsum_sft.arguments import EvalArguments, json_option
-from dialogsum_sft.data.answers import is_cut_off
 from dialogsum_sft.data.chat_template import TEMPLATE_KWARGS
 from dialogsum_sft.data.dialogue import restore_speakers
 from dialogsum_sft.data.encoding import Prompt
@@ -20,7 +23,14 @@ from dialogsum_sft.generation.openai_engine import OpenAIEngine, request_fields
 from dialogsum_sft.generation.transformers_engine import TransformersEngine, try_options
 from dialogsum_sft.generation.vllm_engine import VllmEngine
 from dialogsum_sft.hardware import resolve_dtype
-from dialogsum_sft.modeling import length_limit, load_adapter, load_config, load_generation_config, load_model
+from dialogsum_sft.modeling import (
+    length_limit,
+    load_adapter,
+    load_config,
+    load_generation_config,
+    load_model,
+    public_name,
+)
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -29,14 +39,10 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import ModelConfig
 
+logger = logging.getLogger(__name__)
+
 # How candidates are sampled unless --generation_kwargs say otherwise: greedy ones would all be alike.
 CANDIDATE_KWARGS = {"do_sample": True, "temperature": 0.7}
-# Finish reasons of a summary that has ended, as endpoints name them.
-_ENDED = {"stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete", "stop_token", "stopped"}
-_ROOM = (
-    "Give it more room (--max_new_tokens) or less to think about (such as --extra_body "
-    '\'{"reasoning_effort": "low"}\')'
-)
 
 
 def open_engine(
@@ -61,7 +67,7 @@ def open_engine(
             samples=bool(kwargs.get("do_sample")),
             max_new_tokens=eval_args.max_new_tokens,
             max_length=eval_args.max_length,
-            systems=[_system("served", "served", eval_args)],
+            systems=[_served(eval_args, eval_args.served_model_name or str(model_args.model_name_or_path))],
             concurrency=eval_args.concurrency,
             timeout=eval_args.request_timeout,
         )
@@ -80,6 +86,10 @@ def open_engine(
         name = "tuned" if Path(adapter).name == "adapter" else Path(adapter).name
         tuned = _system(name, name, eval_args, adapter=True, weights=Path(adapter))
         systems = [*systems, tuned] if eval_args.evaluate_base else [tuned]
+    for system in systems:
+        folder = Path(eval_args.output_dir) / f"eval-{system.name}"
+        if _endpoint_of(folder):
+            raise InputError(f"{folder} has the scores of an endpoint's model: give another --output_dir")
     if eval_args.engine == "vllm":
         return VllmEngine(
             model_args,
@@ -111,6 +121,37 @@ def _system(name: str, label: str, eval_args: EvalArguments, **fields: Any) -> S
     return System(f"{name}-mbr{number}", f"{label}, best of {number}", **(fields | {"weights": None}))
 
 
+def _served(eval_args: EvalArguments, model: str) -> System:
+    """The model of an endpoint, with a folder name of its own, so that no run of another model, of another endpoint or
+    of a predictions file is overwritten: numbered where eval-NAME is such a run."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip("-.")[-100:] or "served"
+    if re.fullmatch(r"base|tuned", name):  # names of other engines' runs
+        name += "-served"
+    system = first = _system(name, public_name(model), eval_args)
+    number = 1
+    while not _is_free(Path(eval_args.output_dir) / f"eval-{system.name}", public_name(model), eval_args.base_url):
+        number += 1
+        system = replace(first, name=f"{first.name}-{number}")
+    if number > 1:
+        logger.warning("eval-%s is another run, which stays: this one is eval-%s", first.name, system.name)
+    return system
+
+
+def _is_free(folder: Path, model: str, base_url: str | None) -> bool:
+    """Whether no finished run is in `folder`, or one of this model at this endpoint."""
+    return not (folder / "metrics.json").exists() or _endpoint_of(folder) == (model, str(base_url).rstrip("/"))
+
+
+def _endpoint_of(folder: Path) -> tuple[str, str] | None:
+    """Model and URL of the finished run in a folder, or None where it is no endpoint's."""
+    try:
+        record = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        of_file = record["model"].get("predictions_file")
+        return None if of_file else (record["model"]["base"], record["engine"]["base_url"].rstrip("/"))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
 def _load(eval_args: EvalArguments, model_args: ModelConfig) -> PreTrainedModel | PeftModel:
     model = load_model(model_args, trust_remote_code=eval_args.trust_remote_code)
     if not (model_args.load_in_4bit or model_args.load_in_8bit):
@@ -135,6 +176,8 @@ def summarise(
     """
     state = PartialState()
     done: dict[int, Completion] = {} if journal is None else dict(journal.done)
+    if isinstance(engine, OpenAIEngine):
+        engine.has_succeeded = any(completion.fault is None for completion in done.values())
     requests = [number for number in range(len(prompts)) for _ in range(num_candidates)]
     missing = [i for i in range(len(requests)) if i not in done]
     todo = share(missing, [len(prompts[i].ids) for i in requests], state.process_index, state.num_processes)
@@ -184,57 +227,3 @@ def prediction(
         "finish_reason": completion.finish_reason,
         **{name: value for name, value in optional.items() if value is not None},
     }
-
-
-def outcomes(completions: Sequence[Completion]) -> dict[str, int]:
-    """How many completions ended how: the names of their faults, else their finish reasons ("none": unknown)."""
-    return dict(Counter(map(_outcome, completions)))
-
-
-def _outcome(completion: Completion) -> str:
-    if completion.fault is not None:
-        filtered = completion.finish_reason == "content_filter"
-        return "content_filter" if filtered else completion.fault.split(":")[0]
-    return "none" if completion.finish_reason is None else completion.finish_reason
-
-
-def doubts(
-    rows: Sequence[dict[str, Any]],
-    prompts: Sequence[Prompt],
-    drawn: Sequence[list[Completion]],
-    chosen: Sequence[Completion],
-) -> list[str]:
-    """What looks wrong in the completions of `rows`: candidates that are all alike, answers that are no summary,
-    prompts that the endpoint shortened or rendered by another template."""
-    lines = []
-    if len(drawn[0]) > 1 and all(len({one.text for one in several}) == 1 for several in drawn):
-        lines.append("all candidates of every dialogue are alike: the engine does not sample")
-    total = len(chosen)
-    for name, number in outcomes(chosen).items():
-        at = [i for i, one in enumerate(chosen) if _outcome(one) == name]
-        fault, some = chosen[at[0]].fault, ", ".join(str(rows[i]["id"]) for i in at[:5]) + (", ..." if at[5:] else "")
-        if name == "none":
-            lines.append(f"{number} of {total} answers do not say how they ended, so whether they were cut off")
-        elif fault is not None or not (name.lower().removeprefix("finish_reason_") in _ENDED or is_cut_off(name)):
-            said = f" ({fault})" if fault not in (None, name) else ""
-            remedy = f". {_ROOM}" if name.startswith("reasoning") else ""
-            lines.append(f"{number} of {total} dialogues: {name}{said}: {some}{remedy}")
-    counted = [
-        (one.prompt_tokens, len(prompt.ids))
-        for one, prompt in zip(chosen, prompts, strict=True)
-        if one.prompt_tokens is not None and prompt.ids
-    ]
-    same = len({theirs - ours for theirs, ours in counted}) == 1  # another template adds or lacks the same everywhere
-    short = [theirs for theirs, ours in counted if theirs < ours and (total == 1 or not same)]
-    if short:
-        lines.append(
-            f"the endpoint counts fewer prompt tokens than were sent for {len(short)} of {total} dialogues (down to "
-            f"{min(short)}): the server shortened them; raise its context (num_ctx, "
-            "--max-model-len) or give --max_length"
-        )
-    if other := sum(theirs != ours for theirs, ours in counted) - len(short):
-        lines.append(
-            f"the endpoint counts other prompt tokens than the training had for {other} of {total} dialogues: "
-            "its chat template is another one"
-        )
-    return lines

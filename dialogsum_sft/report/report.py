@@ -47,6 +47,7 @@ DIAGNOSTICS = {
     "words": ("words", "{:.1f}"),
     "length_ratio": ("length, of the references’", "{:.0%}"),
     "thinking": ("with thinking, which is not scored", "{:.0%}"),
+    "marks": ("with special tokens, which are not scored", "{:.0%}"),
     "compression": ("words of the dialogue for each of its own", "{:.1f}"),
     "copied_run": ("longest run copied from the dialogue", "{:.0%}"),
     "novel_bigrams": ("word pairs that the dialogue lacks", "{:.0%}"),

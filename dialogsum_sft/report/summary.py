@@ -19,6 +19,7 @@ DIAGNOSTICS = {
     "unfinished": ("cut off at max_new_tokens", ".1%"),
     "empty": ("empty", ".1%"),
     "thinking": ("with thinking, which is not scored", ".1%"),
+    "marks": ("with special tokens, which are not scored", ".1%"),
     "preamble": ("with a preamble", ".1%"),
     "copied_run": ("longest run copied from the dialogue", ".1%"),
     "novel_bigrams": ("bigrams not in the dialogue", ".1%"),

@@ -1,4 +1,5 @@
 import copy
+import json
 import time
 
 from dialogsum_sft.data.answers import (
@@ -259,3 +260,69 @@ def test_thinking_that_the_prompt_opens_is_part_of_the_answer(with_marks):
     assert decode_answer(with_marks, prompt, ids) == "<think>\nWho sings?"
     closed = with_marks.encode("Tom: hm\nassistant\n<think>\n\n</think>\n\n", add_special_tokens=False)
     assert decode_answer(with_marks, closed, ids) == "Who sings?"
+
+
+MARKED = [
+    f"{SUMMARY}<|im_end|>\n<|endoftext|>",
+    f"<|begin_of_text|>{SUMMARY}<|eot_id|>",
+    f"{SUMMARY}</s>",
+    f"<s> {SUMMARY} </s>\n",
+    f"<pad> {SUMMARY}</s><pad><pad>",
+    f"<pad>{SUMMARY}" + "<pad>" * 300,
+    f"[CLS] {SUMMARY} [SEP]",
+    f"<start_of_turn>model\n{SUMMARY}<end_of_turn>\n<eos>",
+    f"<|im_start|>assistant\n{SUMMARY}<|im_end|>",
+    f"<|start_header_id|>assistant<|end_header_id|>\n\n{SUMMARY}<|eot_id|>",
+    f"<｜Assistant｜>{SUMMARY}<｜end▁of▁sentence｜>",
+    f"{SUMMARY}<|end|>",
+    f"<think>x</think>{SUMMARY}<|im_end|>",
+    f"<|im_start|>assistant\n<think>\nx\n</think>\n\n{SUMMARY}<|im_end|>\n",
+    f"{SUMMARY}<n>",
+]
+
+
+@pytest.mark.parametrize("text", MARKED)
+def test_special_tokens_at_the_ends_are_taken_off(text):
+    answer = read_answer(text)
+    assert (answer.summary, answer.has_marks, answer.has_preamble) == (SUMMARY, True, False)
+    row = with_summary({"prediction": text})
+    assert row == {"prediction": SUMMARY, "raw_prediction": text}
+
+
+def test_pegasus_line_breaks():
+    assert read_answer("Tom sings .<n>Anna waits . <n> Ben goes .").summary == "Tom sings .\nAnna waits .\nBen goes ."
+
+
+@pytest.mark.parametrize("text", [SUMMARY, f" {SUMMARY}\n", "Tom says </s> ends it.", "It is <3.", "[Tom] sings", ""])
+def test_text_without_special_tokens_is_kept(text):
+    answer = read_answer(text)
+    assert (answer.summary, answer.has_marks) == (text, False)
+
+
+def test_special_tokens_alone_leave_no_summary():
+    assert read_answer("<pad></s>").summary == ""
+    assert read_answer("<|im_end|>").summary == ""
+    assert read_answer("<|begin_of_text|><think>x").is_unclosed
+    assert read_answer("x<|START_THINKING|>").is_unclosed
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps({"summary": SUMMARY}),
+        "```json\n" + json.dumps({"Summary": SUMMARY}, indent=2) + "\n```",
+        "Here is the summary:\n" + json.dumps({"summary": SUMMARY, "words": 11}),
+        f"**Dialogue 1:** {SUMMARY}",
+        f"Dialogue 12: {SUMMARY}",
+    ],
+)
+def test_json_and_numbers_of_dialogues_are_preambles(text):
+    assert read_answer(text).has_preamble
+    assert without_preamble(text) == SUMMARY
+
+
+@pytest.mark.parametrize(
+    "text", ["{Tom} sings {Anna}", '{"a": 1}', "{}", "[1]", "Conversation 1 is short.", '{"summary": 3}']
+)
+def test_braces_that_are_no_answer_are_kept(text):
+    assert without_preamble(text) == text

@@ -240,9 +240,9 @@ DIALOGUES = ["the crane and the wind", "a parrot and a vet", "a ladder for a roo
 
 
 @pytest.mark.parametrize("shift", [0, 1])
-def test_predictions_that_fit_other_dialogues_are_noted(match, shift):
+def test_predictions_that_fit_other_dialogues_are_warned_of(match, shift):
     examples = [EXAMPLES[0] | {"id": f"x{i}", "dialogue": f"A: {text}?\nB: Yes."} for i, text in enumerate(DIALOGUES)]
     texts = [f"They speak of {text}." for text in DIALOGUES]
-    notes = match("\n".join(texts[shift:] + texts[:shift]), "p.txt", examples=examples).notes
+    warnings = match("\n".join(texts[shift:] + texts[:shift]), "p.txt", examples=examples).warnings
     told = "p.txt: 5 of 5 predictions fit another dialogue better than the one in their place (line 1 fits x1): is the"
-    assert notes == ([f"{told} order the dataset's?"] if shift else [])
+    assert warnings == ([f"{told} order the dataset's?"] if shift else [])

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 TEXTS = ["Tom lost his key.", "Anna, late again, waits.", 'Ben says "no".']
+OWN = {"id": "x", "dialogue": "A: b", "references": ["r"], "prediction": "a"}
 IDS = ["test_0", "test_1", "test_2"]
 
 
@@ -33,6 +34,10 @@ def ids(predictions):
 
 def chat(text, **more):
     return {"choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}], **more}
+
+
+def batch(custom_id, **answer):
+    return {"custom_id": custom_id, "response": {"status_code": 200, "body": answer}}
 
 
 WITHOUT_IDS = {
@@ -87,6 +92,10 @@ WITHOUT_IDS = {
         json.dumps({str(i): {"origin_prompt": "p", "prediction": t, "gold": "g"} for i, t in enumerate(TEXTS)}),
     ),
     "pandas' JSON": ("p.json", pd.DataFrame({"prediction": TEXTS}).to_json()),
+    "pandas' JSON in parts": ("p.json", pd.DataFrame({"generated": TEXTS, "n": 1}).to_json(orient="split")),
+    "pandas' JSON with a schema": ("p.json", pd.DataFrame({"generated": TEXTS}).to_json(orient="table")),
+    "objects over several lines": ("p.jsonl", "".join(json.dumps({"pred": t}, indent=2) + "\n" for t in TEXTS)),
+    "objects over lines in a .txt": ("p.txt", "".join(json.dumps({"pred": t}, indent=2) + "\n" for t in TEXTS)),
     "pandas' JSON of records": ("p.json", pd.DataFrame({"generated": TEXTS}).to_json(orient="records")),
     "pandas' CSV": ("p.csv", pd.DataFrame({"prediction": TEXTS, "gold": "r"}).to_csv()),
     "pandas' series": ("p.csv", pd.Series(TEXTS, name="bart_large").to_csv()),
@@ -146,6 +155,66 @@ WITH_IDS = {
         lines(
             *(
                 {"custom_id": i, "result": {"type": "succeeded", "message": {"content": [{"text": t}]}}}
+                for i, t in zip(IDS, TEXTS, strict=True)
+            )
+        ),
+    ),
+    "OpenAI's Responses": (
+        "r.jsonl",
+        lines(
+            *(
+                batch(
+                    i,
+                    output=[
+                        {"type": "reasoning", "summary": []},
+                        {"type": "message", "content": [{"type": "output_text", "text": t, "annotations": []}]},
+                    ],
+                )
+                for i, t in zip(IDS, TEXTS, strict=True)
+            )
+        ),
+    ),
+    "Anthropic with thinking": (
+        "a.jsonl",
+        lines(
+            *(
+                {
+                    "custom_id": i,
+                    "result": {
+                        "type": "succeeded",
+                        "message": {
+                            "content": [
+                                {"type": "thinking", "thinking": "hm", "signature": "x"},
+                                {"type": "text", "text": t[:5]},
+                                {"type": "text", "text": t[5:]},
+                            ],
+                            "stop_reason": "end_turn",
+                        },
+                    },
+                }
+                for i, t in zip(IDS, TEXTS, strict=True)
+            )
+        ),
+    ),
+    "Bedrock": (
+        "b.jsonl.out.jsonl",
+        lines(
+            *(
+                {"recordId": i, "modelInput": {}, "modelOutput": {"content": [{"type": "text", "text": t}]}}
+                for i, t in zip(IDS, TEXTS, strict=True)
+            )
+        ),
+    ),
+    "Gemini with thoughts": (
+        "g.jsonl",
+        lines(
+            *(
+                {
+                    "key": i,
+                    "response": {
+                        "candidates": [{"content": {"parts": [{"text": "hm", "thought": True}, {"text": t}]}}]
+                    },
+                }
                 for i, t in zip(IDS, TEXTS, strict=True)
             )
         ),
@@ -266,22 +335,19 @@ REFUSED = {
     "no text in a list": ("p.jsonl", lines({"resps": []}), "line 1: resps is a list of several: keep one"),
     "count": (
         "p.jsonl",
-        lines({"prediction": "a", "completion_tokens": "many"}),
+        lines(OWN | {"completion_tokens": "many"}),
         "completion_tokens is 'many', not a nu",
     ),
     "negative": (
         "p.jsonl",
-        lines({"prediction": "a", "cut_turns": -1}),
+        lines(OWN | {"cut_turns": -1}),
         "cut_turns is '-1', not a number of 0 or more",
     ),
     "list as id": ("p.jsonl", lines({"prediction": "a", "id": [1]}), "line 1: id is neither text nor a number"),
     "refused by a server": (
         "b.jsonl",
-        lines(
-            {"custom_id": "a", "response": {"status_code": 200, "body": chat("t")}},
-            {"custom_id": "b", "response": {"status_code": 429, "body": {"error": {"message": "slow down"}}}},
-        ),
-        "line 2: no answer: slow down",
+        lines({"custom_id": "b", "response": {"status_code": 429, "body": {"error": {"message": "slow down"}}}}),
+        "none of its 1 rows has an answer: error: slow down",
     ),
     "header alone": (
         "p.csv",
@@ -317,6 +383,29 @@ REFUSED = {
     ),
     "gz cut short": ("p.txt.gz", gzip.compress(b"Tom sings." * 99)[:-9], "is a damaged gz file"),
     "parquet that is none": ("p.parquet", b"PAR1nothing", "is a damaged parquet file, or none at all"),
+    "a spreadsheet": (
+        "p.xlsx",
+        b"PK\x03\x04\x14\0",
+        "is a zip archive or a spreadsheet: give the file in it",
+    ),
+    "a zip by another name": ("p.csv", b"PK\x03\x04\x14\0", "is a zip archive or a spreadsheet"),
+    "an id twice": ("p.json", '{"a": "x",\n"b": "y",\n"a": "z"}', "has the key a twice: remove one"),
+    "a prediction twice": (
+        "p.jsonl",
+        '{"prediction": "x"}\n{"id": 4, "prediction": "x", "prediction": "y"}\n',
+        r"line 2 has the key prediction twice \(in the object that begins with id: 4\): remove one",
+    ),
+    "a prediction twice in a list": (
+        "p.json",
+        '[{"id": "u", "prediction": "x", "prediction": "y"}, {"id": "v", "prediction": "x"}]',
+        r"has the key prediction twice \(in the object that begins with id: u\): remove one",
+    ),
+    "a prediction twice in a .txt": ("p.txt", '{"prediction": "x", "prediction": "y"}\n' * 2, "line 1 has the key"),
+    "a prediction twice in gz": (
+        "p.jsonl.gz",
+        gzip.compress(b'{"prediction": "x", "prediction": "y"}\n'),
+        "line 1 has the key prediction twice",
+    ),
     "index twice": ("p.csv", ",prediction\n0,a\n0,b\n", "the index column has a number twice"),
     "doc twice": (
         "samples.jsonl",
@@ -344,3 +433,60 @@ def test_first_faults_are_named_and_the_others_counted(tmp_path):
 @pytest.mark.parametrize("text", ["3 men.\nTwo.\n", "1. Tom.\nAnna.\n", "2030 was good.\n2031 was bad.\n"])
 def test_text_with_numbers_is_text(tmp_path, text):
     assert len(texts(read(tmp_path, "p.txt", text))) == text.count("\n")
+
+
+@pytest.mark.parametrize(
+    ("more", "note"),
+    [
+        ({"topic": ["a", "b"]}, "topic is neither text nor a number"),
+        ({"finish_reason": ["stop"]}, "finish_reason is neither text nor a number"),
+        ({"fault": False}, "fault is neither text nor a number"),
+        ({"candidates": [{"text": "b"}]}, "candidates is not a list of texts"),
+        ({"prompt_tokens": "n/a"}, "prompt_tokens is not a number of 0 or more"),
+        ({"turns": 7}, "turns that are not of predictions.jsonl"),
+        ({"raw_prediction": "another"}, "raw_prediction, from which prediction is not made,"),
+        ({"predictions_by_reference": ["a", "b"]}, "predictions_by_reference, which are not of prediction,"),
+    ],
+)
+def test_columns_that_resemble_ours_are_ignored_in_other_files(tmp_path, more, note):
+    found = read(tmp_path, "p.jsonl", lines(*[{"prediction": "a"} | more] * 2))
+    assert found.rows == [{"prediction": "a", "place": f"line {n}"} for n in (1, 2)]
+    assert found.notes == [f"p.jsonl: {note} in 2 rows: ignored"]
+
+
+NO_ANSWER = {
+    "error": ({"custom_id": "b", "response": {"status_code": 400, "body": {"error": {"message": "no"}}}}, "error: no"),
+    "error beside": ({"custom_id": "b", "response": None, "error": {"message": "expired"}}, "error: expired"),
+    "status": ({"custom_id": "b", "response": {"status_code": 500, "body": {}}}, "error: HTTP 500"),
+    "refusal": (
+        batch("b", choices=[{"message": {"content": None, "refusal": "I can't."}, "finish_reason": "stop"}]),
+        "refusal: I can't.",
+    ),
+    "filter": (
+        batch("b", choices=[{"message": {"content": None}, "finish_reason": "content_filter"}]),
+        "content_filter",
+    ),
+    "reasoning": (
+        batch("b", choices=[{"message": {"content": "", "reasoning_content": "hm"}, "finish_reason": "stop"}]),
+        "reasoning without an answer",
+    ),
+    "nothing": (batch("b", choices=[{"message": {"content": ""}, "finish_reason": "stop"}]), "empty answer"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_ANSWER)
+def test_an_answer_that_failed_is_an_empty_summary_with_its_fault(tmp_path, kind):
+    row, fault = NO_ANSWER[kind]
+    found = read(tmp_path, "b.jsonl", lines({"custom_id": "a", "response": {"body": chat("t")}}, row))
+    assert [(row["prediction"], row.get("fault")) for row in found.rows] == [("t", None), ("", fault)]
+    assert ids(found) == ["a", "b"]
+    assert found.notes[-1] == f"b.jsonl: 1 rows have no answer and an empty summary: 1 {fault.split(':')[0]}"
+
+
+def test_an_error_beside_an_empty_prediction(tmp_path):
+    content = lines({"prediction": None, "error": "timeout"}, {"prediction": "a", "error": None})
+    assert read(tmp_path, "p.jsonl", content).rows[0] | {"place": ""} == {
+        "prediction": "",
+        "fault": "error: timeout",
+        "place": "",
+    }

@@ -65,9 +65,42 @@ def test_limit(tmp_path):
         ({"turns": "A"}, "line 2 has turns that do not fit its dialogue"),
         ({"turns": [3]}, "line 2 has turns that do not fit its dialogue"),
         ({"id": "a"}, "1 ids are repeated: a"),
-        ({"predictions_by_reference": ["a", "b"]}, "line 2 has 2 predictions_by_reference but 1 references"),
+        ({"predictions_by_reference": ["Talk.", "b"]}, "line 2 has 2 predictions_by_reference but 1 references"),
     ],
 )
 def test_wrong_rows_are_named(tmp_path, change, message):
     with pytest.raises(InputError, match=message):
         own_references(read(tmp_path, ROW, ROW | {"id": "b"} | change))
+
+
+RAW = "<think>Hm.</think>Talk."
+
+
+@pytest.mark.parametrize("change", [{"prediction": "Edited."}, {"raw_prediction": "Something else."}])
+def test_what_was_written_is_ignored_where_the_prediction_is_not_made_from_it(tmp_path, change):
+    row = ROW | {"raw_prediction": RAW} | change
+    found = read(tmp_path, row)
+    assert own_references(found).rows == [{k: v for k, v in row.items() if k != "raw_prediction"}]
+    assert found.notes == ["predictions.jsonl: raw_prediction, from which prediction is not made, in 1 rows: ignored"]
+    for made in ("Here is a summary: Talk.", "Talk."):  # kept or taken off
+        row = ROW | {"raw_prediction": "<think>Hm.</think>Here is a summary: Talk.", "prediction": made}
+        assert own_references(read(tmp_path, row)).rows == [row]
+
+
+def test_several_predictions_are_ignored_where_the_prediction_is_none_of_them(tmp_path):
+    lists = {"predictions_by_reference": ["a"], "raw_predictions_by_reference": ["<think>x</think>a"]}
+    assert own_references(read(tmp_path, ROW | lists | {"prediction": "a"})).rows == [
+        ROW | lists | {"prediction": "a"}
+    ]
+    found = read(tmp_path, ROW | lists)
+    assert own_references(found).rows == [ROW]
+    assert found.notes == [
+        "predictions.jsonl: predictions_by_reference, which are not of prediction, in 1 rows: ignored"
+    ]
+
+
+def test_another_column_of_our_predictions_can_be_scored(tmp_path):
+    path = tmp_path / "predictions.jsonl"
+    lists = {"predictions_by_reference": ["Talk."], "raw_prediction": RAW}
+    path.write_text(json.dumps(ROW | lists | {"edited": "They chat."}) + "\n")
+    assert own_references(read_predictions(path, "edited")).rows == [ROW | {"prediction": "They chat."}]

@@ -131,7 +131,8 @@ def test_preamble_is_counted_and_taken_off_on_request(tmp_path):
 
 
 def test_each_of_several_predictions_is_scored_against_its_own_reference(tmp_path):
-    rows = [row | {"predictions_by_reference": list(row["references"])} for row in ROWS]
+    several = [{"prediction": row["references"][0], "predictions_by_reference": row["references"]} for row in ROWS]
+    rows = [row | own for row, own in zip(ROWS, several, strict=True)]
     run = score_run("a", tmp_path, rows)
     assert run.scores["rouge1"] == pytest.approx([100] * 3)
     assert run.record["human"] == score_run("a", tmp_path, ROWS).record["human"]

@@ -162,6 +162,26 @@ def test_an_endpoint_that_refuses_every_dialogue_ends_the_run_after_three(server
     assert len(server.contents) == 3
 
 
+@pytest.mark.parametrize("filtered", [3, 6, 12])
+def test_filters_of_the_first_dialogues_do_not_end_a_run_whose_others_pass(server: Server, filtered: int) -> None:
+    chats = [[{"role": "user", "content": f"dialogue {n:02}"}] for n in range(24)]
+    fault = (400, error("against the policy", code="content_filter"), {})
+    server.script = lambda content, number: fault if int(content[-2:]) < filtered else None
+    batches = generate_batches(server.url, "m", chats, {}, first_wait=0.001)
+    done = {i: one for batch in batches for i, one in batch}
+    assert [i for i in range(24) if done[i].is_filtered] == list(range(filtered))
+    assert len(server.contents) == 24
+
+
+def test_filters_of_all_dialogues_end_the_run_with_what_to_do(server: Server) -> None:
+    chats = [[{"role": "user", "content": f"dialogue {n:02}"}] for n in range(24)]
+    server.script = lambda content, number: (400, error("against the policy", code="content_filter"), {})
+    with pytest.raises(InputError, match=r"policy\. The same for the first 8 dialogues, short and long\. Leave such"):
+        list(generate_batches(server.url, "m", chats, {}, first_wait=0.001))
+    assert len(set(server.contents)) == len(server.contents) == 8
+    assert server.contents[:4] == [f"dialogue {n:02}" for n in (0, 23, 11, 22)]
+
+
 def test_when_the_longest_dialogues_are_refused_the_shortest_is_next(server: Server) -> None:
     chats = [[{"role": "user", "content": "a long dialogue " * n}] for n in (9, 8, 7, 6, 1, 2)]
     too_long = error("This model's maximum context length is 32 tokens.")

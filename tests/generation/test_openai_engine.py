@@ -24,7 +24,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 def complete(server: Server, done: dict[int, Completion] | None = None, **kwargs: Any) -> dict[int, Completion]:
     done = {} if done is None else done
     options = {"first_wait": 0.001, "timeout": 5.0} | kwargs
-    for batch in generate_batches(server.url, "m", CHATS, request_fields(8, {}), **options):
+    chats = options.pop("chats", CHATS)
+    for batch in generate_batches(server.url, "m", chats, request_fields(8, {}), **options):
         done.update(batch)
     return done
 
@@ -95,14 +96,107 @@ def test_retry_after_is_obeyed(server: Server) -> None:
     assert time.monotonic() - started >= 0.3
 
 
-def test_a_permanent_error_ends_the_run_and_keeps_finished_summaries(server: Server) -> None:
-    server.script = lambda content, number: (503, "busy", {}) if content == "dialogue 2" else None
+@pytest.mark.parametrize(
+    ("fault", "recorded"),
+    [
+        ((503, "busy", {}), "HTTP 503 at each try: busy"),
+        ((429, "slow down", {}), "HTTP 429 at each try: slow down"),
+        ("close", "no connection at each try: Server disconnected"),
+        ("hang", "timeout at each try: no answer within 0.3 s (--request_timeout)"),
+        ((200, "<html>Bad gateway</html>", {}), "error: the answer is no chat completion: '<html>Bad gateway</html>'"),
+        ((504, "the request took too long", {}), "HTTP 504 at each try: the request took too long"),
+    ],
+)
+@pytest.mark.parametrize("failing", [0, 2, 4])
+def test_a_dialogue_that_always_fails_is_recorded_and_the_run_goes_on(
+    server: Server, fault: Any, recorded: str, failing: int
+) -> None:
+    server.script = lambda content, number: fault if content == f"dialogue {failing}" else None
+    done = complete(server, tries=3, timeout=0.3 if fault == "hang" else 5.0)
+    assert done == ALL | {failing: Completion("", None, None, "error", recorded)}
+    assert done[failing].may_pass
+    assert server.contents.count(f"dialogue {failing}") == 3
+
+
+@pytest.mark.parametrize("failing", [0, 2])
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (500, "input is too long: the request exceeds the available context size. try increasing it"),
+        (500, "the prompt is too long for this model"),
+        (503, "This model's maximum context length is 512 tokens"),
+        (429, "Request too large for gpt-x on tokens per min (TPM): Limit 900, Requested 1000"),
+        (404, "prompt exceeds the context window"),
+        (200, "Requested tokens (700) exceed context window of 512"),
+    ],
+)
+def test_a_dialogue_that_is_too_long_is_known_at_once_whatever_the_status(
+    server: Server, status: int, message: str, failing: int
+) -> None:
+    record = (status, {"error": {"message": message}}, {})
+    server.script = lambda content, number: record if content == f"dialogue {failing}" else None
+    done = complete(server)
+    assert {n for n in done if done[n] == ALL[n]} == set(range(5)) - {failing}
+    assert message in str(done[failing].fault)
+    assert not done[failing].may_pass
+    assert server.contents.count(f"dialogue {failing}") == 1
+
+
+def test_a_limit_of_tokens_per_minute_is_waited_for(server: Server) -> None:
+    fault = (429, {"error": {"message": "You exceeded your token rate limit. Too many tokens, please wait"}}, {})
+    server.script = lambda content, number: fault if number == 1 else None
+    assert complete(server) == ALL
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+@pytest.mark.parametrize("fault", ["close", (503, "busy", {}), (200, "<html>Bad gateway</html>", {})])
+def test_where_nothing_succeeds_any_more_the_run_ends_and_the_rest_is_kept(
+    server: Server, concurrency: int, fault: Any
+) -> None:
+    chats = [[{"role": "user", "content": f"dialogue {n}"}] for n in range(20)]
+    server.script = lambda content, number: fault if len(server.contents) > 3 else None
     done: dict[int, Completion] = {}
-    with pytest.raises(InputError, match=r"HTTP 503: busy \(3 of 3 tries\). The summaries so far are kept"):
-        complete(server, done, concurrency=1, tries=3)
-    assert done == {0: ALL[0], 1: ALL[1]}
-    assert server.contents.count("dialogue 2") == 3
-    assert "dialogue 3" not in server.contents
+    last = r"\(2 of 2 tries\)\. The same for the last 4 dialogues\. The summaries so far are kept"
+    with pytest.raises(InputError, match=last):
+        complete(server, done, chats=chats, concurrency=concurrency, tries=2)
+    assert sum(not one.fault for one in done.values()) == 3
+    assert all(one.may_pass for one in done.values() if one.fault)
+    assert len(server.contents) <= 3 + 2 * (4 + 2 * concurrency)
+
+
+def test_an_endpoint_that_fails_at_all_dialogues_ends_the_run_after_three(server: Server) -> None:
+    server.script = lambda content, number: (500, "oops", {})
+    with pytest.raises(InputError, match=r"HTTP 500: oops \(6 of 6 tries\)\. The same for the first 3 dialogues"):
+        complete(server)
+    assert len(server.contents) == 6 + 1 + 1
+
+
+def test_what_failed_once_before_the_first_success_is_tried_again(server: Server) -> None:
+    def script(content: str, number: int) -> Any:
+        return (500, "starting", {}) if content == "dialogue 1" or len(server.contents) < 8 else None
+
+    chats = [[{"role": "user", "content": "dialogue " + "0" * n}] for n in (5, 4, 3, 2)]
+    server.script = script
+    batches = generate_batches(server.url, "m", chats, {}, first_wait=0.001)
+    done = {i: one for batch in batches for i, one in batch}
+    assert [one.fault for _, one in sorted(done.items())] == ["HTTP 500 at each try: starting", None, None, None]
+
+
+def test_the_only_missing_dialogue_may_fail_where_others_succeeded_earlier(server: Server) -> None:
+    server.script = lambda content, number: (500, "oops", {})
+    done = dict(*generate_batches(server.url, "m", CHATS[:1], {}, first_wait=0.001, has_succeeded=True))
+    assert done[0].fault == "HTTP 500 at each try: oops"
+    server.script = lambda content, number: (400, "flagged by the content filter", {})
+    done = dict(*generate_batches(server.url, "m", CHATS[:1], {}, first_wait=0.001, has_succeeded=True))
+    assert done[0].finish_reason == "content_filter"
+
+
+def test_a_wait_of_no_seconds_grows_like_others(server: Server) -> None:
+    server.script = lambda content, number: (429, "", {"Retry-After": "0"}) if number <= 4 else None
+    started = time.monotonic()
+    done = dict(*generate_batches(server.url, "m", CHATS[:1], {}, first_wait=0.04))
+    assert done[0] == ALL[0]
+    assert time.monotonic() - started >= 0.04 * (1 + 2 + 4 + 8) / 2
 
 
 def test_running_requests_finish_when_another_fails(server: Server) -> None:

@@ -1,14 +1,16 @@
 """Summarising with an engine: order, candidates, seeds, the journal; opening an engine by its options."""
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from dialogsum_sft import InputError
 from dialogsum_sft.arguments import EvalArguments
 from dialogsum_sft.data.encoding import Prompt
 from dialogsum_sft.generation.engine import Completion, System, max_prompt_tokens
 from dialogsum_sft.generation.journal import Journal
-from dialogsum_sft.generation.summarise import doubts, open_engine, outcomes, prediction, share, summarise
+from dialogsum_sft.generation.summarise import open_engine, prediction, share, summarise
 
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -114,64 +116,6 @@ def test_a_prediction_restores_the_names_of_renamed_speakers() -> None:
     assert (several["candidates"], several["topic"]) == (["Ann greets."] * 2, "greeting")
 
 
-def rows(number: int) -> list[dict[str, str]]:
-    return [{"id": f"d{n}"} for n in range(number)]
-
-
-def test_equal_candidates_and_other_prompt_tokens_are_noted() -> None:
-    completion = Completion("a", 3, 1, "stop")
-    two = prompts("ab", "abc")
-    assert doubts(rows(2), two, [[completion]] * 2, [completion] * 2) == [
-        "the endpoint counts other prompt tokens than the training had for 1 of 2 dialogues: its chat template is "
-        "another one"
-    ]
-    assert doubts(rows(1), two[1:], [[completion, completion]], [completion]) == [
-        "all candidates of every dialogue are alike: the engine does not sample"
-    ]
-    assert doubts(rows(1), two[1:], [[completion]], [completion]) == []
-
-
-def test_prompts_that_the_server_shortened_are_no_other_template() -> None:
-    def warnings(*counts: int | None) -> list[str]:
-        chosen = [Completion("a", count, 1, "stop") for count in counts]
-        three = prompts("a" * 20, "a" * 30, "a" * 40)
-        return [line.split(":")[0] for line in doubts(rows(3), three, [[one] for one in chosen], chosen)]
-
-    shortened = "the endpoint counts fewer prompt tokens than were sent for {} of 3 dialogues (down to {})"
-    other = "the endpoint counts other prompt tokens than the training had for {} of 3 dialogues"
-    assert warnings(20, 30, 40) == []
-    assert warnings(None, None, None) == []
-    assert warnings(20, 25, 25) == [shortened.format(2, 25)]
-    assert warnings(20, 30, 35) == [shortened.format(1, 35)]
-    assert warnings(10, 10, 10) == [shortened.format(3, 10)]
-    assert warnings(25, 35, 45) == [other.format(3)]
-    assert warnings(15, 25, 35) == [other.format(3)]  # the same everywhere: a system message less
-    assert warnings(25, 35, 30) == [shortened.format(1, 30), other.format(2)]
-
-
-def test_answers_that_are_no_summary_are_counted_by_name_with_their_dialogues() -> None:
-    chosen = [
-        Completion("a", None, 1, "stop"),
-        Completion("", None, 1, "content_filter", "HTTP 400: against the policy"),
-        Completion("a", None, 1, "MAX_TOKENS"),
-        Completion("a", None, 1, "content_filter"),
-        Completion("", None, 1, "stop", "refusal: I cannot."),
-        Completion("", None, None, "error", "error: HTTP 502: upstream"),
-        Completion("", None, None, "length", "reasoning without an answer"),
-        Completion("a", None, 1, None),
-    ]
-    expected = {"stop": 1, "content_filter": 2, "MAX_TOKENS": 1, "refusal": 1, "error": 1}
-    assert outcomes(chosen) == expected | {"reasoning without an answer": 1, "none": 1}
-    lines = doubts(rows(8), prompts(*"aaaaaaaa"), [[one] for one in chosen], chosen)
-    assert lines[:3] == [
-        "2 of 8 dialogues: content_filter (HTTP 400: against the policy): d1, d3",
-        "1 of 8 dialogues: refusal (refusal: I cannot.): d4",
-        "1 of 8 dialogues: error (error: HTTP 502: upstream): d5",
-    ]
-    assert lines[3].startswith("1 of 8 dialogues: reasoning without an answer: d6. Give it more room (--max_new_tok")
-    assert lines[4:] == ["1 of 8 answers do not say how they ended, so whether they were cut off"]
-
-
 def open_tiny(folder: Path, tokenizer: Any, **options: Any) -> Any:
     return open_engine(EvalArguments(**options), ModelConfig(model_name_or_path=str(folder)), tokenizer)
 
@@ -206,8 +150,18 @@ def test_systems_follow_the_adapter_and_the_number_of_candidates(
     assert tuned.record["generation"]["temperature"] == 0.7
 
 
+def test_a_local_model_does_not_overwrite_the_run_of_an_endpoint(
+    tiny_folder: Path, chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    (tmp_path / "eval-a").mkdir()
+    record = {"model": {"base": "a"}, "engine": {"base_url": "http://localhost/v1"}}
+    (tmp_path / "eval-a" / "metrics.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="eval-a has the scores of an endpoint's model: give another --output_dir"):
+        open_tiny(tiny_folder, chatml_tokenizer, adapter_path="a", output_dir=str(tmp_path))
+
+
 def test_an_endpoint_without_a_tokenizer_has_no_max_length() -> None:
     options = {"engine": "openai", "base_url": "http://localhost/v1", "served_model_name": "m"}
     engine = open_engine(EvalArguments(**options), ModelConfig(), None)
     assert (engine.max_length, max_prompt_tokens(engine)) == (None, None)
-    assert [(system.name, system.weights) for system in engine.systems] == [("served", None)]
+    assert [(system.name, system.weights) for system in engine.systems] == [("m", None)]

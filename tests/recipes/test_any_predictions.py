@@ -216,3 +216,45 @@ def test_a_column_is_named(scored, evaluate, examples, tmp_path):  # noqa: F811
     said = evaluate(f"--predictions_file={path}", "--dataset_name=sample", status=2)
     assert "there are bart, t5, x; name yours by --prediction_column" in said
     assert is_lead(scored(path, "--prediction_column=t5")[1])
+
+
+SWAPPED = [i + 1 - 2 * (i % 2) for i in range(24)]
+
+
+@pytest.mark.parametrize("name", ["dialog_id", "case"])
+def test_ids_under_any_name(scored, examples, tmp_path, name):
+    rows = [{name: examples[i]["id"], "prediction": lead(examples[i])} for i in SWAPPED]
+    _, metrics, printed = scored(jsonl(tmp_path / "p.jsonl", rows))
+    assert is_lead(metrics)
+    assert metrics["model"]["matched_by"] == "ids"
+    assert f"p.jsonl: ids are taken from {name}\np.jsonl: matched by ids\n" in printed
+
+
+def test_id_column_of_the_predictions_or_of_the_dataset(scored, evaluate, examples, tmp_path):  # noqa: F811
+    rows = [{"id": f"x{i}", "request_id": examples[i]["id"], "prediction": lead(examples[i])} for i in SWAPPED]
+    path = jsonl(tmp_path / "p.jsonl", rows)
+    assert is_lead(scored(path, "--id_column=request_id")[1])
+    whole = ({"ticket": e["id"], "dialogue": e["dialogue"], "summary": e["references"][0]} for e in examples)
+    args = (f"--dataset_name={jsonl(tmp_path / 'data.jsonl', whole)}", "--id_column=ticket")
+    path = jsonl(path, [{"id": row["request_id"], "prediction": row["prediction"]} for row in rows])
+    _, metrics, _ = scored(path, *args, dataset=False)
+    assert is_lead(metrics)
+    args = (f"--predictions_file={path}", "--dataset_name=sample", "--id_column=nowhere")
+    assert "sample has no column nowhere" in evaluate(*args, status=2)
+
+
+def test_predictions_that_fit_other_dialogues_are_warned_of(scored, examples, tmp_path):
+    path = tmp_path / "p.txt"
+    path.write_text("".join(f"{examples[i]['references'][0]}\n" for i in SWAPPED))
+    _, _, printed = scored(path)
+    assert "warning: p.txt: 24 of 24 predictions fit another dialogue" in printed
+    assert "p.txt: matched by order" in printed
+
+
+def test_special_tokens_are_not_scored_and_counted(scored, examples, tmp_path):
+    rows = [{"prediction": f"<|begin_of_text|>{lead(e)}<|eot_id|>\n<|endoftext|>"} for e in examples]
+    found, metrics, printed = scored(jsonl(tmp_path / "p.jsonl", rows))
+    assert is_lead(metrics)
+    assert metrics["diagnostics"]["marks"] == 1
+    assert "with special tokens, which are not" in printed
+    assert found[0]["raw_prediction"] == rows[0]["prediction"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from conftest import Recipe
+from dialogsum_sft.generation import openai_engine
 from fake_endpoint import Server, answer, serving
 
 import pytest
@@ -28,9 +29,9 @@ def evaluate(recipe: Recipe, server: Server, tmp_path: Path) -> Evaluate:
 
 
 def written(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    with (folder / "eval-served" / "predictions.jsonl").open(encoding="utf-8") as file:
+    with (folder / "eval-gpt-x" / "predictions.jsonl").open(encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
-    return rows, json.loads((folder / "eval-served" / "metrics.json").read_text())
+    return rows, json.loads((folder / "eval-gpt-x" / "metrics.json").read_text())
 
 
 def empty(reason: str, **message: Any) -> dict[str, Any]:
@@ -98,7 +99,7 @@ def test_each_answer_that_is_no_summary_is_counted_and_named(
         assert line in said
     sent = len(server.contents)
     evaluate(*flags)
-    assert len(server.contents) == sent  # all are there, with the same settings
+    assert server.contents[sent:] == [dialogues[6]] * 3  # the error may pass; all others are there
 
 
 def test_refused_fields_are_recorded_and_the_evaluation_stays_the_same(
@@ -167,6 +168,90 @@ def test_what_no_wait_mends_is_one_line_within_five_seconds(
     assert time.monotonic() - asked[0] < 5
     (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert message in error
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "close",
+        (200, "<html>Bad gateway</html>", {}),
+        (503, {"error": {"message": "no [worker] is free"}}, {}),
+    ],
+)
+def test_faults_that_pass_are_tried_again_by_another_run_and_refusals_are_not(
+    evaluate: Evaluate,
+    server: Server,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Any,
+) -> None:
+    monkeypatch.setattr(openai_engine.Client, "__init__", quick(openai_engine.Client.__init__))
+    dialogues: list[str] = []
+    refused = (400, {"error": {"message": "against the policy", "code": "content_filter"}}, {})
+
+    def script(content: str, number: int) -> Any:
+        if content not in dialogues:
+            dialogues.append(content)
+        return {1: fault, 2: refused, 4: fault}.get(dialogues.index(content))
+
+    def said() -> str:
+        return " ".join(capsys.readouterr().out.split())
+
+    server.script = script
+    evaluate("--max_eval_samples=6", "--concurrency=1")
+    assert [bool(row.get("fault")) for row in written(tmp_path)[0]].count(True) == 3
+    first = said()
+    assert "2 of 6 dialogues: " in first
+    assert "Start the evaluation again to try these again" in first
+    filtered = "warning: 1 of 6 dialogues: content_filter (HTTP 400: against the policy)"
+    assert filtered in first
+
+    server.contents.clear()
+    evaluate("--max_eval_samples=6", "--concurrency=1")  # they fail again, and it ends as before
+    assert set(server.contents) == {dialogues[1], dialogues[4]}
+    again = said()
+    assert "eval-gpt-x: 2 dialogues that failed are tried again" in again
+    assert "2 of 6 dialogues: " in again
+
+    server.contents.clear()
+    server.script = lambda content, number: None
+    evaluate("--max_eval_samples=6")
+    assert sorted(server.contents) == sorted([dialogues[1], dialogues[4]])
+    rows, metrics = written(tmp_path)
+    assert [row["fault"] for row in rows if row.get("fault")] == ["HTTP 400: against the policy"]
+    assert metrics["engine"]["outcomes"] == {"stop": 5, "content_filter": 1}
+    said()
+
+    evaluate("--max_eval_samples=6")
+    assert len(server.contents) == 2
+    assert filtered in said()
+    assert not list((tmp_path / "eval-gpt-x").glob("*partial*"))
+
+
+def quick(init: Callable[..., None]) -> Callable[..., None]:
+    """A client whose waits are short."""
+
+    def short(self: Any, *args: Any) -> None:
+        init(self, *args)
+        self.first_wait = 0.001
+
+    return short
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [answer("They agree to", "max_tokens"), answer("<think>Well", "length"), answer("They", "MAX_TOKENS")],
+)
+@pytest.mark.parametrize("whole", [0, 2])
+def test_half_of_the_summaries_cut_off_are_a_warning_with_what_to_do(
+    evaluate: Evaluate, server: Server, capsys: pytest.CaptureFixture[str], cut: Any, whole: int
+) -> None:
+    server.script = lambda content, number: (200, cut if len(server.contents) > whole else answer("They agree."), {})
+    for _ in range(2):
+        evaluate("--max_eval_samples=4", "--concurrency=1")
+        said = " ".join(capsys.readouterr().out.split())
+        assert f"warning: {4 - whole} of 4 summaries are cut off. Give it more room (--max_new_tokens) or less" in said
 
 
 def test_a_server_that_shortens_prompts_is_told_from_another_template(

@@ -238,10 +238,10 @@ def test_an_endpoint_without_a_tokenizer_resumes_after_an_error(
         server.script = lambda content, number: None
         evaluate(*flags)
         assert len(server.contents) == 3 + 2
-    rows = predictions(tmp_path / "eval-served")
+    rows = predictions(tmp_path / "eval-gpt-x")
     assert [row["prediction"].endswith(row["dialogue"].upper().strip()) for row in rows] == [True] * 4
     assert rows[0]["prompt_tokens"] == 7
-    record = (tmp_path / "eval-served" / "metrics.json").read_text()
+    record = (tmp_path / "eval-gpt-x" / "metrics.json").read_text()
     assert KEY not in record + capsys.readouterr().out
     assert json.loads(record)["model"]["base"] == "gpt-x"
     assert json.loads(record)["engine"]["resumed"] == 2
@@ -271,8 +271,9 @@ def test_transformers_serve_equals_the_transformers_engine(
     evaluate(*arguments(Path("embedded"), tmp_path, *same))
     endpoint = ["--engine=openai", f"--base_url={served}", f"--served_model_name={embedded_model()}"]
     evaluate(*arguments(Path("embedded"), tmp_path, *same, *endpoint))
-    assert predictions(tmp_path / "eval-served") == predictions(tmp_path / "eval-base")
+    (folder,) = set(tmp_path.glob("eval-*")) - {tmp_path / "eval-base"}
+    assert predictions(folder) == predictions(tmp_path / "eval-base")
     assert "other prompt tokens" not in capsys.readouterr().out
-    record = json.loads((tmp_path / "eval-served" / "metrics.json").read_text())
+    record = json.loads((folder / "metrics.json").read_text())
     assert record["engine"]["base_url"] == served
     assert record["rouge1"] == json.loads((tmp_path / "eval-base" / "metrics.json").read_text())["rouge1"]

@@ -16,7 +16,7 @@ def server(monkeypatch):
 def evaluate(recipe, server, folder, *more):
     args = (f"--base_url={server.url}", "--served_model_name=m", "--dataset_name=sample", "--max_eval_samples=3")
     recipe("eval", "--engine=openai", *args, f"--output_dir={folder}", "--num_examples=0", *more)
-    run = folder / "eval-served"
+    run = folder / "eval-m"
     rows = [json.loads(line) for line in (run / "predictions.jsonl").open(encoding="utf-8")]
     return rows, json.loads((run / "metrics.json").read_text(encoding="utf-8"))
 
@@ -43,13 +43,12 @@ def test_thinking_and_preambles_of_an_engine(recipe, server, tmp_path, capsys):
     assert "with thinking, which is not scored" in capsys.readouterr().out
 
 
-def test_an_engine_does_not_overwrite_the_run_of_a_file(recipe, server, tmp_path, capsys):
-    folder = tmp_path / "eval-served"
-    folder.mkdir()
+def test_an_engine_does_not_overwrite_the_run_of_a_file(recipe, server, tmp_path):
+    folder = tmp_path / "eval-m"
     evaluate(recipe, server, tmp_path)
     record = json.loads((folder / "metrics.json").read_text())
-    record["model"]["predictions_file"] = "served.txt"
+    record["model"]["predictions_file"] = "m.txt"
     (folder / "metrics.json").write_text(json.dumps(record))
-    with pytest.raises(SystemExit):
-        evaluate(recipe, server, tmp_path)
-    assert "eval-served has the scores of served.txt: give another --output_dir" in capsys.readouterr().err
+    evaluate(recipe, server, tmp_path)
+    assert json.loads((folder / "metrics.json").read_text()) == record
+    assert (tmp_path / "eval-m-2" / "metrics.json").is_file()
