@@ -15,7 +15,7 @@ from typing import Any, NoReturn, get_args, get_type_hints
 
 from dialogsum_sft import InputError, Stopped
 from dialogsum_sft.distributed import exit_process
-from dialogsum_sft.launch import start_processes, write_status
+from dialogsum_sft.launch import HELP, start_processes, write_status
 
 import yaml
 from trl import TrlParser
@@ -56,6 +56,7 @@ def parse(
     argv: Sequence[str] | None = None,
     *,
     defaults: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
+    launches: bool = False,
 ) -> tuple[Any, ...]:
     """Parse `--config FILE.yaml` and the command line, which wins, into one instance of each dataclass.
 
@@ -63,12 +64,12 @@ def parse(
     defaults: `no` becomes False, `2e-4` a string, and choices are not checked.)
 
     `defaults` receives the options that were given, {name: value}, and returns defaults of others. A training passes
-    `hardware.training_defaults`.
+    `hardware.training_defaults`. The help of a recipe that `launches` names `--accelerate_config`.
 
     Raises InputError for an unknown key or flag (naming similar ones), an invalid value or a missing file.
     """
     description = "Options are read from --config FILE.yaml and from the command line, which wins."
-    parser = _Parser(types, allow_abbrev=False, description=description)
+    parser = _Parser(types, allow_abbrev=False, description=description, epilog=HELP if launches else None)
     flags = {option for action in parser._actions for option in action.option_strings if option.startswith("--")}
     args = list(sys.argv[1:] if argv is None else argv)
     unknown = [word.split("=")[0] for word in args if re.match(r"--[A-Za-z]", word)]

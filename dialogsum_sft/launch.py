@@ -16,6 +16,10 @@ from accelerate.commands.launch import _validate_launch_command, launch_command,
 from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 
 OPTION = "--accelerate_config"
+HELP = (
+    f"{OPTION} NAME (a file in accelerate_configs/, or a path) starts several processes, as accelerate launch does; "
+    "beside it go --num_processes N and accelerate's options for several machines."
+)
 STATUSES = "DIALOGSUM_SFT_STATUSES"  # a folder, in which each process writes its exit status under its rank
 
 

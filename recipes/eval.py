@@ -65,7 +65,7 @@ def main() -> None:
     # 1. Arguments
     started_processes()
     script_args, model_args, data_args, eval_args = parse(
-        (ScriptArguments, ModelConfig, DataArguments, EvalArguments), defaults=evaluation_defaults
+        (ScriptArguments, ModelConfig, DataArguments, EvalArguments), defaults=evaluation_defaults, launches=True
     )
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU", not torch.accelerator.is_available())
     state = PartialState(cpu=cpu, timeout=timedelta(days=1))  # at the end all wait for the slowest

@@ -57,7 +57,9 @@ def main() -> None:
     # 1. Arguments; options that cannot work end the run here
     started, processes = time.time(), started_processes()
     script_args, training_args, model_args, data_args, train_args = parse(
-        (ScriptArguments, SFTConfig, ModelConfig, DataArguments, TrainArguments), defaults=training_defaults
+        (ScriptArguments, SFTConfig, ModelConfig, DataArguments, TrainArguments),
+        defaults=training_defaults,
+        launches=True,
     )
     state = PartialState()
     check_training(script_args, training_args, model_args, train_args, processes, connected=state.num_processes)
