@@ -128,7 +128,10 @@ def value_at(row: Mapping[str, Any], path: str) -> Any:
     value: Any = row
     for part in path.split("."):
         if isinstance(value, str):  # JSON in a cell
-            value = stored_list(value)
+            try:
+                value = stored_list(value)
+            except ValueError as error:  # cut off
+                raise KeyError(path) from error
         if isinstance(value, Mapping) and part in value:
             value = value[part]
         elif isinstance(value, (list, tuple)) and re.fullmatch(r"\d+", part) and int(part) < len(value):
@@ -172,7 +175,7 @@ def _names_of(value: Any) -> Iterable[str]:
 
 def references_of(row: Mapping[str, Any], columns: Columns) -> list[tuple[str, Any]]:
     """(column, value) of each reference: several of a list under a plural name, whose items may be lists of sentences;
-    the sentences of any other list are joined.
+    the sentences of any other list are joined. Raises ValueError for a list in a cell that was cut off.
     """
 
     def joined(value: Any) -> Any:
@@ -189,8 +192,11 @@ def references_of(row: Mapping[str, Any], columns: Columns) -> list[tuple[str, A
             value = value_at(row, column)
         except KeyError:
             value = None
-        if isinstance(value, str) and (stored := stored_list(value)) is not None and isinstance(stored, list):
-            value = stored
+        try:
+            stored = stored_list(value) if isinstance(value, str) else None
+        except ValueError as error:
+            raise ValueError(f"{column}: {error}") from error
+        value = stored if isinstance(stored, list) else value
         several = _PLURAL.search(column.rsplit(".", 1)[-1])
         if not isinstance(value, (list, tuple)):
             found.append((column, value))

@@ -176,9 +176,9 @@ def _kept(
             counts.read += 1
             identity = name_of(value_of(row, columns.id)) if columns.id else None
             label = f"row {place}{suffix}" if identity is None else f"row {place}{suffix} ({one_line(identity)})"
-            values = references_of(row, columns)
-            present = [(column, value) for column, value in values if not is_empty(value)]
             try:
+                values = references_of(row, columns)
+                present = [(column, value) for column, value in values if not is_empty(value)]
                 dialogue = reader.dialogue(row, counts)
                 references = [text_of(value, column) for column, value in present or values[:1]]
                 fields = {name: field_of(value_of(row, name), name) for name in columns.fields}

@@ -83,6 +83,15 @@ def test_json_in_a_cell_has_nested_fields(tmp_path: Path) -> None:
     assert (one["references"], fields_of(one)) == (["One. Two.", "Three."], {"info.tags": "a, b"})
 
 
+def test_a_cell_with_json_that_was_cut_off_has_no_nested_field(tmp_path: Path) -> None:
+    rows = [
+        {"call": json.dumps({"text": "Ann: Hi.\nBob: Yo."}), "summary": "a"},
+        {"call": '{"text": "An', "summary": "b"},
+    ]
+    examples = load(tmp_path, *rows, dialogue_column="call.text", allow_dropped_rows=True)
+    assert examples.counts.record()["rows_dropped"] == {"call.text is null": 1}
+
+
 def test_columns_in_the_instruction_and_the_system_prompt(tmp_path: Path) -> None:
     rows = [
         {"id": n, "dialogue": "Ann: {section}", "summary": "s", "section": n, "lang": "fr"} for n in ("HPI", "ROS")

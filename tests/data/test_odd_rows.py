@@ -73,6 +73,10 @@ DROPPED: dict[str, tuple[Any, str]] = {
         TEA | {"dialogue": [{"text": "\ude42"}]},
         "dialogue: a turn has a text that is not UTF-8",
     ),
+    "a list in a cell as summary, cut": (
+        TEA | {"summary": '[{"text": "They gre'},
+        "summary: looks like a list of turns, but is neither JSON nor a Python list",
+    ),
     "null summary": (TEA | {"summary": None}, "summary is null"),
     "number as summary": (TEA | {"summary": 0}, "summary is not text"),
     "object as summary": (TEA | {"summary": {"a": "b"}}, "summary is not text"),
