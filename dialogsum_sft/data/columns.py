@@ -162,10 +162,7 @@ def fanned_out(row: Mapping[str, Any], columns: Columns) -> Iterator[tuple[str, 
 
 def _list_at(row: Mapping[str, Any], path: str) -> list[Any]:
     """The list at a path; empty where there is none."""
-    try:
-        value = value_at(row, path)
-    except KeyError:
-        return []
+    value = value_of(row, path)
     return value if isinstance(value, list) else []
 
 
@@ -188,10 +185,7 @@ def references_of(row: Mapping[str, Any], columns: Columns) -> list[tuple[str, A
         path, *element = column.split("[]")
         if element and f"{path}[]" not in row:
             continue  # of another list than this row
-        try:
-            value = value_at(row, column)
-        except KeyError:
-            value = None
+        value = value_of(row, column)
         try:
             stored = stored_list(value) if isinstance(value, str) else None
         except ValueError as error:
@@ -208,6 +202,7 @@ def references_of(row: Mapping[str, Any], columns: Columns) -> list[tuple[str, A
 
 
 def value_of(row: Mapping[str, Any], path: str) -> Any:
+    """As `value_at`, but None for what is absent."""
     try:
         return value_at(row, path)
     except KeyError:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dialogsum_sft.data.columns import has, value_at
+from dialogsum_sft.data.columns import has, value_of
 from dialogsum_sft.data.dialogue import Turn
 from dialogsum_sft.data.labels import ROLES
 
@@ -141,7 +141,7 @@ class TurnReader:
     def _text_of(self, turn: Mapping[str, Any]) -> Any:
         """The first value under a key for texts that is text, else the first one: Whisper's `words` may be a list."""
         if self.keys.text:
-            return at(turn, self.keys.text)
+            return value_of(turn, self.keys.text)
         plain = plain_keys(turn)
         values = [plain[key] for key in TEXT_KEYS if key in plain and (key != "words" or isinstance(plain[key], str))]
         value = next((value for value in values if isinstance(value, str)), values[0] if values else None)
@@ -151,7 +151,9 @@ class TurnReader:
         return value
 
     def _speaker(self, turn: Mapping[str, Any], number: int) -> str | None:
-        speaker = at(turn, self.keys.speaker) if self.keys.speaker else _real_name(turn) or _first(turn, SPEAKER_KEYS)
+        speaker = (
+            value_of(turn, self.keys.speaker) if self.keys.speaker else _real_name(turn) or _first(turn, SPEAKER_KEYS)
+        )
         for _ in range(3):
             if isinstance(speaker, Mapping):
                 speaker = _first(speaker, _NAME_KEYS)
@@ -204,14 +206,6 @@ def has_text(turn: Any, keys: TurnKeys) -> bool:
 
 def is_call(turn: Mapping[str, Any]) -> bool:
     return not _CALLS.isdisjoint(map(plain_key, turn))
-
-
-def at(turn: Mapping[str, Any], key: str) -> Any:
-    """The value of a key, or of a nested one such as `author.name`; None where there is none."""
-    try:
-        return value_at(turn, key)
-    except KeyError:
-        return None
 
 
 @functools.lru_cache(1000)
