@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,19 @@ def record(output_dir: Path) -> dict[str, Any]:
 
 
 DROPOUT = {"lora_dropout": 0.2}
+
+
+def start_training(command: list[str], log: Path) -> subprocess.Popen[bytes]:
+    """Start a command and wait until it has logged a loss."""
+    with log.open("wb") as file:
+        env = os.environ | {"HF_HUB_OFFLINE": "1"}
+        process = subprocess.Popen(
+            command, cwd=Path(__file__).parent.parent, env=env, stdout=file, stderr=subprocess.STDOUT
+        )
+    while "'loss'" not in text_of(log):
+        assert process.poll() is None, text_of(log)[-3000:]
+        time.sleep(0.05)
+    return process
 
 
 def text_of(log: Path) -> str:

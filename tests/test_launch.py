@@ -9,7 +9,7 @@ from pathlib import Path
 
 from conftest import ROOT, Recipe
 from ranks import CONFIGS
-from sft_runs import sft_args, text_of
+from sft_runs import sft_args, start_training, text_of
 
 import psutil
 import pytest
@@ -87,12 +87,7 @@ def test_sft_starts_its_processes_and_says_how_to_go_on(tiny_folder: Path, tmp_p
     command = [sys.executable, "recipes/sft.py", "--accelerate_config", "cpu"]
     command += sft_args(tiny_folder, tmp_path / "out", num_train_epochs=400, save_strategy="no")
     log = tmp_path / "log"
-    with log.open("wb") as file:
-        env = os.environ | {"HF_HUB_OFFLINE": "1"}
-        process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=file, stderr=subprocess.STDOUT)
-    while "'loss'" not in text_of(log):
-        assert process.poll() is None, text_of(log)[-3000:]
-        time.sleep(0.05)
+    process = start_training(command, log)
     ranks = [child.environ()["RANK"] for child in psutil.Process(process.pid).children() if "RANK" in child.environ()]
     assert sorted(ranks) == ["0", "1"]
     process.send_signal(signal.SIGTERM)

@@ -1,17 +1,25 @@
 """A signal stops a run after its step with a checkpoint, on one process and on two."""
 
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-from conftest import ROOT
 from dialogsum_sft.training.checkpoints import damage, find_checkpoints
 from dialogsum_sft.training.stopping import StopCallback
-from sft_runs import DROPOUT, Sft, WholeRun, assert_same_weights, names, record, send, sft_args, text_of
+from sft_runs import (
+    DROPOUT,
+    Sft,
+    WholeRun,
+    assert_same_weights,
+    names,
+    record,
+    send,
+    sft_args,
+    start_training,
+    text_of,
+)
 
 import psutil
 import pytest
@@ -92,12 +100,7 @@ def launch(tiny_folder: Path, output_dir: Path, log: Path) -> tuple[subprocess.P
     command = [str(Path(sys.executable).parent / "accelerate"), "launch", "--main_process_port", "0"]
     command += ["--config_file", "accelerate_configs/cpu.yaml", "recipes/sft.py"]
     command += sft_args(tiny_folder, output_dir, num_train_epochs=400, save_strategy="no")
-    with log.open("wb") as file:
-        env = os.environ | {"HF_HUB_OFFLINE": "1"}
-        launcher = subprocess.Popen(command, cwd=ROOT, env=env, stdout=file, stderr=subprocess.STDOUT)
-    while "'loss'" not in text_of(log):
-        assert launcher.poll() is None, text_of(log)[-3000:]
-        time.sleep(0.05)
+    launcher = start_training(command, log)
     ranks = sorted(psutil.Process(launcher.pid).children(), key=lambda process: int(process.environ()["RANK"]))
     return launcher, ranks
 
