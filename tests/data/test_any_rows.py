@@ -47,7 +47,10 @@ def spoken(value: Any) -> str | None:
     if not isinstance(value, list):
         return None
     said = []
+    others_have_text = any(not isinstance(turn, dict) or "text" in turn for turn in value)
     for turn in value:
+        if isinstance(turn, dict) and "text" not in turn and others_have_text:
+            continue  # skipped, and counted
         if isinstance(turn, list) and len(turn) == 2 and all(isinstance(part, str) for part in turn):
             speaker, text = (kept_text(part) or ("" if is_empty(part) else None) for part in turn)
             if speaker is None:
