@@ -18,6 +18,7 @@ from sft_runs import Sft, sft_args
 
 import pytest
 import torch
+from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     Gemma3Config,
@@ -30,6 +31,11 @@ from transformers import (
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "dialogsum_sft" / "data" / "sample"
 Recipe = Callable[..., None]
+
+# A commit has the same random examples each time; `pytest --hypothesis-profile random` draws others.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("random", deadline=None)
+settings.load_profile("same")
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"

@@ -198,7 +198,7 @@ def test_most_dialogues_without_speakers_are_pointed_out(tmp_path: Path) -> None
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda text: text.strip())
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.none() | texts, texts), min_size=1, max_size=8))
 def test_any_turns_are_the_same_after_reading(tmp_path: Path, turns: list[tuple[str | None, str]]) -> None:
     value = [{"speaker": speaker, "text": text} for speaker, text in turns]

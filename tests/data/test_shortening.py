@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dialogsum_sft.data.shortening import GAP, shorten
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from labelled_dialogues import dialogues, labelled
 
@@ -19,7 +19,6 @@ def characters(texts: list[str]) -> list[int]:
     return [len(text) for text in texts]
 
 
-@settings(deadline=None)
 @pytest.mark.parametrize("count", [words, characters])
 @given(text=dialogues, share=st.floats(0.05, 1.2))
 def test_a_shortened_dialogue_fits(count: Callable[[list[str]], list[int]], text: str, share: float) -> None:
@@ -91,7 +90,6 @@ def test_the_budget_is_used() -> None:
 sizes = st.lists(st.sampled_from([1, 2, 5, 20, 90, 300]), min_size=2, max_size=12)
 
 
-@settings(deadline=None)
 @pytest.mark.parametrize("count", [words, characters])
 @given(sizes=sizes, share=st.floats(0.02, 0.99))
 def test_the_last_turn_is_whole_unless_it_exceeds_half_of_the_budget(

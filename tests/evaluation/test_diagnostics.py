@@ -183,7 +183,7 @@ pieces = st.one_of(
 any_text = st.lists(pieces, max_size=8).map("".join)
 
 
-@settings(derandomize=True, database=None, deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(any_text, any_text, any_text)
 def test_any_text_has_a_diagnosis_with_spans_inside_it(prediction, dialogue, reference):
     a_row = row(prediction, dialogue=dialogue, references=[reference])

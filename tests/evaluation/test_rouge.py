@@ -6,7 +6,7 @@ from dialogsum_sft.evaluation.significance import confidence_interval
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
@@ -292,7 +292,6 @@ WORDS = ["the", "cat", "cats", "sat", "on", "a", "mat", ".", "#Person1#", "2"]
 words_text = st.lists(st.sampled_from(WORDS), max_size=14).map(" ".join)
 
 
-@settings(derandomize=True, database=None, deadline=None)
 @given(words_text, words_text)
 def test_skip_bigrams_agree_with_brute_force(prediction, reference):
     scores = rouge_scores([prediction], [[reference]])
@@ -300,7 +299,6 @@ def test_skip_bigrams_agree_with_brute_force(prediction, reference):
     assert scores["rougeSU4"][0][0] == pytest.approx(by_brute_force(prediction, reference, True), abs=1e-9)
 
 
-@settings(derandomize=True, database=None, deadline=None)
 @given(ascii_text, ascii_text)
 def test_cached_tokens_change_no_score(prediction, reference):
     types = ["rouge1", "rouge2", "rougeL", "rougeLsum"]

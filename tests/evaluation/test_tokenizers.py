@@ -4,7 +4,7 @@ from conftest import SAMPLE
 from dialogsum_sft.evaluation.tokenizers import UnicodeTokenizer, lost_share, suggest_tokenizer
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score.tokenizers import DefaultTokenizer
 
@@ -42,7 +42,6 @@ ascii_text = st.lists(
 ).map("".join)
 
 
-@settings(derandomize=True, database=None, deadline=None)
 @given(ascii_text)
 def test_both_tokenizers_agree_on_ascii_text(text):
     assert UnicodeTokenizer().tokenize(text) == DefaultTokenizer(use_stemmer=True).tokenize(text)
