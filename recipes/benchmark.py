@@ -134,7 +134,7 @@ def main() -> None:
     if args.output:
         record |= {"arguments": vars(args), "hardware": provenance.hardware(), "versions": provenance.versions()}
         files.write_json(Path(args.output), record | {"git_revision": provenance.git_revision()})
-        console.print(f"saved {args.output}")
+        console.print(f"saved {args.output}", soft_wrap=True)
 
 
 def train_in_turn(args: BenchmarkArguments, settings: Settings, train: Examples) -> tuple[Results, dict[str, str]]:

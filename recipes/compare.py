@@ -63,7 +63,7 @@ def main() -> None:
         for index in most_different(runs[0], other, args.num_examples):
             console.print(dialogue_panel([runs[0], other], index, with_scores=True))
     console.print(*tables, sep="\n")
-    console.print(Text(f"{page}: scores, charts and every dialogue"))
+    console.print(Text(f"{page}: scores, charts and every dialogue"), soft_wrap=True)
 
 
 def runs_first(argv: Sequence[str]) -> list[str]:

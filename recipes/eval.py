@@ -53,7 +53,6 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from rich.console import Console
-from rich.markup import escape
 from transformers import PreTrainedTokenizerBase, set_seed
 from trl import ModelConfig, ScriptArguments
 
@@ -136,7 +135,7 @@ def check_training_record(
     folder = Path(eval_args.adapter_path or str(model_args.model_name_or_path))
     prompt = None if eval_args.allow_other_prompt or tokenizer is None else (settings, tokenizer)
     known, warnings = compare_with_training(folder, prompt, split.rows["dialogue"])
-    console.print(*(f"[yellow]warning: {line}" for line in warnings), sep="\n", end="\n" if warnings else "")
+    warn(console, warnings)
     return known
 
 
@@ -182,14 +181,14 @@ def summarise_system(
     journal = Journal(folder, settings, [row["id"] for row in rows], eval_args.num_candidates, **ranks)
     finished = run_on_main(lambda: finished_run(folder, digests(settings)))
     if finished and not journal.again:
-        console.print(f"{folder}: all {len(rows)} summaries are there, with the same settings", markup=False)
+        say(console, f"{folder}: all {len(rows)} summaries are there, with the same settings")
         warn(console, doubts_of_finished(finished.rows, prompts))
         return finished.rows, {part: finished.record[part] for part in RECORD if part in finished.record}
 
-    console.print(*journal.notes, sep="\n", end="\n" if journal.notes else "", markup=False)
+    say(console, *journal.notes)
     if resumed := len(journal.done):
         whole = len(rows) * eval_args.num_candidates
-        console.print(f"{folder}: {resumed} of {whole} summaries are there from an earlier evaluation", markup=False)
+        say(console, f"{folder}: {resumed} of {whole} summaries are there from an earlier evaluation")
     drawn = summarise(
         engine,
         prompts,
@@ -217,9 +216,14 @@ def summarise_system(
     }
 
 
+def say(console: Console, *lines: str, style: str | None = None) -> None:
+    """Print lines as they are: a path is not broken at the terminal's width."""
+    for line in lines:
+        console.print(line, style=style, markup=False, soft_wrap=True)
+
+
 def warn(console: Console, lines: list[str]) -> None:
-    for line in lines:  # with an endpoint's own words
-        console.print(f"[yellow]warning: {escape(line)}")
+    say(console, *(f"warning: {line}" for line in lines), style="yellow")
 
 
 def score(
@@ -263,7 +267,7 @@ def score_file(
         rows, read = examples.rows.to_list(), examples.counts.read
         matched = match_examples(rows, predictions, f"{source} ({split})", rows_read=read, limit=limit)
         data = data_record(script_args, data_args, examples)
-    console.print(*matched.notes, f"{path.name}: matched by {matched.by}", sep="\n", markup=False)
+    say(console, *matched.notes, f"{path.name}: matched by {matched.by}")
     warn(console, matched.warnings)
     warn_of_tokenizer(console, matched.rows, eval_args.rouge_tokenizer)
     name, file_id = name_of_file(path, Path(eval_args.output_dir))
@@ -294,7 +298,7 @@ def note_scores(console: Console, systems: list[System], runs: list[Run]) -> Non
         end = "scores noted" if noted else "keeps its scores of more dialogues"
     except OSError as error:  # another user's folder
         end = f"the scores could not be noted here ({error.strerror})"
-    console.print(f"{weights / 'README.md'}: {end}")
+    say(console, f"{weights / 'README.md'}: {end}")
 
 
 def show_results(console: Console, eval_args: EvalArguments, runs: list[Run]) -> None:
@@ -303,7 +307,7 @@ def show_results(console: Console, eval_args: EvalArguments, runs: list[Run]) ->
     for number in range(min(eval_args.num_examples, len(runs[0].rows))):
         console.print(dialogue_panel(runs, number))
     console.print(score_table(runs), diagnostics_table(runs))
-    console.print(*(f"{one.folder}: predictions.jsonl, metrics.json" for one in runs), sep="\n", markup=False)
+    say(console, *(f"{one.folder}: predictions.jsonl, metrics.json" for one in runs))
     page = Path(eval_args.output_dir) / "report.html"
     model, data = runs[0].record["model"], runs[0].record["data"]
     write_report(
@@ -312,7 +316,7 @@ def show_results(console: Console, eval_args: EvalArguments, runs: list[Run]) ->
         training_log=Path(eval_args.adapter_path).parent / "training.jsonl" if eval_args.adapter_path else None,
         title=f"{model['base'] or runs[0].name} on {data.get('dataset_name', 'dialogues')}",
     )
-    console.print(f"{page}: scores, charts and every dialogue", markup=False)
+    say(console, f"{page}: scores, charts and every dialogue")
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def main() -> None:
     # 2. Counts and texts; the encoding has checked the labels of every row
     name, dataset = public_name(str(model_args.model_name_or_path)), data_args.train_file or script_args.dataset_name
     console.print(Text.assemble("\n", (str(dataset), "bold"), " as ", (name, "bold"), " sees it"))
-    console.print(*map(Text, data.notes), sep="\n")
+    console.print(*map(Text, data.notes), sep="\n", soft_wrap=True)
     show_counts(splits, refuses, console)
     console.print(text_table(splits, tokenizer), speakers_table(splits))
     dialogues = [set(split.examples.rows["dialogue"]) for split in splits.values()]
@@ -143,7 +143,7 @@ def main() -> None:
     # 6. Save the page
     if inspect_args.output is not None:
         files.write_text(Path(inspect_args.output), console.export_html(inline_styles=True))
-        console.print(f"saved {inspect_args.output}")
+        console.print(f"saved {inspect_args.output}", soft_wrap=True)
 
 
 def show_counts(splits: dict[str, Split], refuses: bool, console: Console) -> None:
