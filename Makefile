@@ -10,8 +10,9 @@ quickstart: $(READY)
 	$(BIN)/python recipes/sft.py --config recipes/configs/quickstart.yaml
 	$(BIN)/python recipes/eval.py --adapter_path runs/quickstart/adapter
 
+# Two workers, a file of tests each at a time, in the order of the folders. One thread each: more would wait for cores.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # vLLM pins transformers and torch: it has an environment of its own, here with its build for the CPU.
 test-vllm: $(VLLM)/.ready
