@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
 from conftest import ROOT, Recipe
+from sft_runs import text_of
 
 import pytest
 import torch
@@ -90,16 +92,11 @@ STUBS = {
         for pid in open("launchers"):
             os.kill(int(pid), signal.SIGTERM)
     """,
-    # Writes down the launcher's arguments and ends as ENDS_WITH says.
-    "accelerate": """
-        import os, signal, sys
-        name = f"node{os.environ['SLURM_NODEID']}"
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-        with open(f".{name}", "w") as file:
+    # Writes down its arguments and ends as ENDS_WITH says.
+    "python": """
+        import os, sys
+        with open(f"node{os.environ['SLURM_NODEID']}", "w") as file:
             file.write("\\n".join(sys.argv[1:]))
-        os.rename(f".{name}", name)
-        if os.environ["ENDS_WITH"] == "signal":
-            signal.pause()
         sys.exit(int(os.environ["ENDS_WITH"]))
     """,
 }
@@ -158,42 +155,30 @@ def test_accumulation_equals_one_wide_batch(recipe: Recipe, tiny_folder: Path, t
     same_run(tmp_path / "8", tmp_path / "2")
 
 
-ALL_STUBS = ("srun", "scontrol", "scancel", "accelerate")
+SLURM = ("srun", "scontrol", "scancel")
 
 
 @pytest.mark.slow
 def test_slurm_launches_each_node(tmp_path: Path) -> None:
-    job = submit(tmp_path, "recipes/sft.py", "--config", "a b.yaml", stubs=ALL_STUBS, ENDS_WITH="0")
+    job = submit(tmp_path, "recipes/sft.py", "--config", "a b.yaml", stubs=(*SLURM, "python"), ENDS_WITH="0")
     output, errors = finish(job)
     assert (job.returncode, output, errors) == (0, "", "")
     assert not (tmp_path / "requeued").exists()
     for rank in "01":
         assert (tmp_path / f"node{rank}").read_text().split("\n") == [
-            *("launch", "--machine_rank", rank, "--config_file", "accelerate_configs/multi_node.yaml"),
+            *("recipes/sft.py", "--config", "a b.yaml", "--accelerate_config", "multi_node"),
             *("--num_machines", "2", "--num_processes", "2", "--main_process_ip", "127.0.0.1"),
-            *("--main_process_port", "30123", "--rdzv_backend", "c10d", "recipes/sft.py", "--config", "a b.yaml"),
+            *("--main_process_port", "30123", "--rdzv_backend", "c10d", "--machine_rank", rank),
         ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("status", "requeued"), [("1", False), ("2", False), ("75", True)])
 def test_slurm_requeues_a_run_that_can_resume(tmp_path: Path, status: str, requeued: bool) -> None:
-    job = submit(tmp_path, "recipes/sft.py", stubs=ALL_STUBS, ENDS_WITH=status)
+    job = submit(tmp_path, "recipes/sft.py", stubs=(*SLURM, "python"), ENDS_WITH=status)
     finish(job)
     assert job.returncode == int(status)
     assert (tmp_path / "requeued").exists() is requeued
-
-
-@pytest.mark.slow
-def test_slurm_stops_the_ranks_before_the_time_limit(tmp_path: Path) -> None:
-    job = submit(tmp_path, "recipes/sft.py", stubs=ALL_STUBS, ENDS_WITH="signal")
-    while job.poll() is None and not all((tmp_path / f"node{rank}").exists() for rank in "01"):
-        os.sched_yield()
-    job.send_signal(signal.SIGTERM)
-    output, _ = finish(job)
-    assert job.returncode == 1
-    assert output == "stopped with status 1: job 30123 goes back into the queue\n"
-    assert (tmp_path / "requeued").read_text() == "requeue 30123\n"
 
 
 @pytest.mark.slow
@@ -201,16 +186,29 @@ def test_two_machines_equal_one_process(recipe: Recipe, tiny_folder: Path, tmp_p
     """Two launchers find each other through recipes/slurm.sh and multi_node.yaml; here both are on this machine."""
     options = TWO_EPOCHS | {"per_device_train_batch_size": 2}
     recipe("sft", *training_args(tiny_folder, tmp_path / "one", **options))
-    # The launcher's mixed_precision takes the place of the run's bf16: false.
-    config = (ROOT / "accelerate_configs" / "multi_node.yaml").read_text()
-    (tmp_path / "fp32.yaml").write_text(config.replace("mixed_precision: bf16", 'mixed_precision: "no"'))
-    job = submit(
-        tmp_path,
-        *(str(ROOT / "recipes" / "sft.py"), *training_args(tiny_folder, tmp_path / "two", **options)),
-        stubs=("srun", "scontrol", "scancel"),
-        ACCELERATE_CONFIG="fp32.yaml",
-        WAIT="yes",
-    )
+    job = submit_training(tiny_folder, tmp_path, **options)
     _, errors = finish(job)
     assert job.returncode == 0, errors[-3000:]
     same_run(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.slow
+def test_slurm_stops_the_ranks_before_the_time_limit(tiny_folder: Path, tmp_path: Path) -> None:
+    job = submit_training(tiny_folder, tmp_path, num_train_epochs=400)
+    while job.poll() is None and "loss" not in text_of(tmp_path / "two" / "training.jsonl"):
+        time.sleep(0.05)
+    job.send_signal(signal.SIGTERM)
+    output, errors = finish(job)
+    assert job.returncode == 75, errors[-3000:]
+    assert output.splitlines()[-1] == "stopped with status 75: job 30123 goes back into the queue"
+    assert (tmp_path / "requeued").read_text() == "requeue 30123\n"
+    assert len(list((tmp_path / "two").glob("checkpoint-*/complete.json"))) == 1
+
+
+def submit_training(model: Path, folder: Path, **options: Any) -> subprocess.Popen[str]:
+    # The launcher's mixed_precision takes the place of the run's bf16: false.
+    config = (ROOT / "accelerate_configs" / "multi_node.yaml").read_text()
+    (folder / "fp32.yaml").write_text(config.replace("mixed_precision: bf16", 'mixed_precision: "no"'))
+    script = str(ROOT / "recipes" / "sft.py")
+    training = training_args(model, folder / "two", **options)
+    return submit(folder, script, *training, stubs=SLURM, ACCELERATE_CONFIG="fp32.yaml", WAIT="yes")
