@@ -6,7 +6,8 @@ Read from accelerate 1.15, torch 2.13 and DeepSpeed 0.19, with the settings of a
     FSDP2   a share of weights, gradients and optimizer states; whole in the forward and backward pass are the layer at
             work and the next one, the gradients of one, and the head with what is tied to it
     ZeRO-2  whole weights; a share of gradients, optimizer states and float32 weights; a bucket of gradients
-    ZeRO-3  a share of all; up to 1.05e9 parameters stay whole from one use to the next; a bucket of gradients
+    ZeRO-3  a share of all; up to 1.05e9 parameters stay whole from one use to the next; a bucket of gradients, and
+            the copy of it that reduce_scatter_coalesced makes
 
 DeepSpeed allocates its bucket for 5e8 gradients, whatever the size of the model; on a CPU only the pages that are used
 count. Activations and logits are those of the process's own rows, and are not shared.
@@ -85,7 +86,9 @@ def gathered(
         widest = max((computed(layer.parameters()) for layer in layers), default=0)
         own = max((computed(p for p in layer.parameters() if p.requires_grad) for layer in layers), default=0)
         return 2 * widest + own + computed(model.get_output_embeddings().parameters())
-    number = min(sum(parameter.numel() for parameter in trained), BUCKET) if device == "cpu" else BUCKET
+    used = min(sum(parameter.numel() for parameter in trained), BUCKET)
     itemsize = (half or max(trained, key=nn.Parameter.numel).dtype).itemsize
-    live = min(computed(parameters), LIVE * itemsize) if sharding.backend == "ZeRO-3" else 0
-    return number * itemsize + live
+    bucket = (used if device == "cpu" else BUCKET) * itemsize
+    if sharding.backend == "ZeRO-2":
+        return bucket
+    return bucket + used * itemsize + min(computed(parameters), LIVE * itemsize)
