@@ -1,7 +1,9 @@
 """Fine-tune open LLMs to summarise dialogues with TRL's SFTTrainer, and evaluate them."""
 
+import importlib
 import logging
 import os
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
@@ -34,3 +36,18 @@ logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 # shapes: the cache grew the quickstart's memory by 60% and made nothing faster.
 for _cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
     os.environ.setdefault(_cache, "64")
+
+
+if TYPE_CHECKING:
+    from dialogsum_sft.summarizer import Summarizer, Summary
+
+__all__ = ["InputError", "Stopped", "Summarizer", "Summary", "__version__"]
+
+
+# torch and transformers are imported when the first of these names is used.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name in ("Summarizer", "Summary"):
+            return getattr(importlib.import_module("dialogsum_sft.summarizer"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

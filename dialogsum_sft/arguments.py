@@ -14,23 +14,15 @@ _ANY_BASE = "Take the adapter on a base of another name than its own; shapes are
 
 
 @dataclass
-class DataArguments:
-    """The dataset and the prompt, for training and evaluation."""
+class DialogueArguments:
+    """How dialogues are read and prompted."""
 
-    dataset_revision: str | None = HfArg(
-        default=None, help="Commit, tag or branch of a dataset on the hub; pin it to publish a score."
-    )
     dialogue_column: str | None = HfArg(
         default=None, help="Column with the dialogue: text, or a list of turns. Default: found by its name."
-    )
-    summary_columns: list[str] | None = HfArg(
-        default=None,
-        help="Columns with reference summaries. Default: summary, or summary1, summary2, ..., or similar.",
     )
     id_column: str | None = HfArg(
         default=None, help="Column with the id. Default: id or fname if there is one, else the row number."
     )
-    topic_column: str | None = HfArg(default=None, help="Column with a topic, to score topics apart. Default: topic.")
     dialogue_format: str | None = HfArg(
         default=None,
         help="How dialogues are written as text. labels: lines 'Name: ...'; timestamps: exported chats and "
@@ -43,12 +35,6 @@ class DataArguments:
     speaker_column: str | None = HfArg(
         default=None, help="Column with the speakers, where the dialogue column is a list of texts."
     )
-    summary_join: str | None = HfArg(
-        default=None, help="Text between the sentences of a summary that is given as a list. Default: a space."
-    )
-    allow_dropped_rows: bool = HfArg(
-        default=False, help="Continue when more than 1%% of the rows cannot be used; they are counted."
-    )
     rename_speakers: bool = HfArg(
         default=False, help="Replace speakers' names by #Person1#, ... in prompts, and restore them in summaries."
     )
@@ -59,6 +45,26 @@ class DataArguments:
     )
     system_prompt: str | None = HfArg(
         default=None, help="System message; the head of the user's turn where the chat template has no system role."
+    )
+
+
+@dataclass
+class DataArguments(DialogueArguments):
+    """The dataset and the prompt, for training and evaluation."""
+
+    dataset_revision: str | None = HfArg(
+        default=None, help="Commit, tag or branch of a dataset on the hub; pin it to publish a score."
+    )
+    summary_columns: list[str] | None = HfArg(
+        default=None,
+        help="Columns with reference summaries. Default: summary, or summary1, summary2, ..., or similar.",
+    )
+    topic_column: str | None = HfArg(default=None, help="Column with a topic, to score topics apart. Default: topic.")
+    summary_join: str | None = HfArg(
+        default=None, help="Text between the sentences of a summary that is given as a list. Default: a space."
+    )
+    allow_dropped_rows: bool = HfArg(
+        default=False, help="Continue when more than 1%% of the rows cannot be used; they are counted."
     )
     max_eval_samples: int | None = HfArg(default=None, help="Use only the first N dialogues of the evaluation split.")
     train_file: str | None = HfArg(
@@ -123,27 +129,19 @@ class TrainArguments:
 
 
 @dataclass
-class EvalArguments:
-    """Options of recipes/eval.py alone."""
+class GenerationArguments:
+    """The engine and its decoding."""
 
-    output_dir: str = HfArg(
-        default="runs/eval",
-        help="Folder for eval-base/, eval-tuned/ and report.html. Default with an adapter: the folder of its run.",
-    )
     adapter_path: str | None = HfArg(
         default=None,
-        help="Adapter to evaluate beside its base model: adapter/ of a run of recipes/sft.py. Options that are not "
-        "given are then those of the training.",
+        help="Adapter to generate with: adapter/ of a run of recipes/sft.py. Options not given are then those of the "
+        "training.",
     )
-    evaluate_base: bool = HfArg(default=True, help="Whether to evaluate the base model too when an adapter is given.")
     max_new_tokens: int = HfArg(default=128, help="Longest summary, in tokens.")
     max_length: int | None = HfArg(
         default=None,
         help="Longest prompt and summary together, in tokens; a longer dialogue loses turns. Default: the model's "
         "number of positions.",
-    )
-    rouge_tokenizer: str = HfArg(
-        default="default", help=_ROUGE_TOKENIZER, metadata={"choices": ["default", "unicode"]}
     )
     max_batch_tokens: int = HfArg(
         default=16384, help="Size of a generation batch in tokens: rows times (longest prompt + max_new_tokens)."
@@ -180,12 +178,26 @@ class EvalArguments:
     concurrency: int = HfArg(default=8, help="How many requests run at the endpoint at once.")
     request_timeout: float = HfArg(default=120.0, help="Seconds that one request may take.")
     seed: int = HfArg(default=42, help="Seed of sampling and of the bootstrap intervals.")
-    num_examples: int = HfArg(default=3, help="How many dialogues to print with their summaries.")
     allow_other_prompt: bool = HfArg(
-        default=False, help="Evaluate an adapter with another prompt than it was trained with."
+        default=False, help="Use an adapter with another prompt than it was trained with."
     )
     any_base: bool = HfArg(default=False, help=_ANY_BASE)
     trust_remote_code: bool = HfArg(default=False, help="Whether the model may run code of its own.")
+
+
+@dataclass
+class EvalArguments(GenerationArguments):
+    """Options of recipes/eval.py alone."""
+
+    output_dir: str = HfArg(
+        default="runs/eval",
+        help="Folder for eval-base/, eval-tuned/ and report.html. Default with an adapter: the folder of its run.",
+    )
+    evaluate_base: bool = HfArg(default=True, help="Whether to evaluate the base model too when an adapter is given.")
+    rouge_tokenizer: str = HfArg(
+        default="default", help=_ROUGE_TOKENIZER, metadata={"choices": ["default", "unicode"]}
+    )
+    num_examples: int = HfArg(default=3, help="How many dialogues to print with their summaries.")
     predictions_file: str | None = HfArg(
         default=None,
         help="Score these summaries, without a model: a predictions.jsonl, which has its references, or with "

@@ -1,4 +1,4 @@
-"""Combinations of options of recipes/eval.py that fail, refused before a model is loaded."""
+"""Combinations of options of an engine that fail, refused before a model is loaded."""
 
 import json
 import os
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dialogsum_sft import InputError
-from dialogsum_sft.arguments import EvalArguments, json_option
+from dialogsum_sft.arguments import EvalArguments, GenerationArguments, json_option
 from dialogsum_sft.checks import launched_with
 
 from trl import ModelConfig
@@ -29,13 +29,13 @@ _REFUSED = {
 }
 
 
-def check_engine(eval_args: EvalArguments, model_args: ModelConfig, processes: int) -> None:
-    """Raise InputError with every fault of these options of recipes/eval.py and of its launch, one line each."""
+def check_engine(eval_args: GenerationArguments, model_args: ModelConfig, processes: int) -> None:
+    """Raise InputError with every fault of these options and of the launch, one line each."""
     if faults := list(_engine(eval_args, model_args, processes)):
         raise InputError(*faults)
 
 
-def _engine(eval_args: EvalArguments, model_args: ModelConfig, processes: int) -> Iterator[str]:
+def _engine(eval_args: GenerationArguments, model_args: ModelConfig, processes: int) -> Iterator[str]:
     if launched_with():  # under FSDP only the first process would load the weights
         yield (
             "an evaluation cannot be launched with FSDP or DeepSpeed: each process generates with the whole model; "
@@ -57,10 +57,11 @@ def _engine(eval_args: EvalArguments, model_args: ModelConfig, processes: int) -
     if eval_args.num_candidates > 1 and not kwargs.get("do_sample", True):
         yield "--num_candidates chooses among samples: leave do_sample in --generation_kwargs true"
     yield from _generation_kwargs(kwargs)
-    if eval_args.predictions_file is not None:
-        return
-    if eval_args.prediction_column is not None:
-        yield "--prediction_column names a column of --predictions_file: give both"
+    if isinstance(eval_args, EvalArguments):
+        if eval_args.predictions_file is not None:
+            return
+        if eval_args.prediction_column is not None:
+            yield "--prediction_column names a column of --predictions_file: give both"
     name, model = eval_args.engine, model_args.model_name_or_path
     if name != "transformers" and processes > 1:
         yield f"--engine {name} runs in one process: start it with python"

@@ -91,7 +91,9 @@ def main() -> None:
             model_args, adapter_path=eval_args.adapter_path, trust_remote_code=eval_args.trust_remote_code
         )
     known = check_training_record(console, model_args, eval_args, settings, tokenizer, split)
-    engine = open_engine(eval_args, model_args, tokenizer)
+    engine = open_engine(
+        eval_args, model_args, tokenizer, evaluate_base=eval_args.evaluate_base, output_dir=eval_args.output_dir
+    )
     prompts = build_prompts(rows, tokenizer, settings, max_prompt_tokens(engine))
     record = {
         "model": {

@@ -25,7 +25,7 @@ from dialogsum_sft.data.examples import load_examples
 from dialogsum_sft.publish import hub, model_card
 from dialogsum_sft.token_ids import greedy_config
 from dialogsum_sft.training import checkpoints
-from dialogsum_sft.training.record import evaluation_defaults
+from dialogsum_sft.training.record import use_defaults
 
 import torch
 from peft import PeftModel
@@ -42,7 +42,7 @@ def main() -> None:
     if args.adapter_path is None:
         raise InputError("no adapter: give --adapter_path (what recipes/sft.py left in adapter/)")
     if args.model_name_or_path is None:  # that of the training
-        args.model_name_or_path = evaluation_defaults({"adapter_path": args.adapter_path}).get("model_name_or_path")
+        args.model_name_or_path = use_defaults({"adapter_path": args.adapter_path}).get("model_name_or_path")
     if args.model_name_or_path is None:
         raise InputError("no base model: give --model_name_or_path")
     adapter_path, base_model = Path(args.adapter_path), modeling.public_name(str(args.model_name_or_path))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dialogsum_sft import InputError
-from dialogsum_sft.arguments import DataArguments
+from dialogsum_sft.arguments import DialogueArguments
 from dialogsum_sft.data.columns import Columns, is_empty, text_of, value_of
 from dialogsum_sft.data.counts import Counts
 from dialogsum_sft.data.dialogue import Dialogue
@@ -48,7 +48,9 @@ class DialogueReader:
         return dialogue
 
 
-def open_reader(rows: list[dict[str, Any]], columns: Columns, data_args: DataArguments, source: str) -> DialogueReader:
+def open_reader(
+    rows: list[dict[str, Any]], columns: Columns, data_args: DialogueArguments, source: str
+) -> DialogueReader:
     """The reader of a source's dialogues; their format is detected in these first rows unless an option names it.
 
     Raises InputError for a key of the options that no turn of them has.
@@ -75,7 +77,7 @@ def _check_keys(rows: list[dict[str, Any]], columns: Columns, keys: TurnKeys, so
             raise InputError(f"{source}: no turn of the first rows has the --{option} {key}; there are {listed}")
 
 
-def _format(rows: list[dict[str, Any]], columns: Columns, data_args: DataArguments) -> str:
+def _format(rows: list[dict[str, Any]], columns: Columns, data_args: DialogueArguments) -> str:
     if data_args.dialogue_format is not None:
         return str(data_args.dialogue_format)
     values = [value_of(row, columns.dialogue) for row in rows]
@@ -91,3 +93,20 @@ def _is_stored(text: str, whole: bool = False) -> bool:
         return stored_list(text) is not None
     except ValueError:
         return not whole
+
+
+def read_dialogue(value: Any, args: DialogueArguments, counts: Counts) -> Dialogue:
+    """The dialogue of a text in any format, of a list of turns, or of a list of messages; `counts` has what it lost.
+
+    Raises ValueError where there is none, InputError for a key of `args` that no turn has.
+    """
+    if isinstance(value, (list, tuple)) and value and all(_is_pair(turn) for turn in value):
+        value = [{"speaker": speaker, "text": text} for speaker, text in value]
+    columns = Columns("dialogue", (), None, None, None, (), " ")
+    reader = open_reader([{"dialogue": value}], columns, args, "the dialogue")
+    return reader.dialogue({"dialogue": value}, counts)
+
+
+def _is_pair(turn: Any) -> bool:
+    """Whether a turn is a tuple of its speaker and its text."""
+    return isinstance(turn, tuple) and len(turn) == 2 and all(isinstance(part, str) for part in turn)

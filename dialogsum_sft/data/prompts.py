@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from dialogsum_sft import InputError
-from dialogsum_sft.arguments import DataArguments
+from dialogsum_sft.arguments import DialogueArguments
 from dialogsum_sft.data.chat_template import TEMPLATE_KWARGS, Message, answer_opening, check_template, render
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -31,7 +31,7 @@ class PromptSettings:
     template_kwargs: Mapping[str, Any] = field(default_factory=lambda: dict(TEMPLATE_KWARGS))
 
     @classmethod
-    def from_arguments(cls, data_args: DataArguments) -> Self:
+    def from_arguments(cls, data_args: DialogueArguments) -> Self:
         instruction = INSTRUCTION if data_args.instruction is None else data_args.instruction
         return cls(instruction, data_args.system_prompt, data_args.rename_speakers)
 

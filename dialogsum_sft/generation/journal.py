@@ -96,6 +96,7 @@ class Journal:
         self._file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
         self._file.flush()
         os.fsync(self._file.fileno())
+        self._length = self._file.tell()
 
 
 def remove_journal(folder: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dialogsum_sft import InputError
-from dialogsum_sft.arguments import EvalArguments, json_option
+from dialogsum_sft.arguments import GenerationArguments, json_option
 from dialogsum_sft.data.chat_template import TEMPLATE_KWARGS
 from dialogsum_sft.data.dialogue import restore_speakers
 from dialogsum_sft.data.encoding import Prompt
@@ -46,11 +46,18 @@ CANDIDATE_KWARGS = {"do_sample": True, "temperature": 0.7}
 
 
 def open_engine(
-    eval_args: EvalArguments, model_args: ModelConfig, tokenizer: PreTrainedTokenizerBase | None
+    eval_args: GenerationArguments,
+    model_args: ModelConfig,
+    tokenizer: PreTrainedTokenizerBase | None,
+    *,
+    evaluate_base: bool = True,
+    output_dir: str | Path | None = None,
 ) -> Engine:
     """The engine that `eval_args.engine` names, with the systems to evaluate; its model is loaded when it is needed.
 
-    `tokenizer` may be None for an endpoint. Raises InputError for an option that the engine or its package lacks.
+    With an adapter the base model is a system too, unless `evaluate_base` is false. `tokenizer` may be None for an
+    endpoint. `output_dir` is where the runs of the systems will be, if they are to have any: no other run's name is
+    taken. Raises InputError for an option that the engine or its package lacks.
     """
     kwargs = json_option("generation_kwargs", eval_args.generation_kwargs)
     if eval_args.num_candidates > 1:
@@ -67,7 +74,7 @@ def open_engine(
             samples=bool(kwargs.get("do_sample")),
             max_new_tokens=eval_args.max_new_tokens,
             max_length=eval_args.max_length,
-            systems=[_served(eval_args, eval_args.served_model_name or str(model_args.model_name_or_path))],
+            systems=[_served(eval_args, eval_args.served_model_name or str(model_args.model_name_or_path), output_dir)],
             concurrency=eval_args.concurrency,
             timeout=eval_args.request_timeout,
         )
@@ -85,9 +92,9 @@ def open_engine(
     if adapter is not None:
         name = "tuned" if Path(adapter).name == "adapter" else Path(adapter).name
         tuned = _system(name, name, eval_args, adapter=True, weights=Path(adapter))
-        systems = [*systems, tuned] if eval_args.evaluate_base else [tuned]
-    for system in systems:
-        folder = Path(eval_args.output_dir) / f"eval-{system.name}"
+        systems = [*systems, tuned] if evaluate_base else [tuned]
+    for system in systems if output_dir is not None else ():
+        folder = Path(output_dir) / f"eval-{system.name}"
         if _endpoint_of(folder):
             raise InputError(f"{folder} has the scores of an endpoint's model: give another --output_dir")
     if eval_args.engine == "vllm":
@@ -113,7 +120,7 @@ def open_engine(
     )
 
 
-def _system(name: str, label: str, eval_args: EvalArguments, **fields: Any) -> System:
+def _system(name: str, label: str, eval_args: GenerationArguments, **fields: Any) -> System:
     """With several candidates a system of its own, whose scores no model card takes."""
     number = eval_args.num_candidates
     if number == 1:
@@ -121,15 +128,17 @@ def _system(name: str, label: str, eval_args: EvalArguments, **fields: Any) -> S
     return System(f"{name}-mbr{number}", f"{label}, best of {number}", **(fields | {"weights": None}))
 
 
-def _served(eval_args: EvalArguments, model: str) -> System:
+def _served(eval_args: GenerationArguments, model: str, output_dir: str | Path | None) -> System:
     """The model of an endpoint, with a folder name of its own, so that no run of another model, of another endpoint or
     of a predictions file is overwritten: numbered where eval-NAME is such a run."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip("-.")[-100:] or "served"
     if re.fullmatch(r"base|tuned", name):  # names of other engines' runs
         name += "-served"
     system = first = _system(name, public_name(model), eval_args)
+    if output_dir is None:
+        return first
     number = 1
-    while not _is_free(Path(eval_args.output_dir) / f"eval-{system.name}", public_name(model), eval_args.base_url):
+    while not _is_free(Path(output_dir) / f"eval-{system.name}", public_name(model), eval_args.base_url):
         number += 1
         system = replace(first, name=f"{first.name}-{number}")
     if number > 1:
@@ -152,7 +161,7 @@ def _endpoint_of(folder: Path) -> tuple[str, str] | None:
         return None
 
 
-def _load(eval_args: EvalArguments, model_args: ModelConfig) -> PreTrainedModel | PeftModel:
+def _load(eval_args: GenerationArguments, model_args: ModelConfig) -> PreTrainedModel | PeftModel:
     model = load_model(model_args, trust_remote_code=eval_args.trust_remote_code)
     if not (model_args.load_in_4bit or model_args.load_in_8bit):
         model.to(PartialState().device)

@@ -20,11 +20,12 @@ from transformers import PreTrainedTokenizerBase
 # Options of the training that are an evaluation's default: the dataset and the prompt; the base model of an adapter.
 _FILES = ("train_file", "validation_file", "test_file", "dialogue_file", "validation_share", "validation_seed")
 _DATA: tuple[str, ...] = (
-    *("dataset_name", "dataset_config", "dataset_revision", "dialogue_column", "summary_columns", "id_column"),
-    *("dialogue_format", "speaker_key", "text_key", "speaker_column", "summary_join"),
+    *("dataset_name", "dataset_config", "dataset_revision", "summary_columns", "summary_join", "topic_column"),
+    "dialogue_format",
     *_FILES,
-    *("topic_column", "instruction", "system_prompt", "rename_speakers", "max_length", "trust_remote_code"),
 )
+_COLUMNS = ("dialogue_column", "id_column", "speaker_key", "text_key", "speaker_column")
+_PROMPT = ("instruction", "system_prompt", "rename_speakers", "max_length", "trust_remote_code")
 _BASE = ("model_name_or_path", "model_revision", "dtype", "attn_implementation")
 _QUANTISATION = ("load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "use_bnb_nested_quant")
 _PATHS = ("model_name_or_path", "dataset_name")  # which stand in arguments without their folders if absolute
@@ -87,28 +88,13 @@ def evaluation_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
 
     run.json has only the last part of an absolute path; the manifest of the run, beside the folder, has the whole one.
     """
-    adapter = given.get("adapter_path")
-    folder = Path(adapter or given.get("model_name_or_path") or "")
-    if given.get("engine") == "openai":
-        return {}
-    if adapter and not (folder / "adapter_config.json").is_file():
-        raise InputError(f"no adapter in {adapter}: adapter_config.json is missing (recipes/sft.py writes adapter/)")
-    record = read_run_record(folder)
+    folder, record = _record_of(given)
     if record is None or given.get("predictions_file"):
         return {}
-    names = _DATA
-    if adapter:
-        names += _BASE if given.get("engine") == "vllm" else _BASE + _QUANTISATION
-    paths = (_manifest_beside(folder) or {}).get("paths", {})
+    names = _DATA + _COLUMNS + _PROMPT + _model_options(given)
     if "dataset_name" in given:  # other data than that of the training
         names = tuple(name for name in names if name not in _FILES)
-    for name in record.get("cut_paths", []):
-        if name in names and name not in paths and name not in given:
-            raise InputError(
-                f"{folder / 'run.json'} has only the last part of the {name} of the training "
-                f"({record['arguments'][name]}): give --{name}"
-            )
-    arguments = record["arguments"] | paths
+    arguments = _whole_paths(folder, record, names, given)
     defaults = {option: arguments[option] for option in names if arguments.get(option) is not None}
     defaults |= {option: arguments[own] for option, own in _RENAMED.items() if arguments.get(own) is not None}
     if "validation_share" in defaults:  # held out by the seed of the training
@@ -117,6 +103,58 @@ def evaluation_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     elif not {"dataset_name", "dataset_test_split", "validation_file", "test_file"} & given.keys():
         defaults |= _other_split(arguments)
     return defaults | {"output_dir": str(folder.parent)}
+
+
+def use_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Defaults for summaries of new dialogues: base model, prompt and lengths of the training, nothing of its data.
+
+    `given` is as for `evaluation_defaults`. The folder of the adapter suffices.
+    """
+    folder, record = _record_of(given)
+    if record is None:
+        return {}
+    names = _PROMPT + _model_options(given)
+    arguments = _whole_paths(folder, record, names, given)
+    defaults = {option: arguments[option] for option in names if arguments.get(option) is not None}
+    limit = arguments.get(_RENAMED["max_new_tokens"])
+    return defaults if limit is None else defaults | {"max_new_tokens": limit}
+
+
+def trained_columns(folder: Path) -> dict[str, str]:
+    """The columns and keys that a training was told, {option: name}; empty without run.json."""
+    arguments = (read_run_record(folder) or {}).get("arguments", {})
+    return {name: arguments[name] for name in _COLUMNS if arguments.get(name) is not None}
+
+
+def _record_of(given: Mapping[str, Any]) -> tuple[Path, dict[str, Any] | None]:
+    """The folder of the adapter or model that is given, and its run.json; for an endpoint there is none."""
+    adapter = given.get("adapter_path")
+    folder = Path(adapter or given.get("model_name_or_path") or "")
+    if given.get("engine") == "openai":
+        return folder, None
+    if adapter and not (folder / "adapter_config.json").is_file():
+        raise InputError(f"no adapter in {adapter}: adapter_config.json is missing (recipes/sft.py writes adapter/)")
+    return folder, read_run_record(folder)
+
+
+def _model_options(given: Mapping[str, Any]) -> tuple[str, ...]:
+    if not given.get("adapter_path"):
+        return ()
+    return _BASE if given.get("engine") == "vllm" else _BASE + _QUANTISATION
+
+
+def _whole_paths(
+    folder: Path, record: dict[str, Any], names: tuple[str, ...], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The arguments of a training, with whole paths. Raises InputError for one of `names` that is not known whole."""
+    paths = (_manifest_beside(folder) or {}).get("paths", {})
+    for name in record.get("cut_paths", []):
+        if name in names and name not in paths and name not in given:
+            raise InputError(
+                f"{folder / 'run.json'} has only the last part of the {name} of the training "
+                f"({record['arguments'][name]}): give --{name}"
+            )
+    return record["arguments"] | paths
 
 
 def _other_split(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dialogsum_sft import InputError
-from dialogsum_sft.arguments import EvalArguments
+from dialogsum_sft.arguments import GenerationArguments
 from dialogsum_sft.data.encoding import Prompt
 from dialogsum_sft.generation.engine import Completion, System, max_prompt_tokens
 from dialogsum_sft.generation.journal import Journal
@@ -116,8 +116,13 @@ def test_a_prediction_restores_the_names_of_renamed_speakers() -> None:
     assert (several["candidates"], several["topic"]) == (["Ann greets."] * 2, "greeting")
 
 
-def open_tiny(folder: Path, tokenizer: Any, **options: Any) -> Any:
-    return open_engine(EvalArguments(**options), ModelConfig(model_name_or_path=str(folder)), tokenizer)
+def open_tiny(
+    folder: Path, tokenizer: Any, evaluate_base: bool = True, output_dir: Path | None = None, **options: Any
+) -> Any:
+    model_args = ModelConfig(model_name_or_path=str(folder))
+    return open_engine(
+        GenerationArguments(**options), model_args, tokenizer, evaluate_base=evaluate_base, output_dir=output_dir
+    )
 
 
 def test_the_transformers_engine_loads_its_model_on_first_use(
@@ -157,11 +162,11 @@ def test_a_local_model_does_not_overwrite_the_run_of_an_endpoint(
     record = {"model": {"base": "a"}, "engine": {"base_url": "http://localhost/v1"}}
     (tmp_path / "eval-a" / "metrics.json").write_text(json.dumps(record))
     with pytest.raises(InputError, match="eval-a has the scores of an endpoint's model: give another --output_dir"):
-        open_tiny(tiny_folder, chatml_tokenizer, adapter_path="a", output_dir=str(tmp_path))
+        open_tiny(tiny_folder, chatml_tokenizer, adapter_path="a", output_dir=tmp_path)
 
 
 def test_an_endpoint_without_a_tokenizer_has_no_max_length() -> None:
     options = {"engine": "openai", "base_url": "http://localhost/v1", "served_model_name": "m"}
-    engine = open_engine(EvalArguments(**options), ModelConfig(), None)
+    engine = open_engine(GenerationArguments(**options), ModelConfig(), None)
     assert (engine.max_length, max_prompt_tokens(engine)) == (None, None)
     assert [(system.name, system.weights) for system in engine.systems] == [("m", None)]

@@ -1,0 +1,240 @@
+"""Summaries of new dialogues by a trained model, a model of the hub or an endpoint: `Summarizer`."""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+from dialogsum_sft import InputError
+from dialogsum_sft.arguments import DialogueArguments, GenerationArguments
+from dialogsum_sft.data.answers import read_answer
+from dialogsum_sft.data.counts import Counts
+from dialogsum_sft.data.dialogue import restore_speakers
+from dialogsum_sft.data.dialogue_reader import read_dialogue
+from dialogsum_sft.data.encoding import Prompt, build_prompts
+from dialogsum_sft.data.prompts import PromptSettings
+from dialogsum_sft.engine_checks import check_engine
+from dialogsum_sft.evaluation.consensus import consensus
+from dialogsum_sft.evaluation.english import is_english
+from dialogsum_sft.evaluation.unsupported import unsupported_names, unsupported_numbers
+from dialogsum_sft.generation.engine import Completion, max_prompt_tokens
+from dialogsum_sft.generation.journal import Journal
+from dialogsum_sft.generation.summarise import open_engine, summarise
+from dialogsum_sft.modeling import check_adapter, load_tokenizer
+from dialogsum_sft.provenance import versions, weights_digest
+from dialogsum_sft.training.record import compare_with_training, use_defaults
+
+from accelerate import PartialState
+from huggingface_hub import snapshot_download
+from transformers.utils import find_adapter_config_file
+from trl import ModelConfig
+
+_AT_ONCE = {"transformers": 32, "openai": 64, "vllm": 1024}  # dialogues of a batch, whose summaries arrive together
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The summary of a dialogue.
+
+    `finish_reason`, `fault` and the token counts are those of a `Completion`. `dropped_turns`, `cut_turns` and
+    `dropped_tokens` are what the dialogue lost so as to fit. Names and numbers that the dialogue does not contain are
+    found by rules for English, and None for other languages.
+    """
+
+    text: str
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    finish_reason: str | None
+    fault: str | None
+    dropped_turns: int
+    cut_turns: int
+    dropped_tokens: int
+    unsupported_names: list[str] | None
+    unsupported_numbers: list[str] | None
+
+
+class Summarizer:
+    """Summarises dialogues as the model was trained to: with its prompt, lengths and chat template.
+
+    `notes` are warnings about the model and its training. The weights are loaded when the first summary is made.
+    """
+
+    def __init__(
+        self, model_args: ModelConfig, dialogue_args: DialogueArguments, generation_args: GenerationArguments
+    ) -> None:
+        """Raises InputError for options that cannot work, and for an adapter of another base model or prompt."""
+        check_engine(generation_args, model_args, PartialState().num_processes)
+        self.dialogue_args, self._args, self._model_args = dialogue_args, generation_args, model_args
+        self.settings = PromptSettings.from_arguments(dialogue_args)
+        adapter, base = generation_args.adapter_path, str(model_args.model_name_or_path)
+        self._tokenizer = None
+        if model_args.model_name_or_path:
+            trust = generation_args.trust_remote_code
+            self._tokenizer = load_tokenizer(model_args, adapter_path=adapter, trust_remote_code=trust)
+        if adapter is not None:
+            check_adapter(adapter, base, any_base=generation_args.any_base)
+        own_prompt = generation_args.allow_other_prompt or self._tokenizer is None
+        prompt = None if own_prompt else (self.settings, self._tokenizer)
+        self.notes = compare_with_training(Path(adapter or base), prompt, [])[1]
+        self._engine = open_engine(generation_args, model_args, self._tokenizer, evaluate_base=False)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **options: Any) -> Self:
+        """A summariser with `name`: the adapter folder of a training, a merged or other model folder, a hub id of
+        either, or the URL of an endpoint (then with `served_model_name`).
+
+        `options` are those of recipes/summarize.py, such as `max_new_tokens` or `instruction`; others are those of the
+        training. Raises InputError for what does not exist or fit.
+        """
+        given = _found(str(name)) | options
+        types = (ModelConfig, DialogueArguments, GenerationArguments)
+        known = {field.name for kind in types for field in fields(kind)}
+        if unknown := sorted(given.keys() - known):
+            raise InputError(f"Summarizer has no option {', '.join(unknown)}")
+        values = use_defaults(given) | given
+
+        def made(kind: type[Any]) -> Any:
+            own = {field.name for field in fields(kind) if field.init}
+            return kind(**{key: value for key, value in values.items() if key in own})
+
+        return cls(*map(made, types))
+
+    def summarize(self, dialogues: Any, *, records: bool = False) -> Any:
+        """The summaries of a list of dialogues as a list of texts, in order; of one dialogue its summary.
+
+        A dialogue is a text in any format that training reads (an exported chat, subtitles, lines `Name: ...`), a list
+        of turns (objects, or tuples of speaker and text), or a list of messages with `role` and `content`. With
+        `records` each summary is a `Summary`.
+
+        Raises InputError for a dialogue without turns, and without `records` for one that an endpoint does not
+        summarise.
+        """
+        if alone := _is_dialogue(dialogues):
+            dialogues = [dialogues]
+        rows = []
+        for number, dialogue in enumerate(dialogues, 1):
+            try:
+                rows.append(self.read(dialogue))
+            except ValueError as error:
+                raise InputError(re.sub("^dialogue", f"dialogue {number}", str(error))) from error
+        summaries = list(self.stream(rows))
+        for number, one in enumerate(summaries, 1):
+            if one.fault is not None and not records:
+                raise InputError(f"dialogue {number} has no summary: {one.fault}")
+        made = summaries if records else [one.text for one in summaries]
+        return made[0] if alone else made
+
+    def read(self, dialogue: Any, counts: Counts | None = None) -> dict[str, Any]:
+        """A row for `stream`. Raises ValueError for a dialogue without turns."""
+        read = read_dialogue(dialogue, self.dialogue_args, counts or Counts())
+        return {"dialogue": read.text, "turns": read.record()}
+
+    def stream(
+        self, rows: Sequence[Mapping[str, Any]], *, journal: Path | None = None, progress: str | None = None
+    ) -> Iterator[Summary]:
+        """Yield the summary of each row {dialogue, turns} in order, a batch at a time.
+
+        Every completion is in the folder `journal` before it is yielded; what the journal holds of the same prompts,
+        model and decoding is not generated again. Equal prompts are completed once. `progress` names a progress bar.
+
+        Raises InputError for a dialogue that does not fit even when shortened.
+        """
+        prompts = build_prompts(rows, self._tokenizer, self.settings, max_prompt_tokens(self._engine))
+        settings = self._journal_settings() if journal is not None else {}
+        for start in range(0, len(rows), _AT_ONCE[self._engine.name]):
+            numbers = range(start, min(start + _AT_ONCE[self._engine.name], len(rows)))
+            distinct = {_digest(prompts[number]): prompts[number] for number in numbers}
+            bar = progress and f"{progress} {numbers[0] + 1} to {numbers[-1] + 1} of {len(rows)}"
+            drawn = self._complete(distinct, journal, settings, bar)
+            for number in numbers:
+                yield self._summary(rows[number], prompts[number], drawn[_digest(prompts[number])])
+
+    def close(self) -> None:
+        """Free the memory of the weights; they are loaded anew when the next summary is made."""
+        self._engine.close()
+
+    def _complete(
+        self, prompts: Mapping[str, Prompt], folder: Path | None, settings: dict[str, Any], progress: str | None
+    ) -> dict[str, list[Completion]]:
+        journal = None
+        if folder is not None:
+            journal = Journal(folder, settings, list(prompts), self._args.num_candidates)
+            journal.done = {at: one for at, one in journal.done.items() if one.fault is None}  # faults are tried again
+            if len(journal.done) == len(prompts) * self._args.num_candidates:
+                progress = None
+        drawn = summarise(
+            self._engine,
+            list(prompts.values()),
+            adapter=self._engine.systems[-1].adapter,
+            num_candidates=self._args.num_candidates,
+            seed=self._args.seed,
+            journal=journal,
+            progress=progress,
+        )
+        return dict(zip(prompts, drawn, strict=True))
+
+    def _summary(self, row: Mapping[str, Any], prompt: Prompt, drawn: list[Completion]) -> Summary:
+        texts = [restore_speakers(read_answer(one.text).summary, prompt.names).strip() for one in drawn]
+        best = consensus(texts, "default") if len(texts) > 1 else 0
+        text, chosen = texts[best], drawn[best]
+        fault = chosen.fault
+        if fault is None and not text:
+            fault = "thinking that did not end" if chosen.text.strip() else "an empty answer"
+        dialogue, lost = row["dialogue"], Counter(prompt.lost)
+        english = is_english(text, dialogue)
+        found = [find(text, dialogue) if english else None for find in (unsupported_names, unsupported_numbers)]
+        names, numbers = ([text[a:b] for a, b in spans] if spans is not None else None for spans in found)
+        counts = chosen.prompt_tokens, chosen.completion_tokens, chosen.finish_reason
+        losses = lost["dropped_turns"], lost["cut_turns"], lost["dropped_tokens"]
+        return Summary(text, *counts, fault, *losses, unsupported_names=names, unsupported_numbers=numbers)
+
+    def _journal_settings(self) -> dict[str, Any]:
+        model_args, args = self._model_args, self._args
+        model = (model_args.model_name_or_path, model_args.model_revision, model_args.dtype, args.served_model_name)
+        return {
+            "engine": {name: value for name, value in self._engine.record.items() if name != "max_batch_tokens"},
+            "model": [*model, args.base_url],
+            "quantisation": [model_args.load_in_4bit, model_args.load_in_8bit, model_args.bnb_4bit_quant_type],
+            "weights": weights_digest(model_args.model_name_or_path),
+            "adapter": weights_digest(args.adapter_path),
+            "seed": args.seed if self._engine.samples else None,
+            "versions": {name: versions()[name] for name in ("transformers", "torch", "peft")},
+        }
+
+
+def _found(name: str) -> dict[str, Any]:
+    """The options that `name` stands for."""
+    if name.startswith(("http://", "https://")):
+        return {"engine": "openai", "base_url": name}
+    folder = Path(name).expanduser()
+    if (folder / "adapter_config.json").is_file():
+        return {"adapter_path": str(folder)}
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            inner = next((path for path in ("adapter", "model", "merged") if (folder / path).is_dir()), None)
+            hint = f"; did you mean {folder / inner}?" if inner else ""
+            raise InputError(f"{name} is no model: there is neither adapter_config.json nor config.json{hint}")
+        return {"model_name_or_path": str(folder)}
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise InputError(f"no such folder: {name}")
+    try:
+        is_adapter = find_adapter_config_file(name) is not None
+    except OSError:  # neither on the hub nor in its cache: the loading of the model says so
+        is_adapter = False
+    return {"adapter_path": snapshot_download(name)} if is_adapter else {"model_name_or_path": name}
+
+
+def _is_dialogue(value: Any) -> bool:
+    """Whether a value is one dialogue: a text, an object, a list of objects or of (speaker, text)."""
+    if isinstance(value, (str, Mapping)):
+        return True
+    return bool(value) and all(isinstance(turn, (Mapping, tuple)) for turn in value)
+
+
+def _digest(prompt: Prompt) -> str:
+    text = json.dumps([prompt.ids, prompt.messages], ensure_ascii=False)
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:24]

@@ -1,0 +1,123 @@
+"""Summarizer: what it is loaded from, what it takes, what it returns."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from conftest import ROOT, Recipe, evaluation_args
+from dialogsum_sft import InputError, Summarizer, Summary
+from fake_endpoint import Server, answer, serving
+
+import pytest
+
+TEXT = "Mila: The boat leaves at six.\nOren: Then I set the alarm for five."
+TURNS = [{"speaker": "Mila", "text": "The boat leaves at six."}, {"from": "Oren", "text": "Then I set the alarm."}]
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    with serving(monkeypatch) as running:
+        yield running
+
+
+@pytest.fixture
+def adapter(whole_run: Any) -> Path:
+    return Path(whole_run()) / "adapter"
+
+
+def test_the_adapter_folder_suffices(adapter: Path, recipe: Recipe, tmp_path: Path, tiny_folder: Path) -> None:
+    """Base, prompt and lengths are those of run.json: the summaries are those of recipes/eval.py."""
+    recipe("eval", *evaluation_args(tiny_folder, tmp_path, f"--adapter_path={adapter}", "--evaluate_base=false"))
+    rows = [json.loads(line) for line in (tmp_path / "eval-tuned" / "predictions.jsonl").open(encoding="utf-8")]
+    summarizer = Summarizer.from_pretrained(adapter, max_new_tokens=8, model_name_or_path=str(tiny_folder))
+    dialogues = [row["dialogue"] for row in rows]
+    assert summarizer.summarize(dialogues) == [row["prediction"] for row in rows]
+    records = summarizer.summarize(dialogues, records=True)
+    assert [one.prompt_tokens for one in records] == [row["prompt_tokens"] for row in rows]
+    assert [one.finish_reason for one in records] == [row["finish_reason"] for row in rows]
+
+
+def test_texts_turns_pairs_and_messages_are_dialogues(server: Server) -> None:
+    summarizer = Summarizer.from_pretrained(server.url, served_model_name="m")
+    pairs = [("Mila", "The boat leaves at six."), ("Oren", "Then I set the alarm for five.")]
+    messages = [{"role": "user", "content": "When does the boat leave?"}, {"role": "assistant", "content": "At six."}]
+    whatsapp = "[12.03.24, 10:15:30] Mila: The boat leaves at six.\n[12.03.24, 10:16:02] Oren: Good."
+    summaries = summarizer.summarize([TEXT, pairs, TURNS, messages, whatsapp])
+    assert [one.split("\n", 1)[1].split("\n")[-1] for one in summaries] == [
+        *["OREN: THEN I SET THE ALARM FOR FIVE."] * 2,
+        *("OREN: THEN I SET THE ALARM.", "ASSISTANT: AT SIX."),
+        "[12.03.24, 10:16:02] OREN: GOOD.",
+    ]
+
+
+def test_one_dialogue_has_one_summary(server: Server) -> None:
+    summarizer = Summarizer.from_pretrained(server.url, served_model_name="m")
+    server.script = lambda content, number: (200, answer("Fine."), {})
+    assert [summarizer.summarize(one) for one in (TEXT, TURNS)] == ["Fine."] * 2
+    assert summarizer.summarize([TURNS]) == ["Fine."]
+    assert summarizer.summarize([]) == []
+
+
+def test_a_record_has_what_the_dialogue_does_not_support(server: Server) -> None:
+    summarizer = Summarizer.from_pretrained(server.url, served_model_name="m")
+    text = "Mila tells Oren and Quentin that the boat leaves at six and that it costs 48 dollars."
+    server.script = lambda content, number: (200, answer(f"<think>Hm.</think>{text}", "length"), {})
+    assert summarizer.summarize(TEXT, records=True) == Summary(
+        text, 7, 3, "length", None, 0, 0, 0, ["Quentin"], ["48"]
+    )
+
+
+def test_a_dialogue_that_an_endpoint_refuses_is_an_error_or_a_record(server: Server) -> None:
+    def script(content: str, number: int) -> Any:
+        return (400, {"error": {"message": "against the policy"}}, {}) if "boat" in content else None
+
+    summarizer = Summarizer.from_pretrained(server.url, served_model_name="m")
+    server.script = script
+    with pytest.raises(InputError, match="dialogue 2 has no summary: .*against the policy"):
+        summarizer.summarize(["Ann: Hi.", TEXT])
+    first, second = summarizer.summarize(["Ann: Hi.", TEXT], records=True)
+    assert (first.fault, second.text) == (None, "")
+    assert "against the policy" in second.fault
+
+
+@pytest.mark.parametrize(
+    ("dialogues", "message"),
+    [
+        ([TEXT, ""], "dialogue 2 is empty"),
+        ([TEXT, 3], "dialogue 2: a number, neither text nor a list of turns"),
+        ([[]], "dialogue 1: .*the list of turns is empty"),
+    ],
+)
+def test_what_is_no_dialogue_is_named(server: Server, dialogues: list[Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Summarizer.from_pretrained(server.url, served_model_name="m").summarize(dialogues)
+
+
+def test_what_is_no_model_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run" / "adapter").mkdir(parents=True)
+    with pytest.raises(InputError, match="run is no model: .*did you mean .*adapter"):
+        Summarizer.from_pretrained(tmp_path / "run")
+    with pytest.raises(InputError, match="no such folder: ./nothing"):
+        Summarizer.from_pretrained("./nothing")
+    with pytest.raises(InputError, match="Summarizer has no option max_tokens"):
+        Summarizer.from_pretrained("http://localhost/v1", max_tokens=3)
+
+
+def test_another_instruction_than_that_of_the_training_is_refused(adapter: Path, tiny_folder: Path) -> None:
+    options = {"model_name_or_path": str(tiny_folder), "instruction": "Shorten."}
+    with pytest.raises(InputError, match="was trained with another prompt: instruction is 'Shorten.'"):
+        Summarizer.from_pretrained(adapter, **options)
+    assert Summarizer.from_pretrained(adapter, allow_other_prompt=True, **options).settings.instruction == "Shorten."
+
+
+def test_the_package_is_imported_without_torch() -> None:
+    code = "import sys, time; t = time.time(); import dialogsum_sft; print(time.time() - t, 'torch' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    seconds, has_torch = done.stdout.split()
+    assert has_torch == "False"
+    assert float(seconds) < 0.3
