@@ -221,6 +221,33 @@ class EvalArguments(GenerationArguments):
 
 
 @dataclass
+class SummarizeArguments(GenerationArguments):
+    """Options of recipes/summarize.py alone."""
+
+    input_files: list[str] | None = HfArg(
+        default=None,
+        help="Files, globs and folders with dialogues, also without this option's name: texts with a dialogue each "
+        "(exported chats, transcripts, .vtt, .srt), tables with one a row (.jsonl, .json, .csv, .tsv, .parquet). "
+        "'-' or nothing: standard input.",
+    )
+    dataset_name: str | None = HfArg(
+        default=None, help="In place of files: a dataset on the hub, a folder with a file for each split, or 'sample'."
+    )
+    dataset_split: str = HfArg(default="test", help="Its split, or a slice such as test[:10].")
+    output_file: str | None = HfArg(
+        default=None,
+        help="File for the summaries, written when all are made; started again after an interruption, only those that "
+        "are missing are made. Default: standard output, each as it is made.",
+    )
+    output_format: str | None = HfArg(
+        default=None,
+        help="text: a line for each summary; jsonl and csv: beside the columns of the input, with token counts and "
+        "what the dialogue does not support; markdown. Default: by the name of --output_file, else text.",
+        metadata={"choices": ["text", "jsonl", "csv", "markdown"]},
+    )
+
+
+@dataclass
 class MergeArguments:
     """Options of recipes/merge.py, which needs none of ModelConfig's: nothing is quantised or trained there."""
 

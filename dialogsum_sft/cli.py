@@ -57,6 +57,7 @@ def parse(
     *,
     defaults: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
     launches: bool = False,
+    positional: str | None = None,
 ) -> tuple[Any, ...]:
     """Parse `--config FILE.yaml` and the command line, which wins, into one instance of each dataclass.
 
@@ -65,6 +66,7 @@ def parse(
 
     `defaults` receives the options that were given, {name: value}, and returns defaults of others. A training passes
     `hardware.training_defaults`. The help of a recipe that `launches` names `--accelerate_config`.
+    `hardware.training_defaults`. Words that belong to no option are values of the option `positional`, a list.
 
     Raises InputError for an unknown key or flag (naming similar ones), an invalid value or a missing file.
     """
@@ -75,6 +77,9 @@ def parse(
     unknown = [word.split("=")[0] for word in args if re.match(r"--[A-Za-z]", word)]
     unknown = [word for word in unknown if word not in flags | {"--config"}]
     source, unset = "the command line", []
+    if positional and not unknown:
+        words, args = _split_words(parser, args)
+        args += [f"--{positional}", *words] if words else []
     if any(word == "--config" or word.startswith("--config=") for word in args):
         config, args = _split_config(args)
         if not unknown:
@@ -119,6 +124,27 @@ def _given_options(parser: argparse.ArgumentParser, args: list[str]) -> dict[str
         for action, default in own:
             action.default = default
         parser._defaults = own_defaults
+
+
+def _split_words(parser: argparse.ArgumentParser, args: list[str]) -> tuple[list[str], list[str]]:
+    """The words that belong to no option, and the others."""
+    actions = {option: action for action in parser._actions for option in action.option_strings}
+    words: list[str] = []
+    rest: list[str] = []
+    left: float = 0  # how many words the last option may still take
+    for word in args:
+        action = actions.get(word.split("=")[0])
+        if action is not None or word == "--config":
+            many = action is not None and action.nargs in ("*", "+")
+            none = "=" in word or (action is not None and action.nargs == 0)
+            left = 0 if none else float("inf") if many else 1
+            rest.append(word)
+        elif left and not (action is None and word.startswith("--")):
+            left -= 1
+            rest.append(word)
+        else:
+            words.append(word)
+    return words, rest
 
 
 def _split_config(args: list[str]) -> tuple[dict[str, Any], list[str]]:
@@ -175,7 +201,7 @@ def run(main: Callable[[], None], *, launches: bool = False) -> None:
     A recipe that `launches` starts several processes of itself where `--accelerate_config` says so.
 
     2: a user's mistake. 75: the run was asked to stop and can be resumed. 1: the run cannot continue (a loss that is
-    not finite, a full disk). 130: Ctrl-C before there was anything to save.
+    not finite, a full disk). 130: Ctrl-C before there was anything to save. 141: nobody reads the output any more.
     """
     # Deprecations inside the libraries, which a user cannot fix.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft)\.")
@@ -196,6 +222,9 @@ def run(main: Callable[[], None], *, launches: bool = False) -> None:
         status, line = error.status, _one_line(error) if error.status == 75 else f"error: {_one_line(error)}"
     except KeyboardInterrupt:
         status, line = 130, "interrupted"
+    except BrokenPipeError:  # the reader of the output has ended, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        status = 141  # as of a process that SIGPIPE ends
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise

@@ -7,7 +7,7 @@ from types import NoneType
 from typing import Any
 
 from dialogsum_sft import InputError
-from dialogsum_sft.arguments import DataArguments
+from dialogsum_sft.arguments import DataArguments, DialogueArguments
 from dialogsum_sft.data.row_files import one_line
 from dialogsum_sft.data.stored_lists import stored_list
 
@@ -47,8 +47,7 @@ def find_columns(rows: list[dict[str, Any]], source: str, data_args: DataArgumen
     notes = []
     dialogue, summaries = data_args.dialogue_column, data_args.summary_columns
     if dialogue is None:
-        found = [name for name in names if name.lower() in _DIALOGUE_NAMES]
-        dialogue = "dialogue" if "dialogue" in found or len(found) != 1 else found[0]
+        dialogue = dialogue_column(names)
         if dialogue != "dialogue":
             notes.append(f"{source}: dialogues taken from {dialogue}")
     possible = list(summaries or ())  # without --summary_columns all that are named like summaries
@@ -59,10 +58,7 @@ def find_columns(rows: list[dict[str, Any]], source: str, data_args: DataArgumen
         possible = [*summaries, *numbered, *found]
         if summaries != ["summary"]:
             notes.append(f"{source}: summaries taken from {', '.join(summaries)}")
-    texts = (data_args.instruction or "", data_args.system_prompt or "")
-    named = dict.fromkeys(
-        name for text in texts for name in re.findall(r"\{([\w. /-]+(?:\[\])?[\w. /-]*)\}", text) if name != "dialogue"
-    )
+    named = named_fields(data_args)
     lists = dict.fromkeys(path.split("[]")[0] for path in summaries if "[]" in path)
     elements = {name for path in lists for row in rows for one in _list_at(row, path) for name in _names_of(one)}
     fields = [name for name in named if name in elements or any(has(row, name) for row in rows)]
@@ -89,11 +85,28 @@ def find_columns(rows: list[dict[str, Any]], source: str, data_args: DataArgumen
             f"{choices} name yours with --dialogue_column, --summary_columns, --id_column (nested ones with dots: "
             "input.turns, queries[].answer)"
         )
-    identity = data_args.id_column or next((name for name in names if name in _ID_NAMES), None)
+    identity = data_args.id_column or id_column(names)
     topic = data_args.topic_column or next((name for name in names if re.fullmatch("topic1?", name)), None)
     join = " " if data_args.summary_join is None else data_args.summary_join
     columns = Columns(dialogue, tuple(summaries), identity, topic, data_args.speaker_column, tuple(fields), join)
     return columns, notes
+
+
+def dialogue_column(names: Collection[str]) -> str:
+    """The column with the dialogues by its name; "dialogue" where none or several are named so."""
+    found = [name for name in names if name.lower() in _DIALOGUE_NAMES]
+    return "dialogue" if "dialogue" in found or len(found) != 1 else found[0]
+
+
+def id_column(names: Iterable[str]) -> str | None:
+    return next((name for name in names if name in _ID_NAMES), None)
+
+
+def named_fields(args: DialogueArguments) -> list[str]:
+    """The names in braces in the instruction and the system prompt, but for {dialogue}."""
+    texts = (args.instruction or "", args.system_prompt or "")
+    found = (name for text in texts for name in re.findall(r"\{([\w. /-]+(?:\[\])?[\w. /-]*)\}", text))
+    return [name for name in dict.fromkeys(found) if name != "dialogue"]
 
 
 def _overlaps(name: str, summaries: Iterable[str], columns: Collection[str]) -> bool:

@@ -13,12 +13,13 @@ from dialogsum_sft import arguments
 
 import pytest
 
-RECIPES = ["sft", "eval", "compare", "inspect_data", "merge", "benchmark"]
+RECIPES = ["sft", "eval", "compare", "inspect_data", "merge", "benchmark", "summarize"]
 OURS = {
     "sft": (arguments.DataArguments, arguments.TrainArguments),
     "eval": (arguments.DataArguments, arguments.EvalArguments),
     "inspect_data": (arguments.DataArguments, arguments.TrainArguments),
     "merge": (arguments.MergeArguments,),
+    "summarize": (arguments.DialogueArguments, arguments.SummarizeArguments),
 }
 # Options of other programs, which messages, docstrings or the code name.
 OTHERS = {"no-build-isolation", "no-deps", "config_file", "quiet", "watch", "max-model-len"}

@@ -1,0 +1,260 @@
+"""Dialogues to summarise: from texts with one dialogue each, tables with one a row, and standard input."""
+
+import codecs
+import glob
+import itertools
+import json
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from dialogsum_sft import InputError
+from dialogsum_sft.arguments import DialogueArguments
+from dialogsum_sft.data.columns import (
+    Columns,
+    dialogue_column,
+    field_of,
+    has,
+    id_column,
+    name_of,
+    named_fields,
+    text_of,
+    value_of,
+)
+from dialogsum_sft.data.counts import Counts
+from dialogsum_sft.data.dialogue import Dialogue
+from dialogsum_sft.data.dialogue_reader import open_reader, read_dialogue
+from dialogsum_sft.data.row_files import SUFFIXES, BadRow, Place, Row, one_line, read_file, suffix_of
+from dialogsum_sft.data.sources import open_source
+from dialogsum_sft.data.turn_lists import keys_of
+from dialogsum_sft.data.turn_objects import SPEAKER_KEYS, plain_key
+
+STANDARD_INPUT = "standard input"
+_TEXTS = (".txt", ".vtt", ".srt", ".md", ".log", ".text")
+
+
+@dataclass
+class Inputs:
+    """Dialogues in order: `rows` have {id, dialogue, turns, fields, columns}, of which `columns` are the input's own.
+
+    `faults` say what cannot be summarised and why, a line each; `notes` how the others were read.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    counts: Counts = field(default_factory=Counts)
+
+    def add(self, place: str, dialogue: Dialogue, columns: Mapping[str, Any], fields: Mapping[str, str]) -> None:
+        made = {
+            "dialogue": dialogue.text,
+            "turns": dialogue.record(),
+            "fields": json.dumps(fields) if fields else None,
+        }
+        self.rows.append({"id": place, **made, "columns": dict(columns)})
+        self.counts.one_speaker += not dialogue.speakers
+
+
+def read_inputs(
+    names: Sequence[str],
+    args: DialogueArguments,
+    *,
+    trained_columns: Mapping[str, str] | None = None,
+    standard_input: bytes | None = None,
+    output_file: Path | None = None,
+) -> Inputs:
+    """The dialogues of files, globs and folders (with those in it), and of `standard_input` for the name `-`.
+
+    `trained_columns` are columns that a training was told; they count where a table has them. `output_file` is no
+    input. Raises InputError for a name that does not exist, and where there is no dialogue at all.
+    """
+    inputs, trained = Inputs(), trained_columns or {}
+    for name in names:
+        if name == "-":
+            _try(inputs, STANDARD_INPUT, lambda: _read_standard_input(inputs, standard_input or b"", args, trained))
+            continue
+        for path in _files(name, inputs, output_file):
+            _try(inputs, str(path), lambda path=path: _read(inputs, path, args, trained))
+    return _checked(inputs, args)
+
+
+def read_dataset(
+    name: str, split: str, args: DialogueArguments, trained_columns: Mapping[str, str] | None = None
+) -> Inputs:
+    """The dialogues of a split of a dataset, as `sources.open_source` finds it."""
+    inputs = Inputs()
+    _add_rows(inputs, f"{name} ({split})", open_source(name, split, None, None, False), args, trained_columns or {})
+    return _checked(inputs, args)
+
+
+def _checked(inputs: Inputs, args: DialogueArguments) -> Inputs:
+    counts = inputs.counts
+    if not inputs.rows:
+        raise InputError(*inputs.faults[:10] or ["no dialogues"])
+    if counts.system_lines:
+        such = "; ".join(map(one_line, counts.system_examples))
+        inputs.notes.append(f"{counts.system_lines} lines that an app wrote are left out, such as: {such}")
+    for name, what in (("skipped_turns", "turns without text"), ("skipped_parts", "images and calls beside a text")):
+        if number := getattr(counts, name):
+            inputs.notes.append(f"{number} {what} are left out")
+    if counts.one_speaker:
+        inputs.notes.append(f"no speakers were found in {counts.one_speaker} of {len(inputs.rows)} dialogues")
+    if unknown := [
+        name for name in named_fields(args) if not any(name in (row["fields"] or "") for row in inputs.rows)
+    ]:
+        listed = ", ".join(f"{{{name}}}" for name in unknown)
+        inputs.notes.append(f"{listed} in the instruction is no column and stays as it is written")
+    return inputs
+
+
+def _try(inputs: Inputs, name: str, read: Any) -> None:
+    try:
+        read()
+    except (InputError, ValueError, RecursionError) as error:
+        reason = str(error)
+        inputs.faults.append(reason if reason.startswith(name) else f"{name}: {reason}")
+
+
+def _files(name: str, inputs: Inputs, output_file: Path | None) -> Iterator[Path]:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        found = sorted(one for one in path.rglob("*") if one.is_file() and not _is_hidden(one.relative_to(path)))
+        found = [one for one in found if output_file is None or one.resolve() != output_file.resolve()]
+        known = [one for one in found if suffix_of(one) or one.suffix.lower() in _TEXTS]
+        others = Counter(one.suffix.lower() or one.name for one in found if one not in known)
+        if not known:
+            listed = f"; it has {', '.join(others)}" if others else ""
+            kinds = ", ".join(dict.fromkeys((*_TEXTS, *SUFFIXES)))
+            raise InputError(f"{name}: the folder has no files with dialogues ({kinds}){listed}")
+        if others:
+            listed = ", ".join(f"{number} {suffix}" for suffix, number in others.items())
+            inputs.notes.append(f"{name}: other files are left out: {listed}")
+        yield from known
+    elif path.exists():
+        yield path
+    elif glob.has_magic(name) and (matches := sorted(glob.glob(str(path), recursive=True))):
+        for match in matches:
+            yield from _files(match, inputs, output_file)
+    else:
+        hint = "" if glob.has_magic(name) or suffix_of(path) else "; a dataset on the hub is given by --dataset_name"
+        raise InputError(f"{'no file matches' if glob.has_magic(name) else 'no such file:'} {name}{hint}")
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _read(inputs: Inputs, path: Path, args: DialogueArguments, trained: Mapping[str, str]) -> None:
+    suffix = suffix_of(path)
+    if suffix is not None and suffix != ".txt":
+        _add_rows(inputs, str(path), read_file(path), args, trained)
+        return
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    text = _text(content)
+    if suffix == ".txt" and _is_json(text):
+        _add_rows(inputs, str(path), read_file(path), args, trained)
+    else:
+        inputs.add(str(path), read_dialogue(text, args, inputs.counts), {"file": str(path)}, {})
+
+
+def _read_standard_input(inputs: Inputs, content: bytes, args: DialogueArguments, trained: Mapping[str, str]) -> None:
+    text = _text(content)
+    if not _is_json(text):
+        inputs.add(STANDARD_INPUT, read_dialogue(text, args, inputs.counts), {}, {})
+        return
+    with tempfile.TemporaryDirectory(prefix="dialogsum_sft-") as folder:
+        path = Path(folder, "input.json")  # which may hold JSON lines
+        path.write_text(text, encoding="utf-8")
+        try:
+            _add_rows(inputs, STANDARD_INPUT, read_file(path), args, trained)
+        except InputError as error:
+            raise InputError(str(error).replace(str(path), STANDARD_INPUT)) from error
+
+
+def _text(content: bytes) -> str:
+    """Raises ValueError for what is no text."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # Windows' editors and Teams
+        return text_of(content.decode("utf-16", errors="replace"), "the text")
+    if b"\0" in content:
+        raise ValueError("this is no text, but a binary file")
+    try:
+        return text_of(content.decode("utf-8-sig"), "the text")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"this is no UTF-8 text (byte {error.start}): save it as UTF-8") from error
+
+
+def _is_json(text: str) -> bool:
+    """Whether a text is a JSON object or array of objects, or begins with such a line; "[10:15] Anna:" is not."""
+    if not re.match(r"\{\s*\"|\[\s*\{", text):
+        return False
+    for part in (text, text.split("\n", 1)[0]):
+        try:
+            json.loads(part)
+        except (ValueError, RecursionError):
+            continue
+        return True
+    return False
+
+
+def _add_rows(
+    inputs: Inputs,
+    source: str,
+    rows: Iterable[tuple[Place, Row]],
+    args: DialogueArguments,
+    trained: Mapping[str, str],
+) -> None:
+    """The dialogues of a table; all its rows are one dialogue where they are turns."""
+    every = list(rows)
+    good = [row for _, row in every if not isinstance(row, BadRow)]
+    if not good:
+        raise InputError(f"{source}: {'no row can be read: ' + every[0][1].reason if every else 'it is empty'}")  # type: ignore[union-attr]
+    names = list(dict.fromkeys(name for row in good for name in row))
+    args = _with_columns(args, trained, good)
+    column = args.dialogue_column or dialogue_column(names)
+    if not any(has(row, column) for row in good):
+        speaker_keys = [args.speaker_key] if args.speaker_key else SPEAKER_KEYS
+        if args.dialogue_column is None and any(plain_key(name) in speaker_keys for name in names):
+            inputs.add(source, read_dialogue(good, args, inputs.counts), {"file": source}, {})
+            return
+        raise InputError(
+            f"{source} has no column {column}: there are {', '.join(map(one_line, names))}; name the one with the "
+            "dialogues by --dialogue_column"
+        )
+    fields = [name for name in named_fields(args) if any(has(row, name) for row in good)]
+    identity = args.id_column or id_column(names)
+    columns = Columns(column, (), identity, None, args.speaker_column, tuple(fields), " ")
+    reader = open_reader(list(itertools.islice(good, 100)), columns, args, source)
+    for place, row in every:
+        if isinstance(row, BadRow):
+            inputs.faults.append(f"{source}: row {place}: {row.reason}")
+            continue
+        try:
+            dialogue = reader.dialogue(row, inputs.counts)
+            values = {name: field_of(value_of(row, name), name) for name in fields}
+        except (ValueError, RecursionError) as error:
+            inputs.faults.append(f"{source}: row {place}: {error}")
+            continue
+        own_id = name_of(value_of(row, identity)) if identity else None
+        inputs.add(own_id or f"{source}:{place}", dialogue, row, values)
+
+
+def _with_columns(
+    args: DialogueArguments, trained: Mapping[str, str], rows: list[dict[str, Any]]
+) -> DialogueArguments:
+    """The options with the columns and keys of the training where the rows have them and the options name none."""
+    for name in ("dialogue_column", "id_column", "speaker_column"):
+        if getattr(args, name) is None and any(has(row, trained.get(name, "")) for row in rows[:100]):
+            args = replace(args, **{name: trained[name]})  # type: ignore[arg-type]
+    column = args.dialogue_column or dialogue_column(rows[0])
+    keys = {key for row in rows[:100] for key in keys_of(value_of(row, column))}
+    for name in ("speaker_key", "text_key"):
+        if getattr(args, name) is None and trained.get(name) in keys:
+            args = replace(args, **{name: trained[name]})  # type: ignore[arg-type]
+    return args
