@@ -15,6 +15,7 @@ from typing import Any, NoReturn, get_args, get_type_hints
 
 from dialogsum_sft import InputError, Stopped
 from dialogsum_sft.distributed import exit_process
+from dialogsum_sft.files import own_folder
 from dialogsum_sft.launch import HELP, start_processes, write_status
 
 import yaml
@@ -61,12 +62,13 @@ def parse(
 ) -> tuple[Any, ...]:
     """Parse `--config FILE.yaml` and the command line, which wins, into one instance of each dataclass.
 
+    In place of a file, the name of one of recipes/configs/ is enough.
+
     YAML values are parsed like flags, with the same checks of types and choices. (TrlParser makes them argparse
     defaults: `no` becomes False, `2e-4` a string, and choices are not checked.)
 
     `defaults` receives the options that were given, {name: value}, and returns defaults of others. A training passes
-    `hardware.training_defaults`. The help of a recipe that `launches` names `--accelerate_config`.
-    `hardware.training_defaults`. Words that belong to no option are values of the option `positional`, a list.
+    `hardware.training_defaults`. The help of a recipe that `launches` names `--accelerate_config`. Words that belong to no option are values of the option `positional`, a list.
 
     Raises InputError for an unknown key or flag (naming similar ones), an invalid value or a missing file.
     """
@@ -155,7 +157,11 @@ def _split_config(args: list[str]) -> tuple[dict[str, Any], list[str]]:
     path = args[at].removeprefix("--config=") if inline else args[at + 1]
     rest = args[:at] + args[at + (1 if inline else 2) :]
     if not Path(path).is_file():
-        raise InputError(f"config file not found: {path}")
+        configs = own_folder("recipes") / "configs"
+        if path not in (names := sorted(file.stem for file in configs.glob("*.yaml"))):
+            hint = "" if path.endswith((".yaml", ".yml")) else f"; the package has {', '.join(names)}"
+            raise InputError(f"config file not found: {path}{hint}")
+        path = str(configs / f"{path}.yaml")
     try:
         # BaseLoader keeps every scalar as written (`no`, `2e-4`), and argparse converts it.
         text = Path(path).read_text(encoding="utf-8")

@@ -10,6 +10,12 @@ from typing import Any
 FORMAT = 1
 
 
+def own_folder(name: str) -> Path:
+    """The folder recipes or accelerate_configs: within the installed package, beside it in a checkout."""
+    package = Path(__file__).parent
+    return package / name if (package / name).is_dir() else package.parent / name
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file atomically: a reader sees the old file or the complete new one."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from dialogsum_sft import InputError, Stopped
+from dialogsum_sft.files import own_folder
 from dialogsum_sft.training.shards import Sharding
 
 from accelerate.commands.config.config_args import load_config_from_file
@@ -93,7 +94,7 @@ def write_status(status: int) -> None:
 
 
 def _find(name: str) -> Path:
-    folder = Path(__file__).parent.parent / "accelerate_configs"
+    folder = own_folder("accelerate_configs")
     for path in (Path(name), folder / f"{name}.yaml"):
         if path.is_file():
             return path

@@ -61,7 +61,7 @@ console = Console(width=120)
 
 @dataclass
 class BenchmarkArguments:
-    recipe_config: str = HfArg(default="recipes/configs/quickstart.yaml", help="Config of recipes/sft.py to measure.")
+    recipe_config: str = HfArg(default="quickstart", help="Config of recipes/sft.py: a file, or a name in configs/.")
     rounds: int = HfArg(default=2, help="How often each system is run, in turn.")
     max_steps: int = HfArg(default=8, help="Training steps of a run.")
     dialogues: int = HfArg(default=24, help="Dialogues to summarise, the first of the test split.")
@@ -239,7 +239,7 @@ def train_once(command: list[str], folder: Path, profile: Path | None = None) ->
     result = folder / "figures.json"
     result.unlink(missing_ok=True)
     watched = [sys.executable, __file__, "--watch", str(result), str(profile or ""), str(time.time()), *command]
-    done = subprocess.run(watched, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(watched, capture_output=True, text=True)
     if done.returncode != 0 or not result.is_file():
         lines = done.stderr.strip().splitlines() or ["no message"]
         raise InputError(f"{Path(command[0]).name} failed: {lines[-1]}")

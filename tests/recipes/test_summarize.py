@@ -215,6 +215,7 @@ def test_a_dialogue_that_is_refused_has_an_empty_summary(
     assert json.loads(output.read_text().splitlines()[1])["summary"] == "So: Oren: Then I set the alarm for five."
 
 
+@pytest.mark.slow
 def test_a_line_of_a_megabyte_is_shortened(recipe: Recipe, tiny_folder: Path, tmp_path: Path, capsys: Any) -> None:
     text = write(tmp_path / "long.txt", "Ann: " + "the boat leaves at six " * 45_000)
     recipe("summarize", text, f"--model_name_or_path={tiny_folder}", "--max_new_tokens=4", "--output_format=jsonl")
