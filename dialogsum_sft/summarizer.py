@@ -24,7 +24,7 @@ from dialogsum_sft.evaluation.unsupported import unsupported_names, unsupported_
 from dialogsum_sft.generation.engine import Completion, max_prompt_tokens
 from dialogsum_sft.generation.journal import Journal
 from dialogsum_sft.generation.summarise import open_engine, summarise
-from dialogsum_sft.modeling import check_adapter, load_tokenizer
+from dialogsum_sft.modeling import EMBEDDED, check_adapter, load_tokenizer
 from dialogsum_sft.provenance import versions, weights_digest
 from dialogsum_sft.training.record import compare_with_training, use_defaults
 
@@ -219,6 +219,8 @@ def _found(name: str) -> dict[str, Any]:
             hint = f"; did you mean {folder / inner}?" if inner else ""
             raise InputError(f"{name} is no model: there is neither adapter_config.json nor config.json{hint}")
         return {"model_name_or_path": str(folder)}
+    if name == EMBEDDED:
+        return {"model_name_or_path": name}
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise InputError(f"no such folder: {name}")
     try:

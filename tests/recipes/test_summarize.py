@@ -1,15 +1,21 @@
 """recipes/summarize.py: what it reads and writes, in which order, continued after an interruption."""
 
 import csv
+import glob
 import io
 import json
+import os
 import re
+import shutil
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from conftest import Recipe, fails
+from conftest import ROOT, Recipe, fails
+from dialogsum_sft import command
 from fake_endpoint import Server, answer, serving
 
 import pytest
@@ -225,3 +231,94 @@ def test_a_line_of_a_megabyte_is_shortened(recipe: Recipe, tiny_folder: Path, tm
 def test_without_a_model_or_with_an_adapter_alone(recipe: Recipe, capsys: Any, tmp_path: Path) -> None:
     assert "no model: give --model_name_or_path" in fails(recipe, capsys, "summarize", "a.txt")
     assert "adapter_config.json is missing" in fails(recipe, capsys, "summarize", f"--adapter_path={tmp_path}")
+
+
+@pytest.fixture
+def workplace(whole_run: Any, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with the adapter and the files that the README names; the base is that of run.json."""
+    adapter = tmp_path / "runs" / "quickstart" / "adapter"
+    shutil.copytree(Path(whole_run()) / "adapter", adapter)
+    record = json.loads((adapter / "run.json").read_text(encoding="utf-8"))
+    record["arguments"] |= {"model_name_or_path": str(tiny_folder), "eval_max_new_tokens": 4}
+    record["cut_paths"] = []
+    (adapter / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    write(tmp_path / "chats" / "a.txt", WHATSAPP)
+    write(tmp_path / "chats" / "b.txt", VTT)
+    write(tmp_path / "chat.txt", CHAT)
+    write(tmp_path / "calls.csv", "id,transcript\n7,Ann: Hi. Ben: Hello.\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_commands_of_the_readme(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = re.findall(r"^(?:cat (\S+) \| )?dialogsum-sft (summarize .*)$", README, re.MULTILINE)
+    assert len(lines) == 3
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    outputs = []
+    for piped, line in lines:
+        words = [name for word in line.split() for name in (sorted(glob.glob(word)) or [word])]
+        monkeypatch.setattr(sys, "argv", ["dialogsum-sft", *words])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(Path(piped).read_bytes() if piped else b"")))
+        command.main()
+        outputs.append(capsys.readouterr().out)
+    assert [len(output.splitlines()) for output in outputs[:2]] == [2, 1]
+    made = [json.loads(line) for line in (workplace / "summaries.jsonl").open(encoding="utf-8")]
+    assert [row.get("id") or row["file"] for row in made] == ["7", "chats/a.txt", "chats/b.txt"]
+
+
+def test_the_python_of_the_readme(workplace: Path) -> None:
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "Summarizer" in block)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert isinstance(names["text"], str)
+    assert names["records"][0].completion_tokens <= 4
+
+
+def test_an_adapter_without_its_base_is_one_line(
+    workplace: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = workplace / "runs" / "quickstart" / "adapter" / "run.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["arguments"]["model_name_or_path"] = "base"
+    path.write_text(json.dumps(record | {"cut_paths": ["model_name_or_path"]}), encoding="utf-8")
+    error = fails(recipe, capsys, "summarize", "chat.txt", "--adapter_path=runs/quickstart/adapter")
+    assert "has only the last part of the model_name_or_path of the training (base): give --model_name_or_p" in error
+
+
+@pytest.mark.slow
+def test_200_dialogues_killed_and_run_again(workplace: Path) -> None:
+    rows = "".join(json.dumps({"id": n, "dialogue": f"Ann: {n}.\nBen: Number {n}."}) + "\n" for n in range(200))
+    table, output = write(workplace / "many.jsonl", rows), workplace / "summaries.jsonl"
+    script = [sys.executable, ROOT / "recipes" / "summarize.py", table, "--adapter_path=runs/quickstart/adapter"]
+    script += ["--output_file", output, "--max_batch_tokens=100"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    journal = workplace / ".summaries.jsonl.journal" / "predictions.partial.jsonl"
+    with subprocess.Popen(script, env=environment, stderr=subprocess.DEVNULL) as process:
+        while not journal.is_file() or journal.read_bytes().count(b"\n") < 40:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.kill()
+    made = journal.read_bytes().count(b"\n") - 1
+    assert made < 200
+    assert not output.exists()
+    subprocess.run(script, env=environment, check=True, stderr=subprocess.DEVNULL)
+    assert [json.loads(line)["id"] for line in output.open(encoding="utf-8")] == list(range(200))
+    done = [json.loads(line)["id"] for line in journal.open(encoding="utf-8") if "settings" not in json.loads(line)]
+    assert len(done) == len(set(done)) == 200
+
+
+@pytest.mark.slow
+def test_a_closed_pipe_ends_it_quietly(workplace: Path) -> None:
+    script = (
+        f"{sys.executable} {ROOT}/recipes/summarize.py --dataset_name sample --adapter_path runs/quickstart/adapter"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    shell = ["bash", "-c", f"{script} --dataset_split train | head -1; echo ${{PIPESTATUS[0]}}"]
+    done = subprocess.run(shell, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[1] == "141"
+    assert "Error" not in done.stderr
