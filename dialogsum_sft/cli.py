@@ -68,7 +68,8 @@ def parse(
     defaults: `no` becomes False, `2e-4` a string, and choices are not checked.)
 
     `defaults` receives the options that were given, {name: value}, and returns defaults of others. A training passes
-    `hardware.training_defaults`. The help of a recipe that `launches` names `--accelerate_config`. Words that belong to no option are values of the option `positional`, a list.
+    `hardware.training_defaults`. The help of a recipe that `launches` names `--accelerate_config`. Words that belong
+    to no option are values of the option `positional`, a list.
 
     Raises InputError for an unknown key or flag (naming similar ones), an invalid value or a missing file.
     """

@@ -63,18 +63,19 @@ def open_engine(
     if eval_args.num_candidates > 1:
         kwargs = CANDIDATE_KWARGS | kwargs
     if eval_args.engine == "openai" or tokenizer is None:
+        served = eval_args.served_model_name or str(model_args.model_name_or_path)
         extra = json_option("extra_body", eval_args.extra_body)
         if tokenizer is not None:  # an open model, whose template takes these
             extra = {"chat_template_kwargs": TEMPLATE_KWARGS} | extra
         fields = request_fields(eval_args.max_new_tokens, kwargs, extra)
         return OpenAIEngine(
             str(eval_args.base_url),
-            eval_args.served_model_name or str(model_args.model_name_or_path),
+            served,
             fields,
             samples=bool(kwargs.get("do_sample")),
             max_new_tokens=eval_args.max_new_tokens,
             max_length=eval_args.max_length,
-            systems=[_served(eval_args, eval_args.served_model_name or str(model_args.model_name_or_path), output_dir)],
+            systems=[_served(eval_args, served, output_dir)],
             concurrency=eval_args.concurrency,
             timeout=eval_args.request_timeout,
         )
@@ -93,9 +94,8 @@ def open_engine(
         name = "tuned" if Path(adapter).name == "adapter" else Path(adapter).name
         tuned = _system(name, name, eval_args, adapter=True, weights=Path(adapter))
         systems = [*systems, tuned] if evaluate_base else [tuned]
-    for system in systems if output_dir is not None else ():
-        folder = Path(output_dir) / f"eval-{system.name}"
-        if _endpoint_of(folder):
+    for system in systems:
+        if output_dir is not None and _endpoint_of(folder := Path(output_dir) / f"eval-{system.name}"):
             raise InputError(f"{folder} has the scores of an endpoint's model: give another --output_dir")
     if eval_args.engine == "vllm":
         return VllmEngine(
