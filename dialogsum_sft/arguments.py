@@ -221,8 +221,8 @@ class EvalArguments(GenerationArguments):
 
 
 @dataclass
-class SummarizeArguments(GenerationArguments):
-    """Options of recipes/summarize.py alone."""
+class InputArguments(GenerationArguments):
+    """Dialogues without summaries, of recipes/summarize.py and recipes/label.py."""
 
     input_files: list[str] | None = HfArg(
         default=None,
@@ -234,6 +234,12 @@ class SummarizeArguments(GenerationArguments):
         default=None, help="In place of files: a dataset on the hub, a folder with a file for each split, or 'sample'."
     )
     dataset_split: str = HfArg(default="test", help="Its split, or a slice such as test[:10].")
+
+
+@dataclass
+class SummarizeArguments(InputArguments):
+    """Options of recipes/summarize.py alone."""
+
     output_file: str | None = HfArg(
         default=None,
         help="File for the summaries, written when all are made; started again after an interruption, only those that "
@@ -244,6 +250,40 @@ class SummarizeArguments(GenerationArguments):
         help="text: a line for each summary; jsonl and csv: beside the columns of the input, with token counts and "
         "what the dialogue does not support; markdown. Default: by the name of --output_file, else text.",
         metadata={"choices": ["text", "jsonl", "csv", "markdown"]},
+    )
+
+
+@dataclass
+class LabelArguments(InputArguments):
+    """Options of recipes/label.py alone."""
+
+    dataset_split: str = HfArg(default="train", help="Split of --dataset_name, or a slice such as train[:10].")
+    output_dir: str = HfArg(
+        default="runs/labels",
+        help="Folder for train.jsonl, validation.jsonl, set_aside.jsonl, sheet.csv, sheet.html and label.json.",
+    )
+    instruction_name: str | None = HfArg(
+        default=None,
+        help="Instruction that the summaries are written under, in place of --instruction: short (one or two "
+        "sentences), paragraph, outcome (what was asked, decided, and is to be done). Default: short.",
+        metadata={"choices": ["short", "paragraph", "outcome"]},
+    )
+    validation_share: float = HfArg(
+        default=0.1,
+        help="Share of the labelled dialogues that goes to validation.jsonl; 0: none. The choice depends on the "
+        "dialogues and --seed alone.",
+    )
+    sheet_size: int = HfArg(
+        default=50,
+        help="How many summaries the sheet has for a person to accept or correct, up to half of them set aside.",
+    )
+    max_requests: int | None = HfArg(
+        default=None,
+        help="Stop after N summaries (each of --num_candidates counts) with exit status 75; the same command goes on.",
+    )
+    accept: str | None = HfArg(
+        default=None,
+        help="Take the decisions of this edited sheet (.csv) into --output_dir, without a model.",
     )
 
 

@@ -15,6 +15,7 @@ VERBS = {
     "merge": ("merge", "merge an adapter into its base model"),
     "benchmark": ("benchmark", "speed and memory on this machine"),
     "summarize": ("summarize", "summarise files, folders or standard input"),
+    "label": ("label", "dialogues without summaries to training data, by a model"),
 }
 _HELP = """usage: dialogsum-sft VERB [options]
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from dialogsum_sft import InputError
 from dialogsum_sft.arguments import DialogueArguments, GenerationArguments
-from dialogsum_sft.data.answers import read_answer
+from dialogsum_sft.data.answers import is_cut_off, read_answer
 from dialogsum_sft.data.counts import Counts
 from dialogsum_sft.data.dialogue import restore_speakers
 from dialogsum_sft.data.dialogue_reader import read_dialogue
@@ -24,7 +24,7 @@ from dialogsum_sft.evaluation.unsupported import unsupported_names, unsupported_
 from dialogsum_sft.generation.engine import Completion, max_prompt_tokens
 from dialogsum_sft.generation.journal import Journal
 from dialogsum_sft.generation.summarise import open_engine, summarise
-from dialogsum_sft.modeling import EMBEDDED, check_adapter, load_tokenizer
+from dialogsum_sft.modeling import EMBEDDED, check_adapter, load_tokenizer, public_name
 from dialogsum_sft.provenance import versions, weights_digest
 from dialogsum_sft.training.record import compare_with_training, use_defaults
 
@@ -134,12 +134,18 @@ class Summarizer:
         return {"dialogue": read.text, "turns": read.record()}
 
     def stream(
-        self, rows: Sequence[Mapping[str, Any]], *, journal: Path | None = None, progress: str | None = None
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        journal: Path | None = None,
+        progress: str | None = None,
+        faults_again: bool = True,
     ) -> Iterator[Summary]:
         """Yield the summary of each row {dialogue, turns} in order, a batch at a time.
 
         Every completion is in the folder `journal` before it is yielded; what the journal holds of the same prompts,
-        model and decoding is not generated again. Equal prompts are completed once. `progress` names a progress bar.
+        model and decoding is not generated again, but for faults: without `faults_again` only those that may pass.
+        Equal prompts are completed once. `progress` names a progress bar.
 
         Raises InputError for a dialogue that does not fit even when shortened.
         """
@@ -149,21 +155,47 @@ class Summarizer:
             numbers = range(start, min(start + _AT_ONCE[self._engine.name], len(rows)))
             distinct = {_digest(prompts[number]): prompts[number] for number in numbers}
             bar = progress and f"{progress} {numbers[0] + 1} to {numbers[-1] + 1} of {len(rows)}"
-            drawn = self._complete(distinct, journal, settings, bar)
+            drawn = self._complete(distinct, journal, settings, bar, faults_again)
             for number in numbers:
                 yield self._summary(rows[number], prompts[number], drawn[_digest(prompts[number])])
+
+    def kept(
+        self, rows: Sequence[Mapping[str, Any]], journal: Path
+    ) -> tuple[list[tuple[Prompt, list[Completion]]], list[str]]:
+        """Prompt of each row, its completions in `journal` that `stream` without `faults_again` takes; and notes."""
+        prompts = build_prompts(rows, self._tokenizer, self.settings, max_prompt_tokens(self._engine))
+        number, names = self._args.num_candidates, list(dict.fromkeys(map(_digest, prompts)))
+        opened = Journal(journal, self._journal_settings(), names, number)
+        done: dict[str, list[Completion]] = {name: [] for name in names}
+        for at, completion in opened.done.items():
+            done[names[at // number]].append(completion)
+        return [(prompt, done[_digest(prompt)]) for prompt in prompts], opened.notes
+
+    def record(self) -> dict[str, Any]:
+        """Model, engine and prompt, as label.json has them."""
+        system = self._engine.systems[-1]
+        model = {"name": public_name(self._args.served_model_name or str(self._model_args.model_name_or_path))}
+        if system.adapter:
+            model["adapter"] = public_name(str(self._args.adapter_path))
+        return {"model": model, "engine": self._engine.record, "prompt": self.settings.record(self._tokenizer)}
 
     def close(self) -> None:
         """Free the memory of the weights; they are loaded anew when the next summary is made."""
         self._engine.close()
 
     def _complete(
-        self, prompts: Mapping[str, Prompt], folder: Path | None, settings: dict[str, Any], progress: str | None
+        self,
+        prompts: Mapping[str, Prompt],
+        folder: Path | None,
+        settings: dict[str, Any],
+        progress: str | None,
+        faults_again: bool,
     ) -> dict[str, list[Completion]]:
         journal = None
         if folder is not None:
             journal = Journal(folder, settings, list(prompts), self._args.num_candidates)
-            journal.done = {at: one for at, one in journal.done.items() if one.fault is None}  # faults are tried again
+            if faults_again:
+                journal.done = {at: one for at, one in journal.done.items() if one.fault is None}
             if len(journal.done) == len(prompts) * self._args.num_candidates:
                 progress = None
         drawn = summarise(
@@ -179,7 +211,9 @@ class Summarizer:
 
     def _summary(self, row: Mapping[str, Any], prompt: Prompt, drawn: list[Completion]) -> Summary:
         texts = [restore_speakers(read_answer(one.text).summary, prompt.names).strip() for one in drawn]
-        best = consensus(texts, "default") if len(texts) > 1 else 0
+        whole = [at for at, one in enumerate(drawn) if texts[at] and not (one.fault or is_cut_off(one.finish_reason))]
+        among = whole or list(range(len(texts)))
+        best = among[consensus([texts[at] for at in among], "default") if len(among) > 1 else 0]
         text, chosen = texts[best], drawn[best]
         fault = chosen.fault
         if fault is None and not text:

@@ -19,7 +19,7 @@ from typing import Any
 from dialogsum_sft import InputError, files
 from dialogsum_sft.arguments import DialogueArguments, SummarizeArguments
 from dialogsum_sft.cli import parse, run
-from dialogsum_sft.data.inputs import Inputs, read_dataset, read_inputs
+from dialogsum_sft.data.inputs import Inputs, open_inputs
 from dialogsum_sft.report.summary_files import format_of, written
 from dialogsum_sft.summarizer import Summarizer
 from dialogsum_sft.training.record import trained_columns, use_defaults
@@ -40,7 +40,7 @@ def main() -> None:
 
     # 3. Dialogues
     folder = Path(args.adapter_path or str(model_args.model_name_or_path))
-    inputs = read(args, dialogue_args, trained_columns(folder), output_file)
+    inputs = open_inputs(args, dialogue_args, trained_columns(folder), output_file)
     for note in [*summarizer.notes, *inputs.notes]:
         print(note, file=sys.stderr)
 
@@ -59,23 +59,6 @@ def main() -> None:
     if faults:
         more = [f"and {len(faults) - 10} more"] if len(faults) > 10 else []
         raise InputError(*faults[:10], *more)
-
-
-def read(
-    args: SummarizeArguments, dialogue_args: DialogueArguments, trained: dict[str, str], output_file: Path | None
-) -> Inputs:
-    names = args.input_files or []
-    if args.dataset_name:
-        if names:
-            raise InputError("give files or --dataset_name, not both")
-        return read_dataset(args.dataset_name, args.dataset_split, dialogue_args, trained)
-    if not names and sys.stdin.isatty():
-        raise InputError("no dialogues: name files, globs or folders, give --dataset_name, or pipe a dialogue in")
-    names = names or ["-"]
-    if output_file is not None and any(Path(name).resolve() == output_file.resolve() for name in names):
-        raise InputError(f"--output_file {output_file} is an input too: give another name")
-    piped = sys.stdin.buffer.read() if "-" in names else None
-    return read_inputs(names, dialogue_args, trained_columns=trained, standard_input=piped, output_file=output_file)
 
 
 def records(

@@ -5,6 +5,7 @@ import glob
 import itertools
 import json
 import re
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dialogsum_sft import InputError
-from dialogsum_sft.arguments import DialogueArguments
+from dialogsum_sft.arguments import DialogueArguments, InputArguments
 from dialogsum_sft.data.columns import (
     Columns,
     dialogue_column,
@@ -57,6 +58,32 @@ class Inputs:
         }
         self.rows.append({"id": place, **made, "columns": dict(columns)})
         self.counts.one_speaker += not dialogue.speakers
+
+
+def open_inputs(
+    args: InputArguments,
+    dialogue_args: DialogueArguments,
+    trained_columns: Mapping[str, str],
+    output_file: Path | None = None,
+) -> Inputs:
+    """The dialogues that the options name: of files, of a dataset, or of standard input, which is read for them.
+
+    Raises InputError as `read_inputs` does, and where nothing is named on a terminal, or the output is an input.
+    """
+    names = args.input_files or []
+    if args.dataset_name:
+        if names:
+            raise InputError("give files or --dataset_name, not both")
+        return read_dataset(args.dataset_name, args.dataset_split, dialogue_args, trained_columns)
+    if not names and sys.stdin.isatty():
+        raise InputError("no dialogues: name files, globs or folders, give --dataset_name, or pipe a dialogue in")
+    names = names or ["-"]
+    if output_file is not None and any(Path(name).resolve() == output_file.resolve() for name in names):
+        raise InputError(f"--output_file {output_file} is an input too: give another name")
+    piped = sys.stdin.buffer.read() if "-" in names else None
+    return read_inputs(
+        names, dialogue_args, trained_columns=trained_columns, standard_input=piped, output_file=output_file
+    )
 
 
 def read_inputs(

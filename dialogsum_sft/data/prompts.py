@@ -15,6 +15,21 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 INSTRUCTION = "Summarize the following dialogue in one or two sentences. Name the speakers as the dialogue does."
 
+# Named instructions of recipes/label.py, for models that were not trained on summaries.
+_SPEAKERS = "Name the speakers as the dialogue does."
+_ALONE = (
+    "Use only what the dialogue says, with its own names and numbers. Answer with the summary alone, in the language "
+    "of the dialogue."
+)
+LABEL_INSTRUCTIONS = {
+    name: f"Summarize the following dialogue in {what} {_SPEAKERS} {_ALONE}"
+    for name, what in {
+        "short": "one or two sentences.",
+        "paragraph": "a paragraph of three to five sentences.",
+        "outcome": "two or three sentences: what was asked, what was decided or done, and who does what next.",
+    }.items()
+}
+
 
 @dataclass(frozen=True)
 class PromptSettings:

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import heapq
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -217,8 +217,12 @@ def _held_out(script_args: ScriptArguments, data_args: DataArguments, seed: int)
     count = max(1, round(share * len(dialogues)))
     if count == len(dialogues):
         raise InputError(f"--validation_share {share} of {count} dialogues in {name} leaves none to train on")
-    chosen = seed if data_args.validation_seed is None else data_args.validation_seed
-    return frozenset(heapq.nsmallest(count, dialogues, key=lambda digest: text_hash(str(chosen), str(digest))))
+    return drawn(dialogues, count, seed if data_args.validation_seed is None else data_args.validation_seed)
+
+
+def drawn(dialogues: Iterable[int], count: int, seed: int) -> frozenset[int]:
+    """`count` of these dialogues (by `text_hash`), which depend on them and the seed alone."""
+    return frozenset(heapq.nsmallest(count, dialogues, key=lambda digest: text_hash(str(seed), str(digest))))
 
 
 def _noting(rows: IterableDataset, digests: set[bytes]) -> Any:

@@ -1,0 +1,157 @@
+"""Have a model write the summaries of dialogues that have none: training data for recipes/sft.py.
+
+    python recipes/label.py calls/ --engine openai --base_url URL --served_model_name NAME --output_dir data/calls
+    python recipes/label.py --output_dir data/calls --accept data/calls/sheet.csv
+    python recipes/sft.py --dataset_name data/calls --dataset_test_split validation --model_name_or_path NAME
+
+What it may cost in tokens is printed first. Answers are kept as they come: started again, an interrupted run asks only
+for what is missing. Refusals and summaries that were cut off are dropped and counted; those with names or numbers that
+their dialogue lacks are set aside. A person accepts or corrects some of them on sheet.html or sheet.csv.
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from dialogsum_sft import InputError, Stopped, files
+from dialogsum_sft.arguments import DialogueArguments, LabelArguments
+from dialogsum_sft.cli import parse, run
+from dialogsum_sft.data.inputs import open_inputs
+from dialogsum_sft.data.prompts import LABEL_INSTRUCTIONS
+from dialogsum_sft.labelling.cost import Cost, estimated, measured, new_completions
+from dialogsum_sft.labelling.labels import (
+    check_folder,
+    counts_table,
+    distinct,
+    judged,
+    read_decisions,
+    read_labels,
+    write_decisions,
+    write_labels,
+    write_rows,
+)
+from dialogsum_sft.labelling.sheet import chosen, read_sheet, write_sheet
+from dialogsum_sft.provenance import git_revision, versions
+from dialogsum_sft.summarizer import Summarizer
+from dialogsum_sft.training.record import trained_columns, use_defaults
+
+from rich.console import Console
+from trl import ModelConfig
+
+
+def main() -> None:
+    # 1. Arguments
+    model_args, dialogue_args, args = parse(
+        (ModelConfig, DialogueArguments, LabelArguments), defaults=use_defaults, positional="input_files"
+    )
+    folder = Path(args.output_dir).expanduser()
+    state = check_folder(folder, args)
+    if args.accept is not None:
+        accept(folder, Path(args.accept).expanduser())
+        return
+
+    # 2. Model: only its tokenizer is loaded here
+    if args.instruction_name and dialogue_args.instruction is not None:
+        raise InputError("give --instruction_name or --instruction, not both")
+    name = args.instruction_name or (None if dialogue_args.instruction is not None else "short")
+    dialogue_args.instruction = LABEL_INSTRUCTIONS[name] if name else dialogue_args.instruction
+    summarizer = Summarizer(model_args, dialogue_args, args)
+
+    # 3. Dialogues, each once
+    inputs = open_inputs(args, dialogue_args, trained_columns(Path(args.adapter_path or "")))
+    rows = distinct(inputs.rows)
+
+    # 4. What is to be asked, and what it may cost
+    before, notes = summarizer.kept(rows, state)
+    number, most = estimated(before, args.num_candidates, args.max_new_tokens, args.max_requests)
+    note(*summarizer.notes, *inputs.notes, *notes, f"{len(rows)} dialogues; {cost_before(most)}")
+    note(f"answers are kept in {state} as they come: the same command goes on after an interruption")
+
+    # 5. Summaries, judged as they come
+    summaries = summarizer.stream(rows[:number], journal=state, progress="labelling", faults_again=False)
+    labels = [judged(row, dataclasses.asdict(one)) for row, one in zip(rows[:number], summaries, strict=True)]
+    after, _ = summarizer.kept(rows, state)
+    summarizer.close()
+
+    # 6. Files
+    total = measured(one for _, done in after[:number] for one in done)
+    about = summarizer.record() | {"instruction_name": name, "num_candidates": args.num_candidates, "seed": args.seed}
+    about |= {"validation_share": args.validation_share, "sheet_size": args.sheet_size, "tokens": total.record()}
+    read = {"read": len(inputs.rows) + len(inputs.faults), "unreadable": len(inputs.faults)}
+    read |= {"repeated": len(inputs.rows) - len(rows), "left": len(rows) - number}
+    write_labels(folder, labels)
+    write(folder, about | {"inputs": read, "versions": versions(), "git_revision": git_revision()})
+    note(f"this run took {cost_after(measured(new_completions(before, after)))}; all of it {cost_after(total)}")
+    end(folder, inputs.faults, len(rows) - number, args)
+
+
+def write(folder: Path, about: dict[str, Any]) -> None:
+    """Write the files of a folder from its labels and decisions, with `about` in label.json, and print the counts."""
+    labels = read_labels(folder)
+    counts = write_rows(folder, labels, about["validation_share"], about["seed"])
+    earlier = record_of(folder)
+    sheet = chosen(labels, about["sheet_size"], about["seed"])
+    digest, is_left = write_sheet(folder, sheet, earlier.get("sheet_sha256"))
+    record = {"format": files.FORMAT, **about, "counts": counts, "sheet_sha256": digest}
+    files.write_json(folder / "label.json", files.public(record))
+    Console().print(counts_table(about["inputs"], counts))
+    note(f"written to {folder}: train.jsonl and the like, sheet.html and sheet.csv for a person, label.json")
+    if is_left:
+        note(f"{folder / 'sheet.csv'} was changed by hand and stays: take it in by --accept, or move it away")
+
+
+def accept(folder: Path, sheet: Path) -> None:
+    """Take the decisions of a sheet in. The files of the folder are written anew; the sheet stays."""
+    labels, decisions = read_labels(folder), read_decisions(folder)
+    made, faults = read_sheet(sheet, labels)
+    write_decisions(folder, decisions | {one.key: one for one in made})
+    about = record_of(folder)
+    if not about:
+        raise InputError(f"{folder / 'label.json'} is missing: run label.py once more with the dialogues")
+    counts = write_rows(folder, labels, about["validation_share"], about["seed"])
+    files.write_json(folder / "label.json", about | {"counts": counts})
+    Console().print(counts_table(about["inputs"], counts))
+    note(f"{sheet}: {len(made)} decisions taken in")
+    if faults:
+        more = [f"and {len(faults) - 50} more rows"] if len(faults) > 50 else []
+        raise InputError(*faults[:50], *more)
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    path = folder / "label.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def cost_before(most: Cost) -> str:
+    how = "estimated from their characters" if most.from_characters else "counted"
+    return (
+        f"{most.requests:,} requests: {most.prompt_tokens:,} tokens of prompts ({how}) and at most "
+        f"{most.completion_tokens:,} of summaries"
+    )
+
+
+def cost_after(cost: Cost) -> str:
+    unknown = f" ({cost.uncounted:,} requests without a count)" if cost.uncounted else ""
+    return f"{cost.requests:,} requests: {cost.prompt_tokens:,} + {cost.completion_tokens:,} tokens{unknown}"
+
+
+def end(folder: Path, faults: list[str], left: int, args: LabelArguments) -> None:
+    """Say what is left, or what could not be read, with its exit status."""
+    if left:
+        done = f"stopped after --max_requests {args.max_requests}; {left} dialogues are left"
+        raise Stopped(f"{done}: the same command goes on with them", status=75)
+    if faults:
+        more = [f"and {len(faults) - 10} more"] if len(faults) > 10 else []
+        raise InputError(*faults[:10], *more)
+    note(f"train with: dialogsum-sft sft --dataset_name {folder} --dataset_test_split validation ...")
+
+
+def note(*lines: str) -> None:
+    for line in lines:
+        print(line, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run(main)
