@@ -13,13 +13,14 @@ from dialogsum_sft import arguments
 
 import pytest
 
-RECIPES = ["sft", "eval", "compare", "inspect_data", "merge", "benchmark", "summarize"]
+RECIPES = ["sft", "eval", "compare", "inspect_data", "merge", "benchmark", "summarize", "label"]
 OURS = {
     "sft": (arguments.DataArguments, arguments.TrainArguments),
     "eval": (arguments.DataArguments, arguments.EvalArguments),
     "inspect_data": (arguments.DataArguments, arguments.TrainArguments),
     "merge": (arguments.MergeArguments,),
     "summarize": (arguments.DialogueArguments, arguments.SummarizeArguments),
+    "label": (arguments.DialogueArguments, arguments.LabelArguments),
 }
 # Options of other programs, which messages, docstrings or the code name.
 OTHERS = {"no-build-isolation", "no-deps", "config_file", "quiet", "watch", "max-model-len"}

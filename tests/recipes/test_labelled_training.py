@@ -10,24 +10,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from conftest import ROOT, SAMPLE
+from conftest import ROOT, SAMPLE, Recipe
 from fake_endpoint import answer, serving
 
 import pytest
 
 
-def killed_and_run_again(command: list[Any], log: Path, is_time: Callable[[], bool]) -> str:
-    """Start a recipe, end it with kill -9 when it `is_time`, run it again to its end; returns what that prints."""
-    words = [sys.executable, ROOT / "recipes" / command[0], *map(str, command[1:])]
+def kill_when(is_time: Callable[[], bool], log: Path, name: str, *args: Any) -> None:
+    """Start a recipe in a process of its own and end it with kill -9 when it `is_time`."""
+    words = [sys.executable, ROOT / "recipes" / f"{name}.py", *map(str, args)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     with log.open("wb") as file, subprocess.Popen(words, env=environment, stdout=file, stderr=file) as process:
         while not is_time():
             assert process.poll() is None, log.read_text(encoding="utf-8")[-3000:]
             time.sleep(0.02)
         process.kill()
-    done = subprocess.run(words, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout + done.stderr
 
 
 def lines_of(path: Path) -> int:
@@ -35,8 +32,10 @@ def lines_of(path: Path) -> int:
 
 
 @pytest.mark.slow
-def test_label_train_evaluate_each_killed_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The endpoint knows the bundled references. The tuned model is better than zero-shot on the bundled test."""
+def test_label_train_evaluate_each_killed_once(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each is run again in this process. The endpoint knows the bundled references; the bundled test is scored."""
     rows = [json.loads(line) for line in (SAMPLE / "train.jsonl").open(encoding="utf-8")]
     references = {row["dialogue"]: row["summary"] for row in rows}
     dialogues, log = tmp_path / "calls.jsonl", tmp_path / "log"
@@ -57,8 +56,10 @@ def test_label_train_evaluate_each_killed_once(monkeypatch: pytest.MonkeyPatch, 
             return is_over
 
         server.script = script
-        command = ["label.py", dialogues, "--engine=openai", f"--base_url={server.url}", "--served_model_name=m"]
-        killed_and_run_again([*command, f"--output_dir={folder}"], log, is_time)
+        command = ["label", dialogues, "--engine=openai", f"--base_url={server.url}", "--served_model_name=m"]
+        command += [f"--output_dir={folder}"]
+        kill_when(is_time, log, *command)
+        recipe(*command)
         asked = Counter(server.contents)
     assert len(asked) == len(references)
     assert sum(asked.values()) == len(references) + 8  # those in flight
@@ -66,15 +67,17 @@ def test_label_train_evaluate_each_killed_once(monkeypatch: pytest.MonkeyPatch, 
     assert counts["train"] + counts["validation"] + sum(counts["set_aside"].values()) == len(references)
     assert counts["train"] > 100
 
-    options = [f"--dataset_name={folder}", f"--output_dir={run}", "--max_steps=12", "--eval_strategy=no"]
-    options += ["--save_strategy=steps", "--save_steps=4"]
-    command = ["sft.py", f"--config={ROOT / 'recipes' / 'configs' / 'quickstart.yaml'}", *options]
-    said = killed_and_run_again(command, log, (run / "checkpoint-4" / "complete.json").exists)
-    assert "resuming from" in said
+    command = ["sft", f"--config={ROOT / 'recipes' / 'configs' / 'quickstart.yaml'}", f"--dataset_name={folder}"]
+    command += [f"--output_dir={run}", "--max_steps=10", "--eval_strategy=no"]
+    command += ["--save_strategy=steps", "--save_steps=2"]
+    kill_when((run / "checkpoint-2" / "complete.json").exists, log, *command)
+    recipe(*command)
+    assert "resuming from" in capsys.readouterr().out
 
-    command = ["eval.py", f"--adapter_path={run / 'adapter'}", "--dataset_name=sample", "--dataset_test_split=test"]
+    command = ["eval", f"--adapter_path={run / 'adapter'}", "--dataset_name=sample", "--dataset_test_split=test"]
     command += ["--max_new_tokens=40", "--max_batch_tokens=3000"]
-    killed_and_run_again(command, log, lambda: lines_of(run / "eval-base" / "predictions.partial.jsonl") > 4)
+    kill_when(lambda: lines_of(run / "eval-base" / "predictions.partial.jsonl") > 4, log, *command)
+    recipe(*command)
     base, tuned = (json.loads((run / f"eval-{s}" / "metrics.json").read_text()) for s in ("base", "tuned"))
     assert tuned["examples"] == 24
     assert tuned["rouge1"]["mean"] > base["rouge1"]["mean"] + 3
