@@ -4,11 +4,13 @@ import csv
 import io
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from conftest import Recipe
+from conftest import ROOT, Recipe, training_args
+from dialogsum_sft import command
 from dialogsum_sft.data.prompts import LABEL_INSTRUCTIONS
 from fake_endpoint import Server, answer, serving
 
@@ -222,3 +224,24 @@ def test_a_local_model_counts_its_tokens(recipe: Recipe, tiny_folder: Path, tmp_
     tokens = record_of(folder)["tokens"]
     assert estimate is not None
     assert (tokens["prompt_tokens"], tokens["completion_tokens"] <= 12) == (int(estimate[1]), True)
+
+
+def test_the_commands_of_the_readme(
+    server: Server, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "calls").mkdir()
+    for number in range(12):
+        (tmp_path / "calls" / f"{number}.txt").write_text(f"Ann: Number {number}.\nBen: Fine.", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    section = (
+        (ROOT / "README.md").read_text(encoding="utf-8").split("## Dialogues without summaries")[1].split("\n## ")[0]
+    )
+    lines = re.findall(r"^dialogsum-sft (.*)$", section.split("\n## ")[0], re.MULTILINE)
+    assert [line.split()[0] for line in lines] == ["label", "label", "sft"]
+    lines[0] = lines[0].replace("https://example.org/v1", server.url)
+    lines[2] = " ".join([lines[2], *training_args(tiny_folder, Path("runs/calls"), "--dataset_name=data/calls")])
+    for line in lines:
+        monkeypatch.setattr(sys, "argv", ["dialogsum-sft", *line.split()])
+        command.main()
+    assert (tmp_path / "runs" / "calls" / "adapter" / "adapter_model.safetensors").is_file()
