@@ -53,14 +53,18 @@ def main() -> None:
         return
 
     # 2. Model: only its tokenizer is loaded here
-    if args.instruction_name and dialogue_args.instruction is not None:
-        raise InputError("give --instruction_name or --instruction, not both")
-    name = args.instruction_name or (None if dialogue_args.instruction is not None else "short")
-    dialogue_args.instruction = LABEL_INSTRUCTIONS[name] if name else dialogue_args.instruction
+    model = Path(args.adapter_path or str(model_args.model_name_or_path))
+    name = args.instruction_name
+    if name is None and dialogue_args.instruction is None and not (model / "run.json").is_file():
+        name = "short"  # a model that was trained on summaries keeps its own instruction
+    if name is not None:
+        if dialogue_args.instruction is not None:
+            raise InputError("give --instruction_name or --instruction, not both")
+        dialogue_args.instruction = LABEL_INSTRUCTIONS[name]
     summarizer = Summarizer(model_args, dialogue_args, args)
 
     # 3. Dialogues, each once
-    inputs = open_inputs(args, dialogue_args, trained_columns(Path(args.adapter_path or "")))
+    inputs = open_inputs(args, dialogue_args, trained_columns(model))
     rows = distinct(inputs.rows)
 
     # 4. What is to be asked, and what it may cost
@@ -82,13 +86,16 @@ def main() -> None:
     read = {"read": len(inputs.rows) + len(inputs.faults), "unreadable": len(inputs.faults)}
     read |= {"repeated": len(inputs.rows) - len(rows), "left": len(rows) - number}
     write_labels(folder, labels)
-    write(folder, about | {"inputs": read, "versions": versions(), "git_revision": git_revision()})
+    counts = write(folder, about | {"inputs": read, "versions": versions(), "git_revision": git_revision()})
     note(f"this run took {cost_after(measured(new_completions(before, after)))}; all of it {cost_after(total)}")
-    end(folder, inputs.faults, len(rows) - number, args)
+    if number < len(rows):
+        left = f"stopped after --max_requests {args.max_requests}; {len(rows) - number} dialogues are left"
+        raise Stopped(f"{left}: the same command goes on with them", status=75)
+    end(folder, counts, inputs.faults)
 
 
-def write(folder: Path, about: dict[str, Any]) -> None:
-    """Write the files of a folder from its labels and decisions, with `about` in label.json, and print the counts."""
+def write(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """Write the files of a folder from its labels and decisions, and `about` into label.json; prints the counts."""
     labels = read_labels(folder)
     counts = write_rows(folder, labels, about["validation_share"], about["seed"])
     earlier = record_of(folder)
@@ -100,6 +107,7 @@ def write(folder: Path, about: dict[str, Any]) -> None:
     note(f"written to {folder}: train.jsonl and the like, sheet.html and sheet.csv for a person, label.json")
     if is_left:
         note(f"{folder / 'sheet.csv'} was changed by hand and stays: take it in by --accept, or move it away")
+    return counts
 
 
 def accept(folder: Path, sheet: Path) -> None:
@@ -137,15 +145,15 @@ def cost_after(cost: Cost) -> str:
     return f"{cost.requests:,} requests: {cost.prompt_tokens:,} + {cost.completion_tokens:,} tokens{unknown}"
 
 
-def end(folder: Path, faults: list[str], left: int, args: LabelArguments) -> None:
-    """Say what is left, or what could not be read, with its exit status."""
-    if left:
-        done = f"stopped after --max_requests {args.max_requests}; {left} dialogues are left"
-        raise Stopped(f"{done}: the same command goes on with them", status=75)
+def end(folder: Path, counts: dict[str, Any], faults: list[str]) -> None:
+    """Say how to go on; or, with exit status 2, what could not be read, or that no summary is kept."""
+    if not counts["train"]:
+        faults = [f"{folder}: no summary is kept to train on, see the counts above", *faults]
     if faults:
         more = [f"and {len(faults) - 10} more"] if len(faults) > 10 else []
         raise InputError(*faults[:10], *more)
-    note(f"train with: dialogsum-sft sft --dataset_name {folder} --dataset_test_split validation ...")
+    split = " --dataset_test_split validation" if counts["validation"] else ""
+    note(f"train with: dialogsum-sft sft --dataset_name {folder}{split} --model_name_or_path ...")
 
 
 def note(*lines: str) -> None:

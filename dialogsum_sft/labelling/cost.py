@@ -67,4 +67,10 @@ def measured(completions: Iterable[Completion]) -> Cost:
 
 def new_completions(before: Kept, after: Kept) -> list[Completion]:
     """The completions in `after` that were not there `before`, for the same dialogues."""
-    return [one for (_, old), (_, new) in zip(before, after, strict=True) for one in new if one not in old]
+    made = []
+    for (_, old), (_, new) in zip(before, after, strict=True):
+        rest = list(new)
+        for one in old:
+            rest.remove(one)
+        made += rest
+    return made

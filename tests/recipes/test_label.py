@@ -11,7 +11,7 @@ from typing import Any
 
 from conftest import ROOT, Recipe, training_args
 from dialogsum_sft import command
-from dialogsum_sft.data.prompts import LABEL_INSTRUCTIONS
+from dialogsum_sft.data.prompts import INSTRUCTION, LABEL_INSTRUCTIONS
 from fake_endpoint import Server, answer, serving
 
 import pytest
@@ -208,6 +208,13 @@ def test_what_cannot_be_is_one_line(
     assert re.fullmatch(f"error: {message}", err.splitlines()[-1])
 
 
+def test_no_summary_to_keep_is_one_line(label: Any, server: Server, tmp_path: Path) -> None:
+    server.script = lambda content, number: (200, answer("I cannot help with that."), {})
+    status, out, err = label(table(tmp_path / "calls.jsonl", 3))
+    assert (status, re.findall(r"dropped: refusal +3 *\n", out) != []) == (2, True)
+    assert err.splitlines()[-1] == f"error: {tmp_path / 'out'}: no summary is kept to train on, see the counts above"
+
+
 def test_an_endpoint_without_a_valid_key_is_one_line(label: Any, server: Server, tmp_path: Path) -> None:
     server.script = lambda content, number: (401, {"error": {"message": "no such key"}}, {})
     status, _, err = label(table(tmp_path / "calls.jsonl", 3))
@@ -216,14 +223,31 @@ def test_an_endpoint_without_a_valid_key_is_one_line(label: Any, server: Server,
     assert not (tmp_path / "out" / "train.jsonl").exists()
 
 
-def test_a_local_model_counts_its_tokens(recipe: Recipe, tiny_folder: Path, tmp_path: Path, capsys: Any) -> None:
-    calls, folder = table(tmp_path / "calls.jsonl", 3), tmp_path / "out"
-    recipe("label", calls, f"--model_name_or_path={tiny_folder}", "--max_new_tokens=4", f"--output_dir={folder}")
-    err = capsys.readouterr().err
-    estimate = re.search(r"3 requests: (\d+) tokens of prompts \(counted\) and at most 12 of summaries", err)
-    tokens = record_of(folder)["tokens"]
+def test_a_local_model_counts_its_tokens(label: Any, tiny_folder: Path, tmp_path: Path) -> None:
+    options = [f"--model_name_or_path={tiny_folder}", "--max_new_tokens=4", "--num_candidates=2"]
+    status, _, err = label(table(tmp_path / "calls.jsonl", 3), *options, endpoint=False)
+    assert status == 2  # each is cut off, so that none is kept
+    estimate = re.search(r"6 requests: (\d+) tokens of prompts \(counted\) and at most 24 of summaries", err)
+    tokens = record_of(tmp_path / "out")["tokens"]
     assert estimate is not None
-    assert (tokens["prompt_tokens"], tokens["completion_tokens"] <= 12) == (int(estimate[1]), True)
+    assert (tokens["prompt_tokens"], tokens["completion_tokens"] <= 24) == (int(estimate[1]), True)
+    assert "this run took 6 requests" in err
+
+
+def test_an_adapter_labels_under_its_own_instruction(label: Any, whole_run: Any, tiny_folder: Path, tmp_path: Path):
+    options = [
+        f"--adapter_path={whole_run() / 'adapter'}",
+        f"--model_name_or_path={tiny_folder}",
+        "--max_new_tokens=4",
+    ]
+    calls = table(tmp_path / "calls.jsonl", 2)
+    label(calls, *options, endpoint=False)
+    record = record_of(tmp_path / "out")
+    assert (record["instruction_name"], record["prompt"]["instruction"]) == (None, INSTRUCTION)
+    assert record["model"]["adapter"] == "adapter"
+    status, _, err = label(calls, *options, "--instruction_name=short", endpoint=False)
+    assert status == 2
+    assert "was trained with another prompt: instruction is" in err.splitlines()[-1]
 
 
 def test_the_commands_of_the_readme(
