@@ -43,8 +43,8 @@ _REFUSAL = re.compile(
 class Label:
     """A dialogue with the summary that a model wrote for it.
 
-    `key` names the dialogue in sheets and decisions. `status` is KEPT, SET_ASIDE or DROPPED, and `reasons` say why a
-    summary is not kept: the first is the name it is counted under, without what was found in this summary.
+    `key` names the dialogue in sheets and decisions. `status` is KEPT, SET_ASIDE or DROPPED; where a summary is not
+    kept, `reason` is the name that it is counted under, `found` what was found in it.
     """
 
     key: str
@@ -117,10 +117,10 @@ def _judgement(text: str, summary: Mapping[str, Any]) -> tuple[str, str | None, 
         return DROPPED, "empty answer", None
     if _REFUSAL.match(text):
         return DROPPED, "refusal", text[:200]
-    unsupported = [(kind, summary[f"unsupported_{kind}"]) for kind in ("names", "numbers")]
-    if found := [f"{', '.join(texts)}" for _, texts in unsupported if texts]:
-        kinds = " and ".join(kind for kind, texts in unsupported if texts)
-        return SET_ASIDE, f"{kinds} that the dialogue lacks", "; ".join(found)
+    unsupported = {kind: texts for kind in ("names", "numbers") if (texts := summary[f"unsupported_{kind}"])}
+    if unsupported:
+        found = "; ".join(", ".join(texts) for texts in unsupported.values())
+        return SET_ASIDE, f"{' and '.join(unsupported)} that the dialogue lacks", found
     return KEPT, None, None
 
 
