@@ -89,20 +89,20 @@ def test_decisions_change_the_rows_and_move_no_other(tmp_path: Path) -> None:
     write_rows(tmp_path, labels, 0.3, 42)
     before = {row["id"] for row in rows_of(tmp_path / "validation.jsonl")}
     assert rows_of(tmp_path / "set_aside.jsonl")[0]["found"] == "Ada"
-    first = next(iter(before))
+    held_out = min(before)
+    corrected, stale, *_ = (one for one in labels if one.id not in before)
     decided = [
         Decision(labels[10].key, "accepted", labels[10].summary),
-        Decision(labels[0].key, "corrected", labels[0].summary, "A better one."),
-        *(Decision(one.key, "rejected", one.summary) for one in labels if one.id == first and first != "d0"),
-        Decision(labels[1].key, "rejected", "An earlier summary."),
+        Decision(corrected.key, "corrected", corrected.summary, "A better one."),
+        *(Decision(one.key, "rejected", one.summary) for one in labels if one.id == held_out),
+        Decision(stale.key, "rejected", "An earlier summary."),
     ]
-    write_decisions(tmp_path, {one.key: one for one in decided if one.key != labels[0].key or first != "d0"})
+    write_decisions(tmp_path, {one.key: one for one in decided})
     counts = write_rows(tmp_path, labels, 0.3, 42)
-    assert {row["id"] for row in rows_of(tmp_path / "validation.jsonl")} == before - {first}
+    assert {row["id"] for row in rows_of(tmp_path / "validation.jsonl")} == before - {held_out}
     train = {row["id"]: row["summary"] for row in rows_of(tmp_path / "train.jsonl")}
-    assert train["d10"] == "Summary 10."
-    both = train | {row["id"]: row["summary"] for row in rows_of(tmp_path / "validation.jsonl")}
-    assert (both["d0"], both["d1"]) == ("A better one.", "Summary 1.")
+    assert len(train) == 8
+    assert (train["d10"], train[corrected.id], train[stale.id]) == ("Summary 10.", "A better one.", stale.summary)
     assert not (tmp_path / "set_aside.jsonl").exists()
     assert counts["decisions"] == {"accepted": 1, "corrected": 1, "rejected": 1}
     assert counts["notes"] == {"decisions about other summaries": 1}
