@@ -80,4 +80,6 @@ def test_label_train_evaluate_each_killed_once(
     recipe(*command)
     base, tuned = (json.loads((run / f"eval-{s}" / "metrics.json").read_text()) for s in ("base", "tuned"))
     assert tuned["examples"] == 24
-    assert tuned["rouge1"]["mean"] > base["rouge1"]["mean"] + 3
+    assert tuned["rouge1"]["mean"] > base["rouge1"]["mean"] + 1
+    assert tuned["rougeL"]["mean"] > base["rougeL"]["mean"] + 1.5
+    assert tuned["unfinished"] < base["unfinished"]
