@@ -492,22 +492,3 @@ def test_the_authors_dialogsum_files_need_no_config(recipe: Recipe, tmp_path: Pa
     metrics = json.loads((tmp_path / "eval-tuned/metrics.json").read_text())
     assert (metrics["examples"], metrics["references"]) == (3, 9)
     assert metrics["data"]["counts"]["rows_kept"] == metrics["data"]["counts"]["dialogues"] == 250
-
-
-@pytest.mark.slow
-def test_the_embedded_model_learns(recipe: Recipe, tmp_path: Path) -> None:
-    """A few steps of the quickstart raise ROUGE-1, and more summaries end with a stop token."""
-    config = str(ROOT / "recipes" / "configs" / "quickstart.yaml")
-    recipe(
-        "sft",
-        "--config",
-        config,
-        f"--output_dir={tmp_path}",
-        "--max_steps=20",
-        "--eval_strategy=no",
-        "--logging_steps=1",
-    )
-    recipe("eval", f"--adapter_path={tmp_path / 'adapter'}")
-    base, tuned = (json.loads((tmp_path / f"eval-{s}" / "metrics.json").read_text()) for s in ("base", "tuned"))
-    assert tuned["rouge1"]["mean"] > base["rouge1"]["mean"] + 5
-    assert tuned["unfinished"] < base["unfinished"]
