@@ -1,6 +1,7 @@
 """Parse YAML and the command line into dataclasses; turn errors into one line and an exit status."""
 
 import argparse
+import contextvars
 import difflib
 import errno
 import json
@@ -17,6 +18,7 @@ from dialogsum_sft import InputError, Stopped
 from dialogsum_sft.distributed import exit_process
 from dialogsum_sft.files import own_folder
 from dialogsum_sft.launch import HELP, start_processes, write_status
+from dialogsum_sft.option_help import Option, help_text, options_of
 
 import yaml
 from trl import TrlParser
@@ -41,6 +43,37 @@ _FORMER_NAMES = {
 class _Parser(TrlParser):
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message.strip()}. See --help for the options.")
+
+
+class Described(Exception):
+    """The options that a recipe reads, whether it `launches` and what its words are; `describe` returns it."""
+
+    def __init__(self, options: list[Option], launches: bool, positional: str | None) -> None:
+        super().__init__("a recipe's options were asked for")
+        self.options, self.launches, self.positional = options, launches, positional
+
+
+_describing = contextvars.ContextVar("describing", default=False)
+
+
+def describe(main: Callable[[], None]) -> Described:
+    """The options of a recipe's `main`, which is ended where it parses them."""
+    token = _describing.set(True)
+    try:
+        main()
+    except Described as described:
+        return described
+    finally:
+        _describing.reset(token)
+    raise RuntimeError("this main parses no options")
+
+
+def _prog() -> str:
+    """How the recipe was started: `dialogsum-sft VERB` or the name of its script."""
+    words = [Path(word).stem for word in sys.orig_argv]
+    if "dialogsum-sft" in words[:3]:
+        return " ".join(words[words.index("dialogsum-sft") :][:2])
+    return Path(sys.argv[0]).name
 
 
 class _Yaml12Floats(yaml.SafeLoader):
@@ -73,10 +106,18 @@ def parse(
 
     Raises InputError for an unknown key or flag (naming similar ones), an invalid value or a missing file.
     """
-    description = "Options are read from --config FILE.yaml and from the command line, which wins."
-    parser = _Parser(types, allow_abbrev=False, description=description, epilog=HELP if launches else None)
+    parser = _Parser(types, allow_abbrev=False, add_help=False)
     flags = {option for action in parser._actions for option in action.option_strings if option.startswith("--")}
     args = list(sys.argv[1:] if argv is None else argv)
+    asked = {"-h", "--help", "--help_all"} & set(args)
+    if asked or _describing.get():
+        parser.set_defaults(**(defaults({}) if defaults is not None else {}))
+        described = Described(options_of(parser, types), launches, positional)
+        if not asked:
+            raise described
+        epilog, everything = HELP if launches else "", "--help_all" in asked
+        sys.stdout.write(help_text(described.options, _prog(), everything, positional, epilog))
+        sys.exit()
     unknown = [word.split("=")[0] for word in args if re.match(r"--[A-Za-z]", word)]
     unknown = [word for word in unknown if word not in flags | {"--config"}]
     source, unset = "the command line", []
@@ -102,7 +143,7 @@ def parse(
             hint = f"; did you mean {' or '.join(word.removeprefix('--') for word in near)}?"
         raise InputError(f"unknown option in {source}: {', '.join(words)}{hint}")
     try:
-        if defaults is not None and not {"-h", "--help"} & set(args):
+        if defaults is not None:
             parser.set_defaults(**defaults(dict.fromkeys(unset) | _given_options(parser, args)))
         parser.set_defaults(**dict.fromkeys(unset))
         return tuple(parser.parse_args_and_config(args))

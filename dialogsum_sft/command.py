@@ -1,6 +1,7 @@
 """`dialogsum-sft VERB ...`: the recipes as verbs of one command, with the options of `python recipes/X.py`."""
 
 import difflib
+import importlib
 import runpy
 import sys
 
@@ -17,6 +18,7 @@ VERBS = {
     "summarize": ("summarize", "summarise files, folders or standard input"),
     "label": ("label", "dialogues without summaries to training data, by a model"),
 }
+SHELLS = ("bash", "zsh", "fish")
 _HELP = """usage: dialogsum-sft VERB [options]
 
 {verbs}
@@ -28,6 +30,8 @@ dialogsum-sft VERB --help lists the options of a verb. --config takes a YAML fil
     cat chat.txt | dialogsum-sft summarize --adapter_path runs/quickstart/adapter
 
 configs: {configs}
+
+--version prints the version, --completion bash (or zsh, fish) a script that completes verbs, options and configs.
 """
 
 
@@ -38,6 +42,12 @@ def main() -> None:
         sys.stdout.write(_help())
     elif words[0] == "--version":
         sys.stdout.write(f"dialogsum-sft {__version__}\n")
+    elif words[0] == "--completion":
+        if len(words) != 2 or words[1] not in SHELLS:
+            sys.stderr.write(f"error: --completion needs the name of a shell: {', '.join(SHELLS)}\n")
+            sys.exit(2)
+        completion = importlib.import_module("dialogsum_sft.completion")  # with TRL, which takes seconds
+        sys.stdout.write(completion.script(words[1], VERBS))
     elif words[0] not in VERBS:
         near = difflib.get_close_matches(words[0].replace("ise", "ize"), VERBS, n=1, cutoff=0.75)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(VERBS)}"

@@ -6,7 +6,6 @@ A run is a folder that recipes/eval.py has written. Every run is compared with t
 other references or another way of scoring are refused.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +36,7 @@ class CompareArguments:
 
 
 def main() -> None:
-    (args,) = parse((CompareArguments,), runs_first(sys.argv[1:]))
+    (args,) = parse((CompareArguments,), positional="runs")
     if len(args.runs) < 2:
         raise InputError(f"a comparison needs two or more folders of runs, the first to compare with: {args.runs}")
     if args.resamples < 100 or args.seed < 0:
@@ -64,18 +63,6 @@ def main() -> None:
             console.print(dialogue_panel([runs[0], other], index, with_scores=True))
     console.print(*tables, sep="\n")
     console.print(Text(f"{page}: scores, charts and every dialogue"), soft_wrap=True)
-
-
-def runs_first(argv: Sequence[str]) -> list[str]:
-    """The command line with its positional arguments as --runs; every other option has one value."""
-    if "--runs" in argv:
-        return list(argv)
-    words: list[str] = []
-    options: list[str] = []
-    for word in argv:
-        value = bool(options) and options[-1].startswith("--") and "=" not in options[-1] and options[-1] != "--help"
-        (options if word.startswith("-") or value else words).append(word)
-    return options + (["--runs", *words] if words else [])
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
