@@ -49,5 +49,8 @@ if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
         if name in ("Summarizer", "Summary"):
+            # A summary is thousands of small matrix products. Threads of OpenMP spin between them: beside another job
+            # on the same cores each wait takes a time slice, and a summary ten times as long as with passive threads.
+            os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # without effect where torch is imported already
             return getattr(importlib.import_module("dialogsum_sft.summarizer"), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

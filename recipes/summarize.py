@@ -16,12 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dialogsum_sft import InputError, files
+from dialogsum_sft import InputError, Summarizer, files  # Summarizer first: it sets how torch's threads wait
 from dialogsum_sft.arguments import DialogueArguments, SummarizeArguments
 from dialogsum_sft.cli import parse, run
 from dialogsum_sft.data.inputs import Inputs, open_inputs
 from dialogsum_sft.report.summary_files import format_of, written
-from dialogsum_sft.summarizer import Summarizer
 from dialogsum_sft.training.record import trained_columns, use_defaults
 
 from trl import ModelConfig

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dialogsum_sft
 from conftest import ROOT, Recipe, evaluation_args
 from dialogsum_sft import InputError, Summarizer, Summary
 from fake_endpoint import Server, answer, serving
@@ -121,3 +122,12 @@ def test_the_package_is_imported_without_torch() -> None:
     seconds, has_torch = done.stdout.split()
     assert has_torch == "False"
     assert float(seconds) < 0.3
+
+
+def test_threads_wait_passively_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert dialogsum_sft.__getattr__("Summarizer") is Summarizer
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert dialogsum_sft.__getattr__("Summary") is Summary
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
