@@ -27,13 +27,15 @@ STATUSES = "DIALOGSUM_SFT_STATUSES"  # a folder, in which each process writes it
 def start_processes() -> int | None:
     """Start the processes that `--accelerate_config` asks for, wait for them, and return the run's exit status.
 
-    None where this process is to run the recipe: there is no such option, or the config is one of a single process,
-    whose environment is then set. The option is the name of a file in accelerate_configs/ or a path. Beside it go
-    --num_processes and, for several machines, accelerate's own options. All of them are taken out of `sys.argv`.
+    None where this process is to run the recipe: there is no such option, the help is asked for, or the config is one
+    of a single process, whose environment is then set. The option is the name of a file in accelerate_configs/ or a
+    path. Beside it go --num_processes and, for several machines, accelerate's own options. All of them are taken out
+    of `sys.argv`.
 
     Raises InputError where the config or one of these options is wrong.
     """
-    if not any(word.split("=")[0] == OPTION for word in sys.argv[1:]):
+    words = {word.split("=")[0] for word in sys.argv[1:]}
+    if OPTION not in words or words & {"-h", "--help", "--help_all"}:
         return None
     if "RANK" in os.environ:
         raise InputError(f"{OPTION}: a launcher has started this process already: leave one of them out")

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from conftest import ROOT, Recipe
+from dialogsum_sft.launch import start_processes
 from ranks import CONFIGS
 from sft_runs import sft_args, start_training, text_of
 
@@ -115,6 +116,12 @@ def test_mistakes_of_the_launch(
         recipe("sft", *options)
     assert end.value.code == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["-h", "--help", "--help_all"])
+def test_help_starts_no_processes(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["sft.py", "--accelerate_config", "ddp", word])
+    assert start_processes() is None
 
 
 def test_a_launch_within_a_launch(
