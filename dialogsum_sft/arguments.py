@@ -304,6 +304,11 @@ class MergeArguments:
         help="Dtype of the merged weights as saved.",
         metadata={"choices": ["bfloat16", "float16", "float32"]},
     )
+    gguf: str | None = HfArg(
+        default=None,
+        help="Also write model-TYPE.gguf for llama.cpp, and a Modelfile for Ollama. Needs the package gguf.",
+        metadata={"choices": ["f32", "f16", "bf16", "q8_0"]},
+    )
     max_difference: float = HfArg(
         default=1e-4,
         help="How far a logit of the merged weights may be from the adapter's in float32, as a share of the largest "

@@ -5,9 +5,9 @@
 The base model is that of the training, unless --model_name_or_path names it.
 
 Leaves `output_dir` (by default merged/ beside the adapter): weights in safetensors, tokenizer, chat template,
-generation config, run.json and a model card. The base is loaded unquantised in float32 on the CPU (4 bytes of memory a
-parameter), whatever the adapter was trained on. The logits of the merged model are compared with those of the adapter,
-in memory and as loaded from disk.
+generation config, run.json and a model card; with `--gguf q8_0` also model-q8_0.gguf and a Modelfile for Ollama.
+The base is loaded unquantised in float32 on the CPU (4 bytes of memory a parameter), whatever the adapter was trained
+on. The logits of the merged model are compared with those of the adapter, in memory and as loaded from disk.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from dialogsum_sft.arguments import DataArguments, MergeArguments
 from dialogsum_sft.cli import parse, run
 from dialogsum_sft.data import prompts
 from dialogsum_sft.data.examples import load_examples
-from dialogsum_sft.publish import hub, model_card
+from dialogsum_sft.publish import gguf_export, hub, model_card, modelfile
 from dialogsum_sft.token_ids import greedy_config
 from dialogsum_sft.training import checkpoints
 from dialogsum_sft.training.record import use_defaults
@@ -63,6 +63,8 @@ def main() -> None:
     record = json.loads(run_json.read_text(encoding="utf-8")) if run_json.is_file() else {}
     rows = encode_rows(record, tokenizer, stop_ids, args.num_prompts)
     model = load_adapted(model_args, adapter_path, trust)
+    if args.gguf:
+        gguf_export.check(model.config, tokenizer)
     of_adapter = logits(model, rows)
 
     # 2. Merge, and compare the logits
@@ -92,9 +94,13 @@ def main() -> None:
             f"the model as written gives other logits than in memory, by {reload_difference:.1e}: nothing is kept"
         )
 
-    # 4. Write the record and the model card, and put the folder in its place
+    del written
+    # 4. Write a GGUF file too where one is asked for, and compare again
+    notes = export_gguf(partial, name, args.gguf, tokenizer, stop_ids, record, of_adapter, rows) if args.gguf else []
+
+    # 5. Write the record and the model card, and put the folder in its place
     positions = sum(map(len, rows))
-    same = sum(int((a.argmax(-1) == b.argmax(-1)).sum()) for a, b in zip(of_adapter, of_written, strict=True))
+    same = same_tokens(of_adapter, of_written)
     merge = {
         "adapter": files.public(args.adapter_path),
         "dtype": args.dtype,
@@ -102,7 +108,8 @@ def main() -> None:
         "largest_logit": largest,
         "merged_difference": merged_difference,
         "saved_difference": saved_difference,
-        "same_next_token": same / positions,
+        "same_next_token": same,
+        "gguf": args.gguf,
         "versions": provenance.versions(),
         "seconds": round(time.time() - started, 1),
     }
@@ -114,8 +121,10 @@ def main() -> None:
     console.print(
         f"{len(rows)} prompts, {positions} positions, logits up to {largest:.1f}: merged and adapter differ by at "
         f"most {merged_difference:.1e} in float32; saved in {args.dtype} and loaded again by {saved_difference:.1e}, "
-        f"with {same / positions:.1%} of the likeliest next tokens the same"
+        f"with {same:.1%} of the likeliest next tokens the same"
     )
+    for note in notes:
+        console.print(note)
     console.print(f"{output_dir}: {base_model} with {args.adapter_path} merged in")
     if repo is not None:
         console.print("pushed: " + hub.upload(output_dir, repo, f"{name}, merged"))
@@ -178,11 +187,51 @@ def write_model(
                 shutil.copy(cached_file(args.model_name_or_path, name, revision=args.model_revision), folder)
 
 
+def export_gguf(
+    folder: Path,
+    name: str,
+    kind: str,
+    tokenizer: PreTrainedTokenizerBase,
+    stop_ids: frozenset[int],
+    record: dict[str, Any],
+    of_adapter: list[torch.Tensor],
+    rows: list[list[int]],
+) -> list[str]:
+    """Write the model in `folder` as a GGUF file with a Modelfile beside it; returns a line about each."""
+    settings = prompts.PromptSettings.from_record(record) if "prompt" in record else prompts.PromptSettings()
+    add_bos = gguf_export.adds_bos(tokenizer, rows[0])
+    path = gguf_export.write(folder, name, kind, tokenizer, stop_ids, add_bos)
+    notes = [
+        f"{path.name}: {path.stat().st_size / 1e6:.1f} MB; transformers does not read this kind to compare logits"
+    ]
+    if (model := gguf_export.load(path)) is not None:
+        of_gguf = logits(model, rows)
+        notes = [
+            f"{path.name}: {path.stat().st_size / 1e6:.1f} MB; logits differ from the adapter's by at most "
+            f"{difference(of_adapter, of_gguf):.1e}, {same_tokens(of_adapter, of_gguf):.1%} of the likeliest next "
+            "tokens are the same"
+        ]
+    try:
+        dialogues = load_examples(ScriptArguments(dataset_name="sample"), DataArguments(), "test", 20).rows.to_list()
+        text = modelfile.write(path.name, tokenizer, settings, stop_ids, modelfile.lengths(record), add_bos=add_bos)
+        count = modelfile.check(tokenizer, settings, dialogues)
+    except InputError as error:
+        return [*notes, str(error)]
+    files.write_text(folder / "Modelfile", text)
+    return [*notes, f"Modelfile: the prompts of {count} bundled dialogues have the token ids of the training"]
+
+
 def logits(model: PreTrainedModel | PeftModel, rows: list[list[int]]) -> list[torch.Tensor]:
     """Logits of each row of token ids, (positions, vocabulary) in float32; a row at a time, so without padding."""
     model.eval()
     with torch.inference_mode():
         return [model(input_ids=torch.tensor([row])).logits[0].float() for row in rows]
+
+
+def same_tokens(one: list[torch.Tensor], other: list[torch.Tensor]) -> float:
+    """The share of positions with the same likeliest next token."""
+    pairs = list(zip(one, other, strict=True))
+    return sum(int((a.argmax(-1) == b.argmax(-1)).sum()) for a, b in pairs) / sum(len(a) for a, _ in pairs)
 
 
 def difference(one: list[torch.Tensor], other: list[torch.Tensor]) -> float:

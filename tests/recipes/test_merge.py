@@ -321,3 +321,45 @@ def test_qlora_trains_reloads_evaluates_and_merges_the_embedded_model(recipe: Re
     record = json.loads((tmp_path / "merged" / "run.json").read_text())
     assert record["merge"]["merged_difference"] < 1e-5 * record["merge"]["largest_logit"]
     assert "4-bit quantised weights" in ModelCard.load(adapter / "README.md").text
+
+
+def test_a_gguf_file_and_its_modelfile_are_beside_the_merged_weights(
+    recipe: Recipe, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ("--instruction=Sum up:", "--max_length=400", "--eval_max_new_tokens=48")
+    recipe("sft", *training_args(tiny_folder, tmp_path, *more))
+    capsys.readouterr()
+    recipe("merge", *merge_args(tiny_folder, tmp_path / "adapter", "--dtype=float32", "--gguf=f16"))
+    merged = tmp_path / "merged"
+    assert files(merged) == MERGED_FILES | {"model-f16.gguf", "Modelfile"}
+    said = capsys.readouterr().out
+    assert "model-f16.gguf: 0.2 MB; logits differ from the adapter's by at most " in said
+    assert "of the likeliest next tokens are the same" in said
+    assert "Modelfile: the prompts of 20 bundled dialogues have the token ids of the training" in said
+    assert json.loads((merged / "run.json").read_text())["merge"]["gguf"] == "f16"
+    lines = (merged / "Modelfile").read_text().splitlines()
+    assert lines[:2] == ["FROM ./model-f16.gguf", 'TEMPLATE """<|im_start|>user']
+    assert {"Sum up:", "{{ .Prompt }}<|im_end|>", "PARAMETER num_ctx 400", "PARAMETER num_predict 48"} <= set(lines)
+
+
+def test_what_gguf_does_not_cover_is_refused_before_merging(
+    recipe: Recipe, chatml_tokenizer: PreTrainedTokenizerFast, adapter: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = adapter.parent / "base"
+    tiny_model(chatml_tokenizer).save_pretrained(base)
+    config = json.loads((base / "config.json").read_text())
+    rope = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 512}
+    (base / "config.json").write_text(json.dumps(config | {"rope_parameters": rope}))
+    message = fails(recipe, capsys, "merge", *merge_args(base, adapter, "--any_base=true", "--gguf=q8_0"))
+    assert "--gguf has no rope of the type yarn for llama: try llama.cpp's own convert_hf_to_gguf.py" in message
+    assert not (adapter.parent / "merged").exists()
+
+
+def test_a_prompt_with_columns_has_no_modelfile(
+    recipe: Recipe, tiny_folder: Path, adapter: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = {"prompt": {"instruction": "About {topic}:", "system_prompt": None, "template_sha256": ""}}
+    (adapter / "run.json").write_text(json.dumps(record))
+    recipe("merge", *merge_args(tiny_folder, adapter, "--gguf=q8_0"))
+    assert "no Modelfile: the prompt has values of columns, {topic}, and Ollama has none" in capsys.readouterr().out
+    assert files(adapter.parent / "merged") == MERGED_FILES - {"README.md"} | {"model-q8_0.gguf"}
