@@ -119,6 +119,8 @@ def _render_sanitized(
     template_kwargs: Mapping[str, Any],
     add_generation_prompt: bool,
 ) -> list[int]:
+    if not hasattr(tokenizer, "chat_control_tokens"):  # transformers before 5.20 leaves the option below out
+        raise InputError("a text with control tokens is encoded by transformers 5.20 or newer: take them out")
     (text,) = _text(tokenizer, [chat], template_kwargs, add_generation_prompt)
     for message in chat:  # reasoning templates remove apparent thinking from an answer
         if message["content"].strip() not in text:
@@ -159,7 +161,7 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 @lru_cache(maxsize=16)
 def _control_tokens(tokenizer: PreTrainedTokenizerBase, template: str, size: int) -> list[str]:
-    listed = tokenizer.chat_control_tokens or ()
+    listed = getattr(tokenizer, "chat_control_tokens", None) or ()  # transformers before 5.20, which vLLM asks for
     added = tokenizer.added_tokens_decoder.values()
     control = (one.content for one in added if one.special or one.content in template or one.content in listed)
     return sorted((token for token in control if not token.isspace()), key=len, reverse=True)
