@@ -127,11 +127,11 @@ def trained_columns(folder: Path) -> dict[str, str]:
 
 
 def _record_of(given: Mapping[str, Any]) -> tuple[Path, dict[str, Any] | None]:
-    """The folder of the adapter or model that is given, and its run.json; for an endpoint there is none."""
-    adapter = given.get("adapter_path")
-    folder = Path(adapter or given.get("model_name_or_path") or "")
+    """The folder of the adapter or model that is given, and its run.json; of an endpoint, that of the served model."""
+    adapter, model = given.get("adapter_path"), given.get("model_name_or_path")
+    folder = Path(adapter or model or "")
     if given.get("engine") == "openai":
-        return folder, None
+        return folder, read_run_record(folder) if model and not adapter else None
     if adapter and not (folder / "adapter_config.json").is_file():
         raise InputError(f"no adapter in {adapter}: adapter_config.json is missing (recipes/sft.py writes adapter/)")
     return folder, read_run_record(folder)

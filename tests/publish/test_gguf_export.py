@@ -66,6 +66,9 @@ def tokenizer_with(step: Any, normalizer: Any = None, **model: Any) -> PreTraine
     return tokenizer
 
 
+BYTE_LEVEL = pre_tokenizers.ByteLevel(add_prefix_space=False)
+
+
 def split(pattern: str) -> Any:
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), byte_level])
@@ -162,20 +165,21 @@ def test_the_file_has_settings_vocabulary_and_template(
     assert gguf_export.load(path) is None  # transformers does not read smollm3 from GGUF
 
 
-def test_each_way_of_dividing_texts_has_llama_cpps_name(tmp_path: Path) -> None:
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    digits = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])
-    llama3 = QWEN_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
-    cases = {
-        "gpt-2": tokenizer_with(byte_level),
-        "smollm": tokenizer_with(digits),
-        "qwen2": tokenizer_with(split(QWEN_SPLIT), normalizers.NFC()),
-        "llama-bpe": tokenizer_with(split(llama3), ignore_merges=True),
-    }
-    for name, tokenizer in cases.items():
-        folder = model_folder(tmp_path / name, "llama", tokenizer)
-        reader = GGUFReader(gguf_export.write(folder, "tiny", "f16", tokenizer, {2}, False))
-        assert reader.fields["tokenizer.ggml.pre"].contents() == name
+SPLITS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+    "gpt-2": ((BYTE_LEVEL,), {}),
+    "smollm": ((pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), BYTE_LEVEL]),), {}),
+    "qwen2": ((split(QWEN_SPLIT), normalizers.NFC()), {}),
+    "llama-bpe": ((split(QWEN_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")),), {"ignore_merges": True}),
+}
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_each_way_of_dividing_texts_has_llama_cpps_name(name: str, tmp_path: Path) -> None:
+    steps, options = SPLITS[name]
+    tokenizer = tokenizer_with(*steps, **options)
+    folder = model_folder(tmp_path, "llama", tokenizer)
+    reader = GGUFReader(gguf_export.write(folder, "tiny", "f16", tokenizer, {2}, False))
+    assert reader.fields["tokenizer.ggml.pre"].contents() == name
 
 
 @pytest.mark.parametrize(
@@ -184,7 +188,7 @@ def test_each_way_of_dividing_texts_has_llama_cpps_name(tmp_path: Path) -> None:
         lambda: tokenizer_with(pre_tokenizers.ByteLevel(add_prefix_space=True)),
         lambda: tokenizer_with(split(QWEN_SPLIT + r"|x")),
         lambda: tokenizer_with(split(QWEN_SPLIT), ignore_merges=True),
-        lambda: tokenizer_with(pre_tokenizers.ByteLevel(add_prefix_space=False), normalizers.Lowercase()),
+        lambda: tokenizer_with(BYTE_LEVEL, normalizers.Lowercase()),
         lambda: tokenizer_with(pre_tokenizers.Metaspace()),
     ],
     ids=["prefix space", "other pattern", "merges ignored", "lowercase", "metaspace"],

@@ -3,17 +3,14 @@
 import functools
 import json
 import os
-import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from conftest import ROOT, Recipe
 from dialogsum_sft.generation import transformers_engine as generation
-from dialogsum_sft.modeling import embedded_model
 from fake_endpoint import KEY, serving
 
 import pytest
@@ -194,37 +191,6 @@ def test_contradictory_options_are_refused_in_one_line(
     assert "me:key" not in error
 
 
-@pytest.fixture
-def served() -> Iterator[str]:
-    """URL of a real `transformers serve` of the embedded model."""
-    for package in ("fastapi", "openai", "uvicorn"):
-        pytest.importorskip(package, reason="transformers serve needs transformers[serving]")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [Path(sys.executable).parent / "transformers", "serve", str(embedded_model()), "--dtype", "float32"]
-    command += ["--device", "cpu", "--host", "127.0.0.1", "--port", str(port)]
-    with subprocess.Popen(
-        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as server:
-        assert server.stdout is not None
-        drain = threading.Thread(target=server.stdout.read)  # a full pipe would stop the server
-        try:
-            said = []
-            for line in server.stdout:
-                said.append(line)
-                if "Uvicorn running" in line:
-                    break
-            else:
-                pytest.fail("".join(said[-20:]))
-            drain.start()
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            server.terminate()
-            if drain.is_alive():
-                drain.join()
-
-
 def test_an_endpoint_without_a_tokenizer_resumes_after_an_error(
     evaluate: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -256,24 +222,3 @@ def test_equal_candidates_give_a_warning(
     assert {(body["seed"], body["temperature"]) for body in server.bodies} == {(42 + n, 0.7) for n in range(6)}
     lines = capsys.readouterr().out.splitlines()
     assert "warning: all candidates of every dialogue are alike: the engine does not sample" in lines
-
-
-@pytest.mark.slow
-def test_transformers_serve_equals_the_transformers_engine(
-    evaluate: Evaluate,
-    served: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    same = ["--max_eval_samples=2", "--max_new_tokens=16", "--dtype=float32", "--max_batch_tokens=1"]
-    evaluate(*arguments(Path("embedded"), tmp_path, *same))
-    endpoint = ["--engine=openai", f"--base_url={served}", f"--served_model_name={embedded_model()}"]
-    evaluate(*arguments(Path("embedded"), tmp_path, *same, *endpoint))
-    (folder,) = set(tmp_path.glob("eval-*")) - {tmp_path / "eval-base"}
-    assert predictions(folder) == predictions(tmp_path / "eval-base")
-    assert "other prompt tokens" not in capsys.readouterr().out
-    record = json.loads((folder / "metrics.json").read_text())
-    assert record["engine"]["base_url"] == served
-    assert record["rouge1"] == json.loads((tmp_path / "eval-base" / "metrics.json").read_text())["rouge1"]
