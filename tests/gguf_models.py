@@ -1,13 +1,14 @@
 """Random models and tokenizers of the kinds that are written as GGUF."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from conftest import CHATML, trained_bpe
+from conftest import CHATML, sample_dialogues, trained_bpe
 
 import torch
-from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
@@ -61,6 +62,7 @@ def tokenizer_with(step: Any, normalizer: Any = None, **model: Any) -> PreTraine
     return tokenizer
 
 
+HARD = "\n#Person1#: 1234.5 kg and 12345, don't  you'LL\tsee?! (so) ÉCOLE 北京\n\n  Ok"
 BYTE_LEVEL = pre_tokenizers.ByteLevel(add_prefix_space=False)
 
 
@@ -88,3 +90,19 @@ SPLITS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "qwen2": ((split(QWEN_SPLIT), normalizers.NFC()), {}),
     "llama-bpe": ((split(QWEN_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")),), {"ignore_merges": True}),
 }
+
+
+@cache
+def undivided_bpe() -> dict[str, Any]:
+    """Vocabulary and merges over whole lines, so that the ids of a text show how it was divided before merging."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=1000,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    lines = [line + "\n" for row in sample_dialogues()[:12] for line in row["dialogue"].splitlines()]
+    tokenizer.train_from_iterator([*lines, *(HARD.splitlines(keepends=True) * 4)], trainer)
+    return {key: json.loads(tokenizer.to_str())["model"][key] for key in ("vocab", "merges")}

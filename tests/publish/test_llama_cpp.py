@@ -6,7 +6,7 @@ from conftest import sample_dialogues
 from dialogsum_sft.data.encoding import build_prompts
 from dialogsum_sft.data.prompts import PromptSettings
 from dialogsum_sft.publish import gguf_export, modelfile
-from gguf_models import CONFIGS, SPLITS, model_folder, tokenizer_with
+from gguf_models import CONFIGS, HARD, SPLITS, model_folder, tokenizer_with, undivided_bpe
 
 import pytest
 import torch
@@ -75,11 +75,12 @@ def test_logits_and_greedy_summaries_are_those_of_transformers(
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_prompts_of_the_modelfile_have_our_token_ids(split: str, tmp_path: Path) -> None:
-    tokenizer = tokenizer_with(*SPLITS[split][0], **SPLITS[split][1])
+    steps, options = SPLITS[split]
+    tokenizer = tokenizer_with(*steps, **options | undivided_bpe())
     folder = model_folder(tmp_path, "llama", tokenizer)
     ours = LlamaCpp(gguf_export.write(folder, "tiny", "f16", tokenizer, {2}, False))
-    settings, hard = PromptSettings(), "\n#Person1#: 1234.5 kg, don't  you'LL\tsee?! ÉCOLE 北京\n\n  Ok"
-    rows = [row | {"dialogue": row["dialogue"] + hard} for row in sample_dialogues()[:20]]
+    rows = [row | {"dialogue": row["dialogue"] + HARD} for row in sample_dialogues()[:20]]
+    settings = PromptSettings()
     before, after = modelfile.around_dialogue(tokenizer, settings)
     for row, prompt in zip(rows, build_prompts(rows, tokenizer, settings, None), strict=True):
         assert ours.tokens(before + prompt.text + after) == prompt.ids, row["id"]
