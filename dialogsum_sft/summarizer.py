@@ -1,7 +1,9 @@
 """Summaries of new dialogues by a trained model, a model of the hub or an endpoint: `Summarizer`."""
 
+import contextlib
 import hashlib
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,17 +25,21 @@ from dialogsum_sft.evaluation.english import is_english
 from dialogsum_sft.evaluation.unsupported import unsupported_names, unsupported_numbers
 from dialogsum_sft.generation.engine import Completion, max_prompt_tokens
 from dialogsum_sft.generation.journal import Journal
-from dialogsum_sft.generation.summarise import open_engine, summarise
+from dialogsum_sft.generation.summarise import completions, open_engine
 from dialogsum_sft.modeling import EMBEDDED, check_adapter, load_tokenizer, public_name
 from dialogsum_sft.provenance import versions, weights_digest
 from dialogsum_sft.training.record import compare_with_training, use_defaults
 
 from accelerate import PartialState
 from huggingface_hub import snapshot_download
+from tqdm import tqdm
 from transformers.utils import find_adapter_config_file
 from trl import ModelConfig
 
-_AT_ONCE = {"transformers": 32, "openai": 64, "vllm": 1024}  # dialogues of a batch, whose summaries arrive together
+# How many prompts an engine sorts by length, so that the first in order may be the last that is completed. An endpoint
+# gets them in order.
+_AT_ONCE = {"transformers": 32, "vllm": 1024}
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -141,7 +147,7 @@ class Summarizer:
         progress: str | None = None,
         faults_again: bool = True,
     ) -> Iterator[Summary]:
-        """Yield the summary of each row {dialogue, turns} in order, a batch at a time.
+        """Yield the summary of each row {dialogue, turns} in order, as soon as it and those before it are made.
 
         Every completion is in the folder `journal` before it is yielded; what the journal holds of the same prompts,
         model and decoding is not generated again, but for faults: without `faults_again` only those that may pass.
@@ -150,14 +156,34 @@ class Summarizer:
         Raises InputError for a dialogue that does not fit even when shortened.
         """
         prompts = build_prompts(rows, self._tokenizer, self.settings, max_prompt_tokens(self._engine))
-        settings = self._journal_settings() if journal is not None else {}
-        for start in range(0, len(rows), _AT_ONCE[self._engine.name]):
-            numbers = range(start, min(start + _AT_ONCE[self._engine.name], len(rows)))
-            distinct = {_digest(prompts[number]): prompts[number] for number in numbers}
-            bar = progress and f"{progress} {numbers[0] + 1} to {numbers[-1] + 1} of {len(rows)}"
-            drawn = self._complete(distinct, journal, settings, bar, faults_again)
-            for number in numbers:
-                yield self._summary(rows[number], prompts[number], drawn[_digest(prompts[number])])
+        keys = list(map(_digest, prompts))
+        distinct = dict(zip(keys, prompts, strict=True))
+        candidates = self._args.num_candidates
+        book = None
+        if journal is not None:
+            book = Journal(journal, self._journal_settings(), list(distinct), candidates)
+            if faults_again:
+                book.done = {at: one for at, one in book.done.items() if one.fault is None}
+            for note in book.notes:
+                logger.warning(note)
+        batches = completions(
+            self._engine,
+            list(distinct.values()),
+            adapter=self._engine.systems[-1].adapter,
+            num_candidates=candidates,
+            seed=self._args.seed,
+            journal=book,
+            at_once=_AT_ONCE.get(self._engine.name),
+        )
+        done: dict[int, Completion] = {} if book is None else dict(book.done)
+        at = {key: number * candidates for number, key in enumerate(distinct)}
+        with tqdm(total=len(rows), desc=progress, disable=progress is None) as bar, contextlib.closing(batches):
+            for row, prompt, key in zip(rows, prompts, keys, strict=True):
+                wanted = range(at[key], at[key] + candidates)
+                while any(number not in done for number in wanted):
+                    done.update(next(batches))
+                yield self._summary(row, prompt, [done[number] for number in wanted])
+                bar.update()
 
     def kept(
         self, rows: Sequence[Mapping[str, Any]], journal: Path
@@ -182,32 +208,6 @@ class Summarizer:
     def close(self) -> None:
         """Free the memory of the weights; they are loaded anew when the next summary is made."""
         self._engine.close()
-
-    def _complete(
-        self,
-        prompts: Mapping[str, Prompt],
-        folder: Path | None,
-        settings: dict[str, Any],
-        progress: str | None,
-        faults_again: bool,
-    ) -> dict[str, list[Completion]]:
-        journal = None
-        if folder is not None:
-            journal = Journal(folder, settings, list(prompts), self._args.num_candidates)
-            if faults_again:
-                journal.done = {at: one for at, one in journal.done.items() if one.fault is None}
-            if len(journal.done) == len(prompts) * self._args.num_candidates:
-                progress = None
-        drawn = summarise(
-            self._engine,
-            list(prompts.values()),
-            adapter=self._engine.systems[-1].adapter,
-            num_candidates=self._args.num_candidates,
-            seed=self._args.seed,
-            journal=journal,
-            progress=progress,
-        )
-        return dict(zip(prompts, drawn, strict=True))
 
     def _summary(self, row: Mapping[str, Any], prompt: Prompt, drawn: list[Completion]) -> Summary:
         texts = [restore_speakers(read_answer(one.text).summary, prompt.names).strip() for one in drawn]

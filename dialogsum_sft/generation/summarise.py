@@ -4,7 +4,7 @@ import contextlib
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -185,27 +185,55 @@ def summarise(
     """
     state = PartialState()
     done: dict[int, Completion] = {} if journal is None else dict(journal.done)
+    number = len(prompts) * num_candidates
+    own = len(range(state.process_index, number - len(done), state.num_processes))
+    made: dict[int, Completion] = {}
+    with tqdm(total=own, desc=progress, disable=progress is None or not state.is_main_process) as bar:
+        for batch in completions(
+            engine, prompts, adapter=adapter, num_candidates=num_candidates, seed=seed, journal=journal
+        ):
+            made.update(batch)
+            bar.update(len(batch))
+    done |= dict(gather_object(list(made.items())))
+    if len(done) < number:
+        raise RuntimeError(f"{number - len(done)} of {number} completions are missing")
+    at = iter(range(number))
+    return [[done[next(at)] for _ in range(num_candidates)] for _ in prompts]
+
+
+def completions(
+    engine: Engine,
+    prompts: Sequence[Prompt],
+    *,
+    adapter: bool,
+    num_candidates: int = 1,
+    seed: int = 42,
+    journal: Journal | None = None,
+    at_once: int | None = None,
+) -> Iterator[list[tuple[int, Completion]]]:
+    """Yield this process's share of the completions that the `journal` lacks, in batches as they are made.
+
+    Each has its number in [prompt][candidate] order, and is in the journal before it is yielded. The engine gets
+    `at_once` of them at a time, in that order, and decides the order among these; None: all.
+    """
+    state = PartialState()
+    done = {} if journal is None else journal.done
     if isinstance(engine, OpenAIEngine):
         engine.has_succeeded = any(completion.fault is None for completion in done.values())
     requests = [number for number in range(len(prompts)) for _ in range(num_candidates)]
     missing = [i for i in range(len(requests)) if i not in done]
-    todo = share(missing, [len(prompts[i].ids) for i in requests], state.process_index, state.num_processes)
-    seeds = [seed + i for i in todo] if engine.samples else None
-    batches = engine.complete([prompts[requests[i]] for i in todo], adapter=adapter, seeds=seeds) if todo else ()
-    made: dict[int, Completion] = {}
-    bar = tqdm(total=len(todo), desc=progress, disable=progress is None or not state.is_main_process)
-    with bar, journal or contextlib.nullcontext():
-        for batch in batches:
-            numbered = [(todo[at], completion) for at, completion in batch]
-            if journal is not None:
-                journal.append(numbered)
-            made.update(numbered)
-            bar.update(len(numbered))
-    done |= dict(gather_object(list(made.items())))
-    if len(done) < len(requests):
-        raise RuntimeError(f"{len(requests) - len(done)} of {len(requests)} completions are missing")
-    at = iter(range(len(requests)))
-    return [[done[next(at)] for _ in range(num_candidates)] for _ in prompts]
+    lengths = [len(prompts[i].ids) for i in requests]
+    with journal or contextlib.nullcontext():
+        size = at_once or len(missing) or 1
+        for part in (missing[start : start + size] for start in range(0, len(missing), size)):
+            todo = share(part, lengths, state.process_index, state.num_processes)
+            seeds = [seed + i for i in todo] if engine.samples else None
+            parts = [prompts[requests[i]] for i in todo]
+            for batch in engine.complete(parts, adapter=adapter, seeds=seeds) if todo else ():
+                numbered = [(todo[at], completion) for at, completion in batch]
+                if journal is not None:
+                    journal.append(numbered)
+                yield numbered
 
 
 def share(todo: Sequence[int], lengths: Sequence[int], process_index: int, num_processes: int) -> list[int]:
