@@ -240,6 +240,14 @@ class InputArguments(GenerationArguments):
 class SummarizeArguments(InputArguments):
     """Options of recipes/summarize.py alone."""
 
+    follow: str | None = HfArg(
+        default=None,
+        help="In place of files: a folder whose files are summarised as they appear, until Ctrl-C. Each summary is "
+        "NAME.summary.txt beside its file (or .jsonl, .csv, .md, by --output_format), or is added to --output_file.",
+    )
+    settle_seconds: float = HfArg(
+        default=3.0, help="With --follow: how long a file must not change before it is summarised."
+    )
     output_file: str | None = HfArg(
         default=None,
         help="File for the summaries, written when all are made; started again after an interruption, only those that "

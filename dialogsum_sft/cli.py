@@ -267,7 +267,8 @@ def run(main: Callable[[], None], *, launches: bool = False) -> None:
     except InputError as error:
         status, line = 2, "\n".join(f"error: {_one_line(fault)}" for fault in error.args)
     except Stopped as error:
-        status, line = error.status, _one_line(error) if error.status == 75 else f"error: {_one_line(error)}"
+        asked = error.status not in (1, 2)
+        status, line = error.status, _one_line(error) if asked else f"error: {_one_line(error)}"
     except KeyboardInterrupt:
         status, line = 130, "interrupted"
     except BrokenPipeError:  # the reader of the output has ended, such as `head`

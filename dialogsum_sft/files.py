@@ -1,11 +1,12 @@
 """Atomic writes, and removal of paths and tokens from values that are published."""
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 FORMAT = 1
 
@@ -18,13 +19,36 @@ def own_folder(name: str) -> Path:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file atomically: a reader sees the old file or the complete new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
+    with writing(path) as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+
+
+@contextlib.contextmanager
+def writing(path: Path, *, newline: str | None = None, errors: str | None = None) -> Iterator[TextIO]:
+    """A file that takes its name when all is written, and is `.NAME.partial` before; after an error there is none.
+
+    What is no regular file, such as /dev/stdout or a named pipe, is written to directly.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    direct = path.exists() and not path.is_file()
+    partial = path if direct else partial_of(path)
+    try:
+        with partial.open("w", encoding="utf-8", newline=newline, errors=errors) as file:
+            yield file
+            file.flush()
+            if not direct:
+                os.fsync(file.fileno())
+    except BaseException:
+        if not direct:
+            partial.unlink(missing_ok=True)
+        raise
+    if not direct:
+        partial.replace(path)
+
+
+def partial_of(path: Path) -> Path:
+    """The name of a file while it is written."""
+    return path.with_name(f".{path.name}.partial")
 
 
 def sync_folder(folder: Path) -> None:

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -161,7 +162,7 @@ class Summarizer:
         candidates = self._args.num_candidates
         book = None
         if journal is not None:
-            book = Journal(journal, self._journal_settings(), list(distinct), candidates)
+            book = Journal(journal, self._journal_settings, list(distinct), candidates)
             if faults_again:
                 book.done = {at: one for at, one in book.done.items() if one.fault is None}
             for note in book.notes:
@@ -191,7 +192,7 @@ class Summarizer:
         """Prompt of each row, its completions in `journal` that `stream` without `faults_again` takes; and notes."""
         prompts = build_prompts(rows, self._tokenizer, self.settings, max_prompt_tokens(self._engine))
         number, names = self._args.num_candidates, list(dict.fromkeys(map(_digest, prompts)))
-        opened = Journal(journal, self._journal_settings(), names, number)
+        opened = Journal(journal, self._journal_settings, names, number)
         done: dict[str, list[Completion]] = {name: [] for name in names}
         for at, completion in opened.done.items():
             done[names[at // number]].append(completion)
@@ -226,6 +227,7 @@ class Summarizer:
         losses = lost["dropped_turns"], lost["cut_turns"], lost["dropped_tokens"]
         return Summary(text, *counts, fault, *losses, unsupported_names=names, unsupported_numbers=numbers)
 
+    @cached_property
     def _journal_settings(self) -> dict[str, Any]:
         model_args, args = self._model_args, self._args
         model = (model_args.model_name_or_path, model_args.model_revision, model_args.dtype, args.served_model_name)

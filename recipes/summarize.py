@@ -4,26 +4,39 @@
     cat chat.txt | python recipes/summarize.py --adapter_path runs/quickstart/adapter
     python recipes/summarize.py calls.csv meetings/ --adapter_path ... --output_file summaries.jsonl
     python recipes/summarize.py chat.txt --engine openai --base_url http://localhost:8000/v1 --served_model_name ...
+    python recipes/summarize.py --follow calls --adapter_path runs/quickstart/adapter
 
 Base model, prompt and lengths are those of the training. Exported chats, transcripts and subtitles are read as
 dialogues. Only summaries go to standard output. With --output_file an interrupted run is continued when it is started
 again, from a hidden folder beside the file.
 """
 
+import contextlib
 import dataclasses
+import io
+import itertools
+import signal
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from dialogsum_sft import InputError, Summarizer, files  # Summarizer first: it sets how torch's threads wait
+from dialogsum_sft import InputError, Stopped, Summarizer, files  # Summarizer first: it sets how torch's threads wait
 from dialogsum_sft.arguments import DialogueArguments, SummarizeArguments
 from dialogsum_sft.cli import parse, run
-from dialogsum_sft.data.inputs import Inputs, open_inputs
-from dialogsum_sft.report.summary_files import format_of, written
+from dialogsum_sft.data.following import Done, Version, Watch, summary_path, version_of
+from dialogsum_sft.data.inputs import Inputs, open_inputs, read_inputs
+from dialogsum_sft.generation.journal import locked, remove_journal
+from dialogsum_sft.generation.openai_client import KEPT
+from dialogsum_sft.report.summary_files import FORMATS, csv_header, format_of, output_path, written
 from dialogsum_sft.training.record import trained_columns, use_defaults
 
 from trl import ModelConfig
+
+MARK = "\ufeff"  # by which spreadsheets know a CSV as UTF-8
+AT_ONCE = 256  # files of --follow that are summarised together
 
 
 def main() -> None:
@@ -31,45 +44,172 @@ def main() -> None:
     model_args, dialogue_args, args = parse(
         (ModelConfig, DialogueArguments, SummarizeArguments), defaults=use_defaults, positional="input_files"
     )
-    output_file = Path(args.output_file).expanduser() if args.output_file else None
-    kind = format_of(output_file, args.output_format)
+    signal.signal(signal.SIGTERM, interrupt)
+    kind = format_of(Path(args.output_file) if args.output_file else None, args.output_format)
+    output_file = output_path(args.output_file) if args.output_file else None
 
     # 2. Model: only its tokenizer is loaded here
     summarizer = Summarizer(model_args, dialogue_args, args)
+    note(*summarizer.notes)
+    trained = trained_columns(Path(args.adapter_path or str(model_args.model_name_or_path)))
+    if args.follow is not None:
+        read_file = partial(read_inputs, args=dialogue_args, trained_columns=trained)
+        follow(args, read_file, summarizer, kind, output_file)
 
     # 3. Dialogues
-    folder = Path(args.adapter_path or str(model_args.model_name_or_path))
-    inputs = open_inputs(args, dialogue_args, trained_columns(folder), output_file)
-    for note in [*summarizer.notes, *inputs.notes]:
-        print(note, file=sys.stderr)
+    inputs = open_inputs(args, dialogue_args, trained, output_file)
+    note(*inputs.notes)
 
-    # 4. Summaries, each written as it is made; a file when all are
+    # 4. Summaries, each written as it is made
     faults = list(inputs.faults)
-    journal = output_file.with_name(f".{output_file.name}.journal") if output_file else None
-    summaries = records(summarizer, inputs, faults, journal)
-    if output_file is None:
-        for piece in written(kind, inputs.rows, summaries):
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-    else:
-        files.write_text(output_file, "".join(written(kind, inputs.rows, summaries)))
-        print(f"{output_file}: {len(inputs.rows)} summaries", file=sys.stderr)
+    journal = journal_of(output_file)
+    made = records(summarizer, inputs.rows, faults, journal, show=output_file is not None or not sys.stdout.isatty())
+    with kept(journal), opened(output_file) as file:
+        for piece in written(kind, inputs.rows, made, mark=MARK if output_file else ""):
+            file.write(piece)
+            file.flush()
+    if output_file is not None:
+        note(f"{output_file}: {len(inputs.rows)} summaries")
     summarizer.close()
     if faults:
-        more = [f"and {len(faults) - 10} more"] if len(faults) > 10 else []
-        raise InputError(*faults[:10], *more)
+        raise InputError(*shortened(faults))
 
 
 def records(
-    summarizer: Summarizer, inputs: Inputs, faults: list[str], journal: Path | None
+    summarizer: Summarizer, rows: list[dict[str, Any]], faults: list[str], journal: Path | None, *, show: bool = False
 ) -> Iterator[dict[str, Any]]:
     """The summaries in order, as records; dialogues without a summary are added to `faults`."""
-    for row, summary in zip(
-        inputs.rows, summarizer.stream(inputs.rows, journal=journal, progress="summarising"), strict=True
-    ):
+    progress = "summarising" if show else None
+    for row, summary in zip(rows, summarizer.stream(rows, journal=journal, progress=progress), strict=True):
         if summary.fault is not None:
             faults.append(f"{row['id']}: no summary: {summary.fault}")
-        yield {name: value for name, value in dataclasses.asdict(summary).items() if name != "fault" or value}
+        yield dataclasses.asdict(summary)
+
+
+def follow(
+    args: SummarizeArguments,
+    read_file: Callable[[list[str]], Inputs],
+    summarizer: Summarizer,
+    kind: str,
+    output_file: Path | None,
+) -> None:
+    """Summarise the files of a folder as they appear, until Ctrl-C or SIGTERM; started again, it goes on."""
+    folder = Path(str(args.follow)).expanduser()
+    if args.input_files or args.dataset_name:
+        raise InputError("give files, --dataset_name or --follow, one of them")
+    if not folder.is_dir():
+        raise InputError(f"--follow {args.follow}: there is no such folder")
+    if args.settle_seconds < 0:
+        raise InputError(f"--settle_seconds {args.settle_seconds}: give 0 or more")
+    journal = journal_of(output_file or folder / "summaries")
+    if journal is None:
+        raise InputError(f"--output_file {output_file}: with --follow give a file, or leave it out")
+    number = 0
+    try:
+        with kept(journal):
+            done = Done(journal / "followed.jsonl", folder, output_file)
+            watch = Watch(folder, args.settle_seconds, done)
+            note(f"following {folder}: Ctrl-C ends it")
+            while True:
+                ready = read_settled(watch, read_file)
+                faults: list[str] = []
+                made = records(summarizer, [row for *_, inputs in ready for row in inputs.rows], faults, journal)
+                for path, version, inputs in ready:
+                    own = list(itertools.islice(made, len(inputs.rows)))
+                    try:
+                        place = add(done, path, version, inputs, own, kind) if len(faults) < len(own) else None
+                    except InputError as error:
+                        faults, place = [f"{path}: {error}"], None
+                    note(*shortened(faults))
+                    if place is None:
+                        watch.leave(path, version)
+                    else:
+                        note(f"{path}: {len(own) - len(faults)} of {len(own)} summaries in {place}")
+                        number += 1
+                    faults.clear()
+                if ready:
+                    remove_journal(journal)
+                else:
+                    time.sleep(min(1.0, max(0.05, args.settle_seconds / 4)))
+    except Stopped as stopped:
+        line = f"stopped: {number} files were summarised; started again, it goes on"
+        raise Stopped(line, 0 if stopped.status == 75 else 130) from None
+
+
+def read_settled(watch: Watch, read_file: Callable[[list[str]], Inputs]) -> list[tuple[Path, Version, Inputs]]:
+    """The files that are complete and new, with their dialogues; a line says which cannot be read, and why."""
+    ready = []
+    for path, version in watch.settled()[:AT_ONCE]:
+        try:
+            inputs = read_file([str(path)])
+        except InputError as error:
+            note(*shortened(list(error.args)))
+            watch.leave(path, version)
+            continue
+        if version_of(path) == version:
+            note(*(f"{path}: {line}" for line in inputs.notes), *shortened(inputs.faults))
+            ready.append((path, version, inputs))
+    return ready
+
+
+def add(done: Done, path: Path, version: Version, inputs: Inputs, own: list[dict[str, Any]], kind: str) -> Path:
+    """Write the summaries of a file beside it or at the end of the output file, whose name is returned."""
+    if done.output_file is not None:
+        header = csv_header(done.output_file) if kind == "csv" else []
+        done.add(path, version, "".join(written(kind, inputs.rows, own, several=True, header=header, mark=MARK)))
+        return done.output_file
+    place = summary_path(path, next(suffix for suffix, name in FORMATS.items() if name == kind))
+    with opened(place) as file:
+        file.writelines(written(kind, inputs.rows, own, mark=MARK))
+    done.add(path, version, "")
+    return place
+
+
+def journal_of(output_file: Path | None) -> Path | None:
+    """The hidden folder with the finished summaries; none for standard output and the like."""
+    if output_file is None or (output_file.exists() and not output_file.is_file()):
+        return None
+    return output_file.with_name(f".{output_file.name}.journal")
+
+
+@contextlib.contextmanager
+def kept(journal: Path | None) -> Iterator[None]:
+    """Hold the journal, if there is one; an end before the time says whether the summaries so far are kept."""
+    try:
+        with locked(journal) if journal else contextlib.nullcontext():
+            yield
+    except KeyboardInterrupt as error:
+        terminated = bool(error.args)
+        if journal is None:
+            raise Stopped("interrupted", 143 if terminated else 130) from None
+        line = "interrupted: the summaries so far are kept, the same command goes on"
+        raise Stopped(line, 75 if terminated else 130) from None
+    except InputError as error:
+        raise InputError(
+            *(line if journal else str(line).replace(KEPT, "").rstrip() for line in error.args)
+        ) from error
+
+
+def opened(output_file: Path | None) -> contextlib.AbstractContextManager[TextIO]:
+    """The file or standard output, in UTF-8; half an emoji of the input is written as \\ud83d."""
+    if output_file is not None:
+        return files.writing(output_file, newline="", errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", newline="")
+    return contextlib.nullcontext(sys.stdout)
+
+
+def interrupt(number: int, _: object) -> None:
+    raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+def note(*lines: str) -> None:
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)
+
+
+def shortened(faults: list[str]) -> list[str]:
+    return [*faults[:10], *([f"and {len(faults) - 10} more"] if len(faults) > 10 else [])]
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
 import codecs
 import glob
+import gzip
 import itertools
 import json
 import re
 import sys
 import tempfile
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,6 +38,15 @@ from dialogsum_sft.data.turn_objects import SPEAKER_KEYS, plain_key
 
 STANDARD_INPUT = "standard input"
 _TEXTS = (".txt", ".vtt", ".srt", ".md", ".log", ".text")
+_IMAGE, _SOUND = "an image, not text", "a recording, not text: transcribe it first"
+_NO_TEXTS = {
+    b"%PDF-": "a PDF: save its text as .txt",
+    b"PK\x03\x04": "a zip, Word or Excel file: save it as .txt, or a table as .csv",
+    b"\xd0\xcf\x11\xe0": "an old Word or Excel file: save it as .txt, or a table as .csv",
+    b"{\\rtf": "an RTF document: save it as .txt",
+    **dict.fromkeys((b"\x89PNG", b"\xff\xd8\xff", b"GIF8"), _IMAGE),
+    **dict.fromkeys((b"ID3", b"OggS", b"fLaC", b"RIFF"), _SOUND),
+}
 
 
 @dataclass
@@ -149,9 +160,10 @@ def _try(inputs: Inputs, name: str, read: Any) -> None:
 def _files(name: str, inputs: Inputs, output_file: Path | None) -> Iterator[Path]:
     path = Path(name).expanduser()
     if path.is_dir():
-        found = sorted(one for one in path.rglob("*") if one.is_file() and not _is_hidden(one.relative_to(path)))
-        found = [one for one in found if output_file is None or one.resolve() != output_file.resolve()]
-        known = [one for one in found if suffix_of(one) or one.suffix.lower() in _TEXTS]
+        found = sorted(one for one in path.rglob("*") if one.is_file() or (one.is_symlink() and not one.exists()))
+        found = [one for one in found if not is_hidden(one.relative_to(path))]
+        found = [one for one in found if not is_same(one, output_file)]
+        known = [one for one in found if has_dialogues(one)]
         others = Counter(one.suffix.lower() or one.name for one in found if one not in known)
         if not known:
             listed = f"; it has {', '.join(others)}" if others else ""
@@ -165,26 +177,44 @@ def _files(name: str, inputs: Inputs, output_file: Path | None) -> Iterator[Path
         yield path
     elif glob.has_magic(name) and (matches := sorted(glob.glob(str(path), recursive=True))):
         for match in matches:
-            yield from _files(match, inputs, output_file)
+            if not is_same(Path(match), output_file):
+                yield from _files(match, inputs, output_file)
+    elif path.is_symlink():
+        raise InputError(f"{name} is a link to {path.readlink()}, which does not exist")
     else:
         hint = "" if glob.has_magic(name) or suffix_of(path) else "; a dataset on the hub is given by --dataset_name"
         raise InputError(f"{'no file matches' if glob.has_magic(name) else 'no such file:'} {name}{hint}")
 
 
-def _is_hidden(path: Path) -> bool:
+def has_dialogues(path: Path) -> bool:
+    """Whether a file is one to summarise, by the end of its name."""
+    return bool(suffix_of(path)) or Path(path.name.lower().removesuffix(".gz")).suffix in _TEXTS
+
+
+def is_same(path: Path, output_file: Path | None) -> bool:
+    """Whether a file is the one that is written."""
+    return output_file is not None and path.resolve() == output_file.resolve()
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether a file or a folder above it begins with a dot; `path` is relative to the folder that was given."""
     return any(part.startswith(".") for part in path.parts)
 
 
 def _read(inputs: Inputs, path: Path, args: DialogueArguments, trained: Mapping[str, str]) -> None:
     suffix = suffix_of(path)
-    if suffix is not None and suffix != ".txt":
-        _add_rows(inputs, str(path), read_file(path), args, trained)
-        return
     try:
+        if suffix is not None and suffix != ".txt":
+            with path.open("rb") as file:
+                _check_kind(file.read(8))
+            _add_rows(inputs, str(path), read_file(path), args, trained)
+            return
         content = path.read_bytes()
+        text = _text(gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path} is a damaged gz file: {error}") from error
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
-    text = _text(content)
     if suffix == ".txt" and _is_json(text):
         _add_rows(inputs, str(path), read_file(path), args, trained)
     else:
@@ -207,14 +237,23 @@ def _read_standard_input(inputs: Inputs, content: bytes, args: DialogueArguments
 
 def _text(content: bytes) -> str:
     """Raises ValueError for what is no text."""
+    _check_kind(content)
+    if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return text_of(content.decode("utf-32", errors="replace"), "the text")
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # Windows' editors and Teams
         return text_of(content.decode("utf-16", errors="replace"), "the text")
     if b"\0" in content:
-        raise ValueError("this is no text, but a binary file")
+        raise ValueError("this is no text, but a binary file (or UTF-16 without a mark: save it as UTF-8)")
     try:
         return text_of(content.decode("utf-8-sig"), "the text")
     except UnicodeDecodeError as error:
         raise ValueError(f"this is no UTF-8 text (byte {error.start}): save it as UTF-8") from error
+
+
+def _check_kind(content: bytes) -> None:
+    for start, what in _NO_TEXTS.items():
+        if content.startswith(start):
+            raise ValueError(f"this is {what}")
 
 
 def _is_json(text: str) -> bool:

@@ -1,16 +1,20 @@
 """The journal of an evaluation: completions on disk as they are made, so that an interrupted one can be continued."""
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
+from dialogsum_sft import InputError
 from dialogsum_sft.files import FORMAT
 from dialogsum_sft.generation.engine import Completion
+
+from filelock import FileLock, Timeout
 
 
 class Journal:
@@ -97,6 +101,21 @@ class Journal:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._length = self._file.tell()
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a journal alone. Raises InputError where another process has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"{folder}: another process makes these summaries: wait for its end, or end it") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def remove_journal(folder: Path) -> None:

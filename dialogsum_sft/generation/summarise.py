@@ -4,7 +4,7 @@ import contextlib
 import json
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -210,7 +210,7 @@ def completions(
     seed: int = 42,
     journal: Journal | None = None,
     at_once: int | None = None,
-) -> Iterator[list[tuple[int, Completion]]]:
+) -> Generator[list[tuple[int, Completion]], None, None]:
     """Yield this process's share of the completions that the `journal` lacks, in batches as they are made.
 
     Each has its number in [prompt][candidate] order, and is in the journal before it is yielded. The engine gets

@@ -4,12 +4,9 @@ import csv
 import glob
 import io
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -71,7 +68,7 @@ def write(path: Path, text: str) -> Path:
 def test_a_pipe_of_one_dialogue_gives_its_summary_alone(summarize: Any) -> None:
     out, err = summarize(stdin=CHAT.encode())
     assert out == "So: Oren: Then I set the alarm for five.\n"
-    assert "summarising 1 to 1 of 1" in err
+    assert "summarising: 100%" in err
 
 
 def test_exports_and_subtitles_are_read_as_dialogues(summarize: Any, server: Server, tmp_path: Path) -> None:
@@ -175,7 +172,7 @@ def test_bad_files_are_named_and_the_others_summarised(
     lines = refused(summarize, capsys, good, empty, tmp_path / "c.txt", tmp_path / "d.txt", "--output_file", output)
     assert output.read_text() == "So: Oren: Then I set the alarm for five.\n"
     assert [line.split("/")[-1] for line in lines] == [
-        *("b.txt: the text is empty", "c.txt: this is no text, but a binary file"),
+        *("b.txt: the text is empty", "c.txt: this is an image, not text"),
         "d.txt: this is no UTF-8 text (byte 2): save it as UTF-8",
     ]
 
@@ -223,7 +220,8 @@ def test_a_dialogue_that_is_refused_has_an_empty_summary(
 
 @pytest.mark.slow
 def test_a_line_of_a_megabyte_is_shortened(recipe: Recipe, tiny_folder: Path, tmp_path: Path, capsys: Any) -> None:
-    text = write(tmp_path / "long.txt", "Ann: " + "the boat leaves at six " * 45_000)
+    text = write(tmp_path / "long.txt", "Ann: " + "das Boot legt um sechs Uhr ab " * 35_000)
+    assert text.stat().st_size > 1_000_000
     recipe("summarize", text, f"--model_name_or_path={tiny_folder}", "--max_new_tokens=4", "--output_format=jsonl")
     assert json.loads(capsys.readouterr().out)["dropped_tokens"] > 100_000
 
@@ -288,37 +286,3 @@ def test_an_adapter_without_its_base_is_one_line(
     path.write_text(json.dumps(record | {"cut_paths": ["model_name_or_path"]}), encoding="utf-8")
     error = fails(recipe, capsys, "summarize", "chat.txt", "--adapter_path=runs/quickstart/adapter")
     assert "has only the last part of the model_name_or_path of the training (base): give --model_name_or_p" in error
-
-
-@pytest.mark.slow
-def test_200_dialogues_killed_and_run_again(workplace: Path) -> None:
-    rows = "".join(json.dumps({"id": n, "dialogue": f"Ann: {n}.\nBen: Number {n}."}) + "\n" for n in range(200))
-    table, output = write(workplace / "many.jsonl", rows), workplace / "summaries.jsonl"
-    script = [sys.executable, ROOT / "recipes" / "summarize.py", table, "--adapter_path=runs/quickstart/adapter"]
-    script += ["--output_file", output, "--max_batch_tokens=100"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    journal = workplace / ".summaries.jsonl.journal" / "predictions.partial.jsonl"
-    with subprocess.Popen(script, env=environment, stderr=subprocess.DEVNULL) as process:
-        while not journal.is_file() or journal.read_bytes().count(b"\n") < 40:
-            assert process.poll() is None
-            time.sleep(0.05)
-        process.kill()
-    made = journal.read_bytes().count(b"\n") - 1
-    assert made < 200
-    assert not output.exists()
-    subprocess.run(script, env=environment, check=True, stderr=subprocess.DEVNULL)
-    assert [json.loads(line)["id"] for line in output.open(encoding="utf-8")] == list(range(200))
-    done = [json.loads(line)["id"] for line in journal.open(encoding="utf-8") if "settings" not in json.loads(line)]
-    assert len(done) == len(set(done)) == 200
-
-
-@pytest.mark.slow
-def test_a_closed_pipe_ends_it_quietly(workplace: Path) -> None:
-    script = (
-        f"{sys.executable} {ROOT}/recipes/summarize.py --dataset_name sample --adapter_path runs/quickstart/adapter"
-    )
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    shell = ["bash", "-c", f"{script} --dataset_split train | head -1; echo ${{PIPESTATUS[0]}}"]
-    done = subprocess.run(shell, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[1] == "141"
-    assert "Error" not in done.stderr

@@ -1,0 +1,78 @@
+"""Runs a recipe in a process that is forked from this one: it imports nothing, so it starts at once."""
+
+import atexit
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conftest import recipe_module
+from dialogsum_sft.cli import run
+
+import torch
+
+
+@dataclass
+class Forked:
+    """`err` is the file with what it writes to standard error."""
+
+    pid: int
+    err: Path
+    status: int | None = None
+
+    def send(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+    def wait(self) -> int:
+        """The exit status; -9: killed."""
+        if self.status is None:
+            self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.status
+
+    def kill(self) -> None:
+        if self.status is None:
+            self.send(signal.SIGKILL)
+            self.wait()
+
+    def lines(self) -> list[str]:
+        """Lines of standard error without progress bars."""
+        text = self.err.read_text(encoding="utf-8").replace("\r", "\n")
+        return [line for line in text.splitlines() if line and "it/s]" not in line and "?it" not in line]
+
+
+def start(
+    folder: Path, name: str, args: Sequence[Any], *, out: int | Path | str | None = None, stdin: int | None = None
+) -> Forked:
+    """Start recipes/`name`.py, with standard output in `folder`/out or in a file or descriptor `out`."""
+    err = folder / "err"
+    target = out if isinstance(out, int) else os.open(out or folder / "out", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+    errors = os.open(err, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+    source = os.open(os.devnull, os.O_RDONLY) if stdin is None else stdin
+    pid = os.fork()
+    if pid:
+        for descriptor in {target, errors, source}:
+            os.close(descriptor)
+        return Forked(pid, err)
+    status = 1
+    try:
+        for number, descriptor in enumerate((source, target, errors)):
+            os.dup2(descriptor, number)
+        os.closerange(3, 256)
+        sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
+        atexit._clear()  # what was registered before belongs to the tests
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        torch.set_num_threads(1)
+        sys.argv = [f"{name}.py", *map(str, args)]
+        run(recipe_module(name).main)
+        sys.stdout.flush()
+        status = 0
+    except SystemExit as end:
+        status = int(end.code or 0)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
