@@ -39,12 +39,33 @@ MARK = "\ufeff"  # by which spreadsheets know a CSV as UTF-8
 AT_ONCE = 256  # files of --follow that are summarised together
 
 
+class Interruption:
+    """Ctrl-C or SIGTERM, raised where it arrives. `check` raises it again: what arrives while a generator is closed is
+    lost.
+    """
+
+    received = ""
+
+    def listen(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._receive)
+
+    def check(self) -> None:
+        if self.received:
+            raise KeyboardInterrupt(self.received)
+
+    def _receive(self, number: int, _: object) -> None:
+        self.received = signal.Signals(number).name
+        self.check()
+
+
 def main() -> None:
     # 1. Arguments
     model_args, dialogue_args, args = parse(
         (ModelConfig, DialogueArguments, SummarizeArguments), defaults=use_defaults, positional="input_files"
     )
-    signal.signal(signal.SIGTERM, interrupt)
+    interruption = Interruption()
+    interruption.listen()
     kind = format_of(Path(args.output_file) if args.output_file else None, args.output_format)
     output_file = output_path(args.output_file) if args.output_file else None
 
@@ -54,7 +75,7 @@ def main() -> None:
     trained = trained_columns(Path(args.adapter_path or str(model_args.model_name_or_path)))
     if args.follow is not None:
         read_file = partial(read_inputs, args=dialogue_args, trained_columns=trained)
-        follow(args, read_file, summarizer, kind, output_file)
+        follow(args, read_file, summarizer, kind, output_file, interruption)
 
     # 3. Dialogues
     inputs = open_inputs(args, dialogue_args, trained, output_file)
@@ -66,6 +87,7 @@ def main() -> None:
     made = records(summarizer, inputs.rows, faults, journal, show=output_file is not None or not sys.stdout.isatty())
     with kept(journal), opened(output_file) as file:
         for piece in written(kind, inputs.rows, made, mark=MARK if output_file else ""):
+            interruption.check()
             file.write(piece)
             file.flush()
     if output_file is not None:
@@ -92,6 +114,7 @@ def follow(
     summarizer: Summarizer,
     kind: str,
     output_file: Path | None,
+    interruption: Interruption,
 ) -> None:
     """Summarise the files of a folder as they appear, until Ctrl-C or SIGTERM; started again, it goes on."""
     folder = Path(str(args.follow)).expanduser()
@@ -111,6 +134,7 @@ def follow(
             watch = Watch(folder, args.settle_seconds, done)
             note(f"following {folder}: Ctrl-C ends it")
             while True:
+                interruption.check()
                 ready = read_settled(watch, read_file)
                 faults: list[str] = []
                 made = records(summarizer, [row for *_, inputs in ready for row in inputs.rows], faults, journal)
@@ -179,7 +203,7 @@ def kept(journal: Path | None) -> Iterator[None]:
         with locked(journal) if journal else contextlib.nullcontext():
             yield
     except KeyboardInterrupt as error:
-        terminated = bool(error.args)
+        terminated = error.args == ("SIGTERM",)
         if journal is None:
             raise Stopped("interrupted", 143 if terminated else 130) from None
         line = "interrupted: the summaries so far are kept, the same command goes on"
@@ -197,10 +221,6 @@ def opened(output_file: Path | None) -> contextlib.AbstractContextManager[TextIO
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", newline="")
     return contextlib.nullcontext(sys.stdout)
-
-
-def interrupt(number: int, _: object) -> None:
-    raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 def note(*lines: str) -> None:

@@ -154,7 +154,7 @@ def _try(inputs: Inputs, name: str, read: Any) -> None:
         read()
     except (InputError, ValueError, RecursionError) as error:
         reason = str(error)
-        inputs.faults.append(reason if reason.startswith(name) else f"{name}: {reason}")
+        inputs.faults.append(reason if name in reason else f"{name}: {reason}")
 
 
 def _files(name: str, inputs: Inputs, output_file: Path | None) -> Iterator[Path]:

@@ -26,7 +26,7 @@ class OpenAIEngine:
     `fields` are those of a request that decide decoding, see `request_fields`. `max_length` (tokens of a prompt and
     its summary) is None where the tokenizer is not known. Options of `generate_batches` follow. The record has the
     fields that the endpoint refused, as soon as it has refused any. `has_succeeded` is set where summaries are there
-    from an earlier run, so that the missing ones may all fail.
+    from an earlier run or call, so that the missing ones may all fail.
     """
 
     name = "openai"
@@ -58,6 +58,7 @@ class OpenAIEngine:
         for batch in generate_batches(self.base_url, self.model, chats, self.fields, **options):
             if refused:
                 self.record["refused_fields"] = refused
+            self.has_succeeded |= any(completion.fault is None for _, completion in batch)
             yield batch
 
     def close(self) -> None:

@@ -219,7 +219,7 @@ def completions(
     state = PartialState()
     done = {} if journal is None else journal.done
     if isinstance(engine, OpenAIEngine):
-        engine.has_succeeded = any(completion.fault is None for completion in done.values())
+        engine.has_succeeded |= any(completion.fault is None for completion in done.values())
     requests = [number for number in range(len(prompts)) for _ in range(num_candidates)]
     missing = [i for i in range(len(requests)) if i not in done]
     lengths = [len(prompts[i].ids) for i in requests]

@@ -28,15 +28,15 @@ def format_of(output_file: Path | None, named: str | None) -> str:
 def output_path(name: str) -> Path:
     """The file to write, where a link leads to it. Raises InputError where it cannot be written."""
     path = Path(name).expanduser()
-    path = path.resolve() if path.is_symlink() else path
-    if path.is_dir():
-        raise InputError(f"--output_file {name} is a folder: name a file in it")
-    if path.exists() and not path.is_file():  # such as /dev/stdout
-        return path
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
-            pass
+        path = path.resolve() if path.is_symlink() else path
+        if path.is_dir():
+            raise InputError(f"--output_file {name} is a folder: name a file in it")
+        if not path.parent.exists():
+            path.parent.mkdir(parents=True)
+        if path.is_file() or not path.exists():  # not /dev/stdout or the like
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
+                pass
     except OSError as error:
         raise InputError(f"cannot write --output_file {name}: {error.strerror}") from error
     return path

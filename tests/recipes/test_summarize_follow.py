@@ -72,7 +72,7 @@ def test_files_that_are_there_and_that_appear(follow: Any, folder: Path, server:
     running = follow()
     until(summary(early).exists)
     late = chat(folder / "inner" / "b.vtt", "nine")
-    until(summary(late).exists)
+    until(lambda: "b.vtt: 1 of 1" in running.err.read_text())
     running.send(signal.SIGTERM)
     assert running.wait() == 0
     assert summary(early).read_text() == "So: Oren: Then I set the alarm for six.\n"
