@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dialogsum_sft
@@ -131,3 +133,97 @@ def test_threads_wait_passively_unless_the_user_says_otherwise(monkeypatch: pyte
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     assert dialogsum_sft.__getattr__("Summary") is Summary
     assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
+def test_a_merged_folder_gives_the_summaries_of_its_adapter(
+    adapter: Path, recipe: Recipe, tmp_path: Path, tiny_folder: Path
+) -> None:
+    base = f"--model_name_or_path={tiny_folder}"
+    recipe("merge", f"--adapter_path={adapter}", base, f"--output_dir={tmp_path / 'merged'}", "--dtype=float32")
+    options: dict[str, Any] = {"max_new_tokens": 8, "dtype": "float32"}
+    merged = Summarizer.from_pretrained(tmp_path / "merged", **options)
+    by_adapter = Summarizer.from_pretrained(adapter, model_name_or_path=str(tiny_folder), **options)
+    assert merged.settings == by_adapter.settings
+    assert merged.summarize([TEXT, TURNS]) == by_adapter.summarize([TEXT, TURNS])
+
+
+HUB = """
+import json, sys
+from dialogsum_sft import Summarizer
+for name in ("acme/tiny", "acme/adapter"):
+    print(json.dumps(Summarizer.from_pretrained(name, max_new_tokens=4).summarize([sys.argv[1]])))
+try:
+    Summarizer.from_pretrained("acme/nothing")
+except Exception as error:
+    print(type(error).__name__, str(error))
+"""
+
+
+@pytest.mark.slow
+def test_a_model_and_an_adapter_of_the_hub(adapter: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    """Both are in the hub's cache; nothing is patched."""
+
+    def cached(name: str, folder: Path) -> Path:
+        place = tmp_path / "hub" / f"models--{name.replace('/', '--')}"
+        (place / "refs").mkdir(parents=True)
+        (place / "refs" / "main").write_text("0" * 40)
+        return Path(shutil.copytree(folder, place / "snapshots" / ("0" * 40)))
+
+    cached("acme/tiny", tiny_folder)
+    own = cached("acme/adapter", adapter)
+    record = json.loads((own / "run.json").read_text(encoding="utf-8"))
+    record["arguments"]["model_name_or_path"], record["cut_paths"] = "acme/tiny", []
+    (own / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    config = json.loads((own / "adapter_config.json").read_text(encoding="utf-8"))
+    (own / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "acme/tiny"}))
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE"):
+        environment.pop(name, None)
+    done = subprocess.run([sys.executable, "-c", HUB, TEXT], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    base, tuned, missing = done.stdout.splitlines()
+    options: dict[str, Any] = {"model_name_or_path": str(tiny_folder), "max_new_tokens": 4}
+    assert json.loads(tuned) == Summarizer.from_pretrained(adapter, **options).summarize([TEXT])
+    assert json.loads(base) == Summarizer.from_pretrained(tiny_folder, max_new_tokens=4).summarize([TEXT])
+    assert missing.startswith("InputError")
+    assert "acme/nothing" in missing
+
+
+class StubLLM:
+    """vllm.LLM as far as the engine uses it: answers with the ids of a text, and keeps what it was asked."""
+
+    made: list["StubLLM"] = []
+
+    def __init__(self, **options: Any) -> None:
+        self.options, self.requests = options, []  # type: ignore[var-annotated]
+        self.llm_engine = SimpleNamespace(model_config=SimpleNamespace(max_model_len=512))
+        StubLLM.made.append(self)
+
+    def generate(self, prompts: list[Any], sampling: list[Any], lora_request: Any, use_tqdm: bool) -> list[Any]:
+        self.requests.append((prompts, sampling, lora_request))
+        return [SimpleNamespace(outputs=[SimpleNamespace(token_ids=ANSWER)]) for _ in prompts]
+
+
+ANSWER: list[int] = []
+
+
+def test_vllm_gets_the_prompts_and_the_adapter(
+    adapter: Path, tiny_folder: Path, chatml_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The code path; tests/recipes/test_vllm.py runs vLLM itself."""
+    stub = SimpleNamespace(LLM=StubLLM, SamplingParams=lambda **options: options, __version__="0.0")
+    monkeypatch.setitem(sys.modules, "vllm", stub)
+    monkeypatch.setitem(sys.modules, "vllm.lora", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "vllm.lora.request", SimpleNamespace(LoRARequest=lambda *args: args))
+    ANSWER[:] = [*chatml_tokenizer("They sail.", add_special_tokens=False)["input_ids"], chatml_tokenizer.eos_token_id]
+    options: dict[str, Any] = {"model_name_or_path": str(tiny_folder), "max_new_tokens": 8}
+    summarizer = Summarizer.from_pretrained(adapter, engine="vllm", **options)
+    record = summarizer.summarize([TEXT], records=True)[0]
+    assert (record.text, record.finish_reason, record.completion_tokens) == ("They sail.", "stop", len(ANSWER))
+    (llm,) = StubLLM.made
+    ((prompts, sampling, lora),) = llm.requests
+    assert llm.options["enable_lora"] is True
+    assert lora == ("adapter", 1, str(adapter.resolve()))
+    assert sampling[0]["max_tokens"] == 8
+    own = Summarizer.from_pretrained(adapter, **options).summarize([TEXT], records=True)[0]
+    assert len(prompts[0]["prompt_token_ids"]) == own.prompt_tokens == record.prompt_tokens

@@ -24,7 +24,10 @@ TEAMS = (
     "Mila Sand   0:14\nGood.\n"
 )
 ZOOM = "10:01:02 From Mila Sand to Everyone:\n\tThe boat leaves at six.\n10:01:30 From Oren to Everyone:\n\tGood.\n"
-SRT = "1\n00:00:01,000 --> 00:00:03,000\nMila: The boat leaves at six.\n\n2\n00:00:04,000 --> 00:00:05,000\nOren: Good.\n"
+SRT = (
+    "1\n00:00:01,000 --> 00:00:03,000\nMila: The boat leaves at six.\n\n"
+    "2\n00:00:04,000 --> 00:00:05,000\nOren: Good.\n"
+)
 WHATSAPP = "12/03/24, 10:15 - Mila: The boat leaves at six.\n12/03/24, 10:17 - Oren: Good.\n"
 CUT = "Compressed file ended before the end-of-stream marker was reached"
 
