@@ -74,7 +74,9 @@ class Summarizer:
         self, model_args: ModelConfig, dialogue_args: DialogueArguments, generation_args: GenerationArguments
     ) -> None:
         """Raises InputError for options that cannot work, and for an adapter of another base model or prompt."""
-        check_engine(generation_args, model_args, PartialState().num_processes)
+        if (processes := PartialState().num_processes) > 1:
+            raise InputError(f"summaries are made by one process, not by {processes}: start it with python")
+        check_engine(generation_args, model_args, processes)
         self.dialogue_args, self._args, self._model_args = dialogue_args, generation_args, model_args
         self.settings = PromptSettings.from_arguments(dialogue_args)
         adapter, base = generation_args.adapter_path, str(model_args.model_name_or_path)

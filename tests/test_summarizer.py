@@ -227,3 +227,9 @@ def test_vllm_gets_the_prompts_and_the_adapter(
     assert sampling[0]["max_tokens"] == 8
     own = Summarizer.from_pretrained(adapter, **options).summarize([TEXT], records=True)[0]
     assert len(prompts[0]["prompt_token_ids"]) == own.prompt_tokens == record.prompt_tokens
+
+
+def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dialogsum_sft.summarizer.PartialState", lambda: SimpleNamespace(num_processes=2))
+    with pytest.raises(InputError, match="summaries are made by one process, not by 2: start it with python"):
+        Summarizer.from_pretrained("http://localhost/v1", served_model_name="m")
