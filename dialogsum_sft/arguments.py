@@ -143,6 +143,17 @@ class GenerationArguments:
         help="Longest prompt and summary together, in tokens; a longer dialogue loses turns. Default: the model's "
         "number of positions.",
     )
+    long: str = HfArg(
+        default="shorten",
+        help="How a dialogue that does not fit into a prompt is summarised. shorten: without its middle, as in "
+        "training; map_reduce: windows of whole turns, then their summaries; refine: each window after the summary "
+        "of those before.",
+        metadata={"choices": ["shorten", "map_reduce", "refine"]},
+    )
+    long_overlap: float = HfArg(
+        default=2.0,
+        help="How many turns a window repeats of the one before; below 1 the share of its turns, such as 0.1.",
+    )
     max_batch_tokens: int = HfArg(
         default=16384, help="Size of a generation batch in tokens: rows times (longest prompt + max_new_tokens)."
     )

@@ -62,7 +62,15 @@ def _engine(eval_args: GenerationArguments, model_args: ModelConfig, processes: 
             return
         if eval_args.prediction_column is not None:
             yield "--prediction_column names a column of --predictions_file: give both"
+    overlap = eval_args.long_overlap
+    if not (0 <= overlap < 1 or overlap % 1 == 0) or overlap < 0:
+        yield f"--long_overlap {overlap:g}: give a number of turns, or a share from 0 up to 1"
     name, model = eval_args.engine, model_args.model_name_or_path
+    if name == "openai" and eval_args.long != "shorten" and not (eval_args.max_length and model):
+        yield (
+            f"--long {eval_args.long} makes windows by tokens: give --max_length, which an endpoint does not tell, "
+            "and --model_name_or_path, whose tokenizer counts (embedded is near enough for English)"
+        )
     if name != "transformers" and processes > 1:
         yield f"--engine {name} runs in one process: start it with python"
     if name == "openai":
@@ -72,7 +80,7 @@ def _engine(eval_args: GenerationArguments, model_args: ModelConfig, processes: 
             yield "--adapter_path: an endpoint evaluates what it serves; name the adapter there by --served_model_name"
         if not (eval_args.served_model_name or model):
             yield "--engine openai needs --served_model_name: the model's name at the endpoint"
-        if eval_args.max_length and not model:
+        if eval_args.max_length and not model and eval_args.long == "shorten":
             yield "--max_length counts tokens: give --model_name_or_path, whose tokenizer counts them"
     else:
         if eval_args.base_url or eval_args.served_model_name:

@@ -1,14 +1,12 @@
 """Summaries of new dialogues by a trained model, a model of the hub or an endpoint: `Summarizer`."""
 
 import contextlib
-import hashlib
-import json
 import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,9 +24,9 @@ from dialogsum_sft.evaluation.english import is_english
 from dialogsum_sft.evaluation.unsupported import unsupported_names, unsupported_numbers
 from dialogsum_sft.generation.engine import Completion, max_prompt_tokens
 from dialogsum_sft.generation.journal import Journal
-from dialogsum_sft.generation.summarise import completions, open_engine
+from dialogsum_sft.generation.long_dialogues import carry_out, digest, make_plans
+from dialogsum_sft.generation.summarise import completions, decisive_settings, open_engine, summarise
 from dialogsum_sft.modeling import EMBEDDED, check_adapter, load_tokenizer, public_name
-from dialogsum_sft.provenance import versions, weights_digest
 from dialogsum_sft.training.record import compare_with_training, use_defaults
 
 from accelerate import PartialState
@@ -47,9 +45,10 @@ logger = logging.getLogger(__name__)
 class Summary:
     """The summary of a dialogue.
 
-    `finish_reason`, `fault` and the token counts are those of a `Completion`. `dropped_turns`, `cut_turns` and
-    `dropped_tokens` are what the dialogue lost so as to fit. Names and numbers that the dialogue does not contain are
-    found by rules for English, and None for other languages.
+    `finish_reason`, `fault` and the token counts are those of the last `Completion`. `dropped_turns`, `cut_turns` and
+    `dropped_tokens` are what the dialogue lost so as to fit. `windows` and `calls` of the model are more than 1 for a
+    dialogue that is too long, with `long` map_reduce or refine; `turns_seen` and `tokens_seen` are shares, 0 to 1.
+    Names and numbers that the dialogue does not contain are found by rules for English, and None for other languages.
     """
 
     text: str
@@ -62,6 +61,10 @@ class Summary:
     dropped_tokens: int
     unsupported_names: list[str] | None
     unsupported_numbers: list[str] | None
+    windows: int = 1
+    calls: int = 1
+    turns_seen: float = 1.0
+    tokens_seen: float = 1.0
 
 
 class Summarizer:
@@ -159,16 +162,12 @@ class Summarizer:
         Raises InputError for a dialogue that does not fit even when shortened.
         """
         prompts = build_prompts(rows, self._tokenizer, self.settings, max_prompt_tokens(self._engine))
-        keys = list(map(_digest, prompts))
-        distinct = dict(zip(keys, prompts, strict=True))
-        candidates = self._args.num_candidates
-        book = None
-        if journal is not None:
-            book = Journal(journal, self._journal_settings, list(distinct), candidates)
-            if faults_again:
-                book.done = {at: one for at, one in book.done.items() if one.fault is None}
-            for note in book.notes:
-                logger.warning(note)
+        plans = make_plans(rows, prompts, self._tokenizer, self.settings, self._engine, self._args)
+        keys, candidates = list(map(digest, prompts)), self._args.num_candidates
+        distinct = {key: plan.prompt for key, plan in zip(keys, plans, strict=True) if plan.is_one_call}
+        book = self._journal(journal, list(distinct), faults_again)
+        for note in book.notes if book else ():
+            logger.warning(note)
         batches = completions(
             self._engine,
             list(distinct.values()),
@@ -180,12 +179,17 @@ class Summarizer:
         )
         done: dict[int, Completion] = {} if book is None else dict(book.done)
         at = {key: number * candidates for number, key in enumerate(distinct)}
+        complete = partial(self._complete, folder=journal, faults_again=faults_again)
         with tqdm(total=len(rows), desc=progress, disable=progress is None) as bar, contextlib.closing(batches):
-            for row, prompt, key in zip(rows, prompts, keys, strict=True):
-                wanted = range(at[key], at[key] + candidates)
-                while any(number not in done for number in wanted):
-                    done.update(next(batches))
-                yield self._summary(row, prompt, [done[number] for number in wanted])
+            for row, plan, key in zip(rows, plans, keys, strict=True):
+                if plan.is_one_call:
+                    wanted = range(at[key], at[key] + candidates)
+                    while any(number not in done for number in wanted):
+                        done.update(next(batches))
+                    yield self._summary(row, plan.prompt, [done[number] for number in wanted])
+                else:
+                    (prompt,), (drawn,) = carry_out([plan], complete, self._best)
+                    yield self._summary(row, prompt, drawn)
                 bar.update()
 
     def kept(
@@ -193,12 +197,12 @@ class Summarizer:
     ) -> tuple[list[tuple[Prompt, list[Completion]]], list[str]]:
         """Prompt of each row, its completions in `journal` that `stream` without `faults_again` takes; and notes."""
         prompts = build_prompts(rows, self._tokenizer, self.settings, max_prompt_tokens(self._engine))
-        number, names = self._args.num_candidates, list(dict.fromkeys(map(_digest, prompts)))
+        number, names = self._args.num_candidates, list(dict.fromkeys(map(digest, prompts)))
         opened = Journal(journal, self._journal_settings, names, number)
         done: dict[str, list[Completion]] = {name: [] for name in names}
         for at, completion in opened.done.items():
             done[names[at // number]].append(completion)
-        return [(prompt, done[_digest(prompt)]) for prompt in prompts], opened.notes
+        return [(prompt, done[digest(prompt)]) for prompt in prompts], opened.notes
 
     def record(self) -> dict[str, Any]:
         """Model, engine and prompt, as label.json has them."""
@@ -213,11 +217,8 @@ class Summarizer:
         self._engine.close()
 
     def _summary(self, row: Mapping[str, Any], prompt: Prompt, drawn: list[Completion]) -> Summary:
-        texts = [restore_speakers(read_answer(one.text).summary, prompt.names).strip() for one in drawn]
-        whole = [at for at, one in enumerate(drawn) if texts[at] and not (one.fault or is_cut_off(one.finish_reason))]
-        among = whole or list(range(len(texts)))
-        best = among[consensus([texts[at] for at in among], "default") if len(among) > 1 else 0]
-        text, chosen = texts[best], drawn[best]
+        chosen = drawn[self._best(drawn)]
+        text = restore_speakers(read_answer(chosen.text).summary, prompt.names).strip()
         fault = chosen.fault
         if fault is None and not text:
             fault = "thinking that did not end" if chosen.text.strip() else "an empty answer"
@@ -227,20 +228,43 @@ class Summarizer:
         names, numbers = ([text[a:b] for a, b in spans] if spans is not None else None for spans in found)
         counts = chosen.prompt_tokens, chosen.completion_tokens, chosen.finish_reason
         losses = lost["dropped_turns"], lost["cut_turns"], lost["dropped_tokens"]
-        return Summary(text, *counts, fault, *losses, unsupported_names=names, unsupported_numbers=numbers)
+        return Summary(text, *counts, fault, *losses, names, numbers, **prompt.coverage)
+
+    def _best(self, drawn: Sequence[Completion]) -> int:
+        """The number of the candidate nearest to the others, among those that are whole if there are any."""
+        texts = [read_answer(one.text).summary.strip() for one in drawn]
+        whole = [at for at, one in enumerate(drawn) if texts[at] and not (one.fault or is_cut_off(one.finish_reason))]
+        among = whole or list(range(len(texts)))
+        return among[consensus([texts[at] for at in among], "default") if len(among) > 1 else 0]
+
+    def _complete(
+        self, prompts: Mapping[str, Prompt], folder: Path | None, faults_again: bool
+    ) -> dict[str, list[Completion]]:
+        """The candidates of prompts with windows, whose journal is a file beside that of whole dialogues."""
+        drawn = summarise(
+            self._engine,
+            list(prompts.values()),
+            adapter=self._engine.systems[-1].adapter,
+            num_candidates=self._args.num_candidates,
+            seed=self._args.seed,
+            journal=self._journal(folder, list(prompts), faults_again, process_index=1, num_processes=2),
+        )
+        return dict(zip(prompts, drawn, strict=True))
+
+    def _journal(self, folder: Path | None, names: list[str], faults_again: bool, **file: int) -> Journal | None:
+        if folder is None:
+            return None
+        journal = Journal(folder, self._journal_settings, names, self._args.num_candidates, **file)
+        if faults_again:
+            journal.done = {at: one for at, one in journal.done.items() if one.fault is None}
+        return journal
 
     @cached_property
     def _journal_settings(self) -> dict[str, Any]:
-        model_args, args = self._model_args, self._args
-        model = (model_args.model_name_or_path, model_args.model_revision, model_args.dtype, args.served_model_name)
+        system = self._engine.systems[-1]
         return {
-            "engine": {name: value for name, value in self._engine.record.items() if name != "max_batch_tokens"},
-            "model": [*model, args.base_url],
-            "quantisation": [model_args.load_in_4bit, model_args.load_in_8bit, model_args.bnb_4bit_quant_type],
-            "weights": weights_digest(model_args.model_name_or_path),
-            "adapter": weights_digest(args.adapter_path),
-            "seed": args.seed if self._engine.samples else None,
-            "versions": {name: versions()[name] for name in ("transformers", "torch", "peft")},
+            "endpoint": self._args.base_url,
+            **decisive_settings(self._engine, system, self._model_args, self._args),
         }
 
 
@@ -273,8 +297,3 @@ def _is_dialogue(value: Any) -> bool:
     if isinstance(value, (str, Mapping)):
         return True
     return bool(value) and all(isinstance(turn, (Mapping, tuple)) for turn in value)
-
-
-def _digest(prompt: Prompt) -> str:
-    text = json.dumps([prompt.ids, prompt.messages], ensure_ascii=False)
-    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:24]

@@ -28,7 +28,7 @@ from dialogsum_sft.data.counts import counts_table
 from dialogsum_sft.data.encoding import Prompt, build_prompts
 from dialogsum_sft.data.examples import Examples
 from dialogsum_sft.data.prompts import PromptSettings
-from dialogsum_sft.data.training_data import evaluated_split, first_examples, load_evaluation
+from dialogsum_sft.data.training_data import data_record, evaluated_split, first_examples, load_evaluation
 from dialogsum_sft.distributed import run_on_main, started_processes
 from dialogsum_sft.engine_checks import check_engine
 from dialogsum_sft.evaluation.bertscore import BertScorer
@@ -39,11 +39,12 @@ from dialogsum_sft.evaluation.predictions import own_references
 from dialogsum_sft.evaluation.runs import Run, finished_run, name_of_file, score_run
 from dialogsum_sft.evaluation.tokenizers import suggest_tokenizer
 from dialogsum_sft.generation.doubts import doubts, doubts_of_finished, outcomes
-from dialogsum_sft.generation.engine import Engine, System, max_prompt_tokens
+from dialogsum_sft.generation.engine import Completion, Engine, System, max_prompt_tokens
 from dialogsum_sft.generation.journal import Journal, digests, remove_journal
-from dialogsum_sft.generation.summarise import open_engine, prediction, summarise
+from dialogsum_sft.generation.long_dialogues import Plan, carry_out, coverage_line, coverage_record, make_plans
+from dialogsum_sft.generation.summarise import decisive_settings, open_engine, prediction, summarise
 from dialogsum_sft.modeling import check_adapter, load_tokenizer, public_name
-from dialogsum_sft.provenance import git_revision, hardware, versions, weights_digest
+from dialogsum_sft.provenance import git_revision, hardware, versions
 from dialogsum_sft.publish import model_card
 from dialogsum_sft.report.report import write_report
 from dialogsum_sft.report.summary import diagnostics_table, dialogue_panel, score_table
@@ -57,7 +58,7 @@ from transformers import PreTrainedTokenizerBase, set_seed
 from trl import ModelConfig, ScriptArguments
 
 # What metrics.json records beside the scores.
-RECORD = ("model", "data", "prompt", "engine", "settings", "versions", "git_revision", "hardware", "seconds")
+RECORD = ("model", "data", "prompt", "long", "engine", "settings", "versions", "git_revision", "hardware", "seconds")
 
 
 def main() -> None:
@@ -95,6 +96,7 @@ def main() -> None:
         eval_args, model_args, tokenizer, evaluate_base=eval_args.evaluate_base, output_dir=eval_args.output_dir
     )
     prompts = build_prompts(rows, tokenizer, settings, max_prompt_tokens(engine))
+    shortened = sum(bool(prompt.lost) for prompt in prompts) if eval_args.long == "shorten" else 0
     record = {
         "model": {
             "base": public_name(eval_args.served_model_name or str(model_args.model_name_or_path)),
@@ -104,15 +106,15 @@ def main() -> None:
             "load_in_4bit": model_args.load_in_4bit,
             "load_in_8bit": model_args.load_in_8bit,
         },
-        "data": data_record(script_args, data_args, examples)
-        | {"shortened": sum(bool(prompt.lost) for prompt in prompts), "trained_on": known},
+        "data": data_record(script_args, data_args, examples) | {"shortened": shortened, "trained_on": known},
         "prompt": settings.record(tokenizer),
     }
 
     # 4. Summaries and scores of one system after the other
     runs = []
     for system in engine.systems:
-        summaries = summarise_system(console, eval_args, model_args, engine, system, rows, prompts, record)
+        plans = make_plans(rows, prompts, tokenizer, settings, engine, eval_args)
+        summaries = summarise_system(console, eval_args, model_args, engine, system, rows, plans, record)
         if state.is_main_process:
             runs.append(score(eval_args, system, bert_scorer, *summaries))
     engine.close()
@@ -141,17 +143,6 @@ def check_training_record(
     return known
 
 
-def data_record(script_args: ScriptArguments, data_args: DataArguments, examples: Examples) -> dict[str, Any]:
-    name, split, is_share = evaluated_split(script_args, data_args)
-    return {
-        "dataset_name": files.public(name),
-        "revision": data_args.dataset_revision,
-        "split": f"{data_args.validation_share:g} held out of {split}" if is_share else split,
-        "counts": examples.counts.record(),
-        "fingerprint": examples.fingerprint(),
-    }
-
-
 def summarise_system(
     console: Console,
     eval_args: EvalArguments,
@@ -159,56 +150,64 @@ def summarise_system(
     engine: Engine,
     system: System,
     rows: list[dict[str, Any]],
-    prompts: list[Prompt],
+    plans: list[Plan],
     record: dict[str, Any],
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Lines of predictions.jsonl and the record: generated, continued, or read where they are finished already."""
     set_seed(eval_args.seed)
     started, state, folder = time.time(), PartialState(), Path(eval_args.output_dir) / f"eval-{system.name}"
     settings = {
-        "engine": {name: value for name, value in engine.record.items() if name != "max_batch_tokens"},
-        "model": [
-            *(model_args.model_name_or_path, model_args.model_revision, model_args.dtype),
-            eval_args.served_model_name,
+        **decisive_settings(engine, system, model_args, eval_args),
+        "prompts": [
+            [row["id"], prompt.ids, prompt.messages]
+            for row, plan in zip(rows, plans, strict=True)
+            for prompt in plan.asked
         ],
-        "quantisation": [model_args.load_in_4bit, model_args.load_in_8bit, model_args.bnb_4bit_quant_type],
-        "weights": weights_digest(model_args.model_name_or_path),
-        "adapter": weights_digest(eval_args.adapter_path) if system.adapter else None,
-        "prompts": [[row["id"], prompt.ids, prompt.messages] for row, prompt in zip(rows, prompts, strict=True)],
         "candidates": eval_args.num_candidates,
-        "seed": eval_args.seed if engine.samples else None,
-        "versions": {name: versions()[name] for name in ("transformers", "torch", "peft")},
     }
     ranks = {"process_index": state.process_index, "num_processes": state.num_processes}
-    journal = Journal(folder, settings, [row["id"] for row in rows], eval_args.num_candidates, **ranks)
+    ids, number = [row["id"] for row in rows], eval_args.num_candidates
+    journal = Journal(folder, settings, ids, number, **ranks)
     finished = run_on_main(lambda: finished_run(folder, digests(settings)))
-    if finished and not journal.again:
+    if finished and not journal.may_pass:
         say(console, f"{folder}: all {len(rows)} summaries are there, with the same settings")
-        warn(console, doubts_of_finished(finished.rows, prompts))
+        warn(console, doubts_of_finished(finished.rows, [plan.only_prompt for plan in plans]))
         return finished.rows, {part: finished.record[part] for part in RECORD if part in finished.record}
 
     say(console, *journal.notes)
-    if resumed := len(journal.done):
-        whole = len(rows) * eval_args.num_candidates
-        say(console, f"{folder}: {resumed} of {whole} summaries are there from an earlier evaluation")
-    drawn = summarise(
-        engine,
-        prompts,
-        adapter=system.adapter,
-        num_candidates=eval_args.num_candidates,
-        seed=eval_args.seed,
-        journal=journal,
-        progress=f"summarising ({system.label})",
-    )
-    texts = [[read_answer(one.text).summary for one in several] for several in drawn]
-    best = [consensus(of_row, eval_args.rouge_tokenizer) for of_row in texts]
-    chosen = [several[number] for several, number in zip(drawn, best, strict=True)]
+    if journal.kept:
+        whole = f" of {len(rows) * number}" if all(plan.is_one_call for plan in plans) else ""
+        say(console, f"{folder}: {journal.kept}{whole} summaries are there from an earlier evaluation")
+
+    def complete(asked: dict[str, Prompt]) -> dict[str, list[Completion]]:
+        own = Journal(folder, settings, list(asked), number, **ranks)
+        state.wait_for_everyone()  # each has read the files of all before one goes on writing
+        drawn = summarise(
+            engine,
+            list(asked.values()),
+            adapter=system.adapter,
+            num_candidates=number,
+            seed=eval_args.seed,
+            journal=own,
+            progress=f"summarising ({system.label})",
+        )
+        return dict(zip(asked, drawn, strict=True))
+
+    def choose(drawn: list[Completion]) -> int:
+        return consensus([read_answer(one.text).summary for one in drawn], eval_args.rouge_tokenizer)
+
+    prompts, drawn = carry_out(plans, complete, choose, ids)
+    chosen = [several[choose(several)] for several in drawn]
     warn(console, doubts(rows, prompts, drawn, chosen))
     predictions = [prediction(*of_row) for of_row in zip(rows, prompts, chosen, drawn, strict=True)]
-    engine_record = {"seed": eval_args.seed, "num_candidates": eval_args.num_candidates, "resumed": resumed}
+    long = coverage_record(eval_args, prompts)
+    if long["dialogues"]:
+        say(console, coverage_line(long))
+    engine_record = {"seed": eval_args.seed, "num_candidates": number, "resumed": journal.kept}
     model = {"adapter": files.public(eval_args.adapter_path)} if system.adapter else {}
     return predictions, record | {
         "model": record["model"] | model,
+        "long": long,
         "engine": engine.record | engine_record | {"outcomes": outcomes(chosen)},
         "settings": digests(settings),
         "versions": versions(),

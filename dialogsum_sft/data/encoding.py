@@ -148,6 +148,8 @@ class Prompt:
 
     `text` is the dialogue, renamed and shortened; `messages` the chat with it; `ids` their token ids, empty without a
     tokenizer. `lost` counts what shortening took away. `names` maps the tags of renamed speakers to their names.
+    `coverage` is that of a dialogue that is too long: `windows`, `calls` of the model, and the shares of its turns and
+    tokens that were seen, `turns_seen` and `tokens_seen`.
     """
 
     text: str
@@ -155,6 +157,7 @@ class Prompt:
     ids: list[int] = field(default_factory=list)
     lost: dict[str, int] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
+    coverage: dict[str, Any] = field(default_factory=dict)
 
 
 def build_prompts(
@@ -198,6 +201,7 @@ def build_prompts(
         fitted = shorten_to_fit(tokenizer, dialogues[number], functools.partial(length_of, number), max_tokens)
         if fitted is None:
             raise InputError(f"dialogue {number + 1} is {TOO_LONG}: {len(ids)} tokens, and {max_tokens} are allowed")
+        prompt.coverage = {"windows": 1, "calls": 1} | fitted.shares(len(dialogues[number].turns))
         prompt.text, prompt.lost = fitted.dialogue.text, fitted.record()
         prompt.messages = chat(number, prompt.text)
         (prompt.ids,) = render([prompt.messages])

@@ -15,15 +15,21 @@ Count = Callable[[list[str]], list[int]]
 
 @dataclass(frozen=True)
 class Shortened:
-    """`dropped_turns` are gone, `cut_turns` lost a part; the dialogue lost `dropped_tokens` in all."""
+    """`dropped_turns` are gone, `cut_turns` lost a part; the dialogue lost `dropped_tokens` of its `tokens`."""
 
     dialogue: Dialogue
     dropped_turns: int = 0
     cut_turns: int = 0
     dropped_tokens: int = 0
+    tokens: int = 0
 
     def record(self) -> dict[str, int]:
         return {name: getattr(self, name) for name in ("dropped_turns", "cut_turns", "dropped_tokens")}
+
+    def shares(self, turns: int) -> dict[str, float]:
+        """The shares of the dialogue's turns, of which it had `turns`, and of its tokens that are left, 0 to 1."""
+        tokens_seen = 1 - self.dropped_tokens / self.tokens if self.tokens else 1.0
+        return {"turns_seen": 1 - self.dropped_turns / turns, "tokens_seen": tokens_seen}
 
 
 def shorten(dialogue: Dialogue, budget: int, count: Count) -> Shortened:
@@ -37,7 +43,7 @@ def shorten(dialogue: Dialogue, budget: int, count: Count) -> Shortened:
     """
     whole, gap = count([dialogue.text, f"{GAP}\n"])
     if whole <= budget:
-        return Shortened(dialogue)
+        return Shortened(dialogue, tokens=whole)
     turns = list(dialogue.turns)
     sizes = count([turn.raw for turn in turns])
     # A text's fixed costs (special tokens, a prompt around it) are in every size, but in the whole only once.
@@ -57,7 +63,7 @@ def shorten(dialogue: Dialogue, budget: int, count: Count) -> Shortened:
     cut = 0
     if used < _FULL * budget or not (opening and end):
         kept, cut = _with_cut_turns(turns[:opening], middle, turns[len(turns) - end :], budget, size_of)
-    return Shortened(kept, len(middle) - cut, cut, whole - size_of(kept))
+    return Shortened(kept, len(middle) - cut, cut, whole - size_of(kept), whole)
 
 
 def _whole_turns(sizes: list[float], room: float) -> tuple[int, int]:

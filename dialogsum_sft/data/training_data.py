@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dialogsum_sft import InputError
+from dialogsum_sft import InputError, files
 from dialogsum_sft.arguments import DataArguments, TrainArguments
 from dialogsum_sft.data.counts import IN_OTHER_SPLIT, Counts
 from dialogsum_sft.data.encoding import training_rows
@@ -252,3 +252,15 @@ def _check_beginning(train: EncodedSplit, source: str, allow_dropped_rows: bool)
         f"{source}: {rows.lost} of the first {rows.read} rows cannot be used: {reasons}. Correct them, or continue "
         "without them: --allow_dropped_rows true"
     )
+
+
+def data_record(script_args: ScriptArguments, data_args: DataArguments, examples: Examples) -> dict[str, Any]:
+    """What metrics.json says of the evaluated split."""
+    name, split, is_share = evaluated_split(script_args, data_args)
+    return {
+        "dataset_name": files.public(name),
+        "revision": data_args.dataset_revision,
+        "split": f"{data_args.validation_share:g} held out of {split}" if is_share else split,
+        "counts": examples.counts.record(),
+        "fingerprint": examples.fingerprint(),
+    }

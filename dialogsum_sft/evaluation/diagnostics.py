@@ -232,7 +232,7 @@ def slices(
         "topic": [str(topic) if topic in frequent else "other topics" for topic in topics],
         "dialogue length": _quarters(lengths),
         "speakers": ["no labels" if n == 0 else f"{n}" if n < 4 else "4 or more" for n in speakers],
-        "shortened": ["shortened" if _is_shortened(row) else "whole" for row in rows],
+        "shortened": [_how_read(row) for row in rows],
     }
     result: dict[str, dict[str, dict[str, float | None]]] = {}
     for name, by_row in labels.items():
@@ -242,8 +242,10 @@ def slices(
     return result
 
 
-def _is_shortened(row: Mapping[str, Any]) -> bool:
-    return bool(row.get("dropped_turns") or row.get("cut_turns"))
+def _how_read(row: Mapping[str, Any]) -> str:
+    if row.get("windows", 1) > 1:
+        return "in windows"
+    return "shortened" if row.get("dropped_turns") or row.get("cut_turns") else "whole"
 
 
 def _quarters(lengths: Sequence[int]) -> list[str]:
@@ -255,7 +257,7 @@ def _quarters(lengths: Sequence[int]) -> list[str]:
 
 def _order(label: str) -> tuple[bool, int, str]:
     number = re.match(r"\d+", label)
-    return label in ("other topics", "no labels", "shortened"), int(number[0]) if number else 0, label
+    return label in ("other topics", "no labels", "shortened", "in windows"), int(number[0]) if number else 0, label
 
 
 def _slice(

@@ -39,6 +39,7 @@ _IDS = (
 _LABELS = ("label", "labels", "target", "targets", "reference", "references", "gold", "ground_truth", "expected")
 _DIALOGUES = ("dialogue", "dialog", "conversation", "transcript", "chat")
 _COUNTS = ("prompt_tokens", "completion_tokens", "dropped_turns", "cut_turns", "dropped_tokens")
+_COVERAGE = ("windows", "calls", "turns_seen", "tokens_seen")  # of our own files alone
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -171,6 +172,8 @@ class _Reader:
             read["fault"] = fault
         for name in _COUNTS:
             self._add(read, name, row.get(name), _count)
+        if self.is_ours:
+            read |= {name: row[name] for name in _COVERAGE if isinstance(row.get(name), (int, float))}
         for name in OWN_LISTS:
             if name != self.column and isinstance(row.get(name), list) and row[name]:
                 self._add(read, name, row[name], self._texts)

@@ -39,7 +39,8 @@ _REQUIRED |= {"diagnostics", "diagnostics_of_references", "slices"}
 _FIELDS = (
     *("id", "dialogue", "references", "prediction", "raw_prediction", "predictions_by_reference"),
     *("prompt_tokens", "completion_tokens", "finish_reason", "fault", "candidates"),
-    *("dropped_turns", "cut_turns", "dropped_tokens", "topic", "turns"),
+    *("dropped_turns", "cut_turns", "dropped_tokens", "windows", "calls", "turns_seen", "tokens_seen"),
+    *("topic", "turns"),
 )
 
 
@@ -113,6 +114,9 @@ def _scored(
     scores = aggregate_scores(by_reference, seed=seed)
     if bert_scorer is not None:
         scores["bertscore"] |= {"model": bert_scorer.name, "layer": bert_scorer.layer}
+    protocol = fingerprint(references, tokenizer, strip_preamble=strip_preamble)
+    if (long := record.get("long") or {}).get("way", "shorten") != "shorten":
+        protocol["long"] = f"{long['way']}, overlap {long['overlap']:g}"
     metrics = {
         "format": METRICS_FORMAT,
         **scores,
@@ -130,7 +134,7 @@ def _scored(
             "completion_tokens": mean(tokens) if tokens else None,
         },
         "unfinished": rates["unfinished"],
-        "fingerprint": fingerprint(references, tokenizer, strip_preamble=strip_preamble),
+        "fingerprint": protocol,
         **record,
     }
     return Run(name, folder, rows, metrics, _means(by_reference), diagnoses)
@@ -225,7 +229,7 @@ def name_of_file(path: Path, output_dir: Path) -> tuple[str, str]:
     name = path.name[: len(path.name) - len(ending)] or "file"
     if name == "predictions":  # of a run, whose own record stays
         name = f"{path.resolve().parent.name.removeprefix('eval-')}-rescored"
-    if re.fullmatch(r"(base|tuned|served)(-mbr\d+)?", name):  # names of engines' runs
+    if re.fullmatch(r"(base|tuned|served)(-map_reduce|-refine)?(-mbr\d+)?", name):  # names of engines' runs
         name += "-file"
     numbered, number = name, 1
     while (folder := output_dir / f"eval-{numbered}").exists() and _file_id(folder) != file_id:

@@ -24,7 +24,9 @@ class Journal:
     with its dialogue's id and the number of the candidate, on disk before `append` returns. On opening, `done` holds
     {index: completion} of an interrupted evaluation with the same settings, in `ids` x `candidates` order; an
     incomplete last line is dropped. Those with a fault that may pass are in `again` instead, to be made again. A
-    journal with other settings is set aside. `notes` says both.
+    journal with other settings is set aside. `notes` says both. Of all completions with these settings, also of other
+    ids (those of the windows of long dialogues), `kept` is the number without such a fault, and `may_pass` whether one
+    has it.
 
     Each process writes a file of its own and reads those of all: construct it on all processes before entering it on
     any.
@@ -50,11 +52,12 @@ class Journal:
         self._length = 0  # bytes of this process's file that are complete
         self._aside: list[Path] = []
         index = {key: i for i, key in enumerate(self._keys)}
+        known: dict[tuple[str, int], Completion] = {}
         for path in sorted(folder.glob("predictions.partial*.jsonl")):
             header, completions, length = _read(path)
             ours = path == self._own or (process_index == 0 and path not in map(self._path, range(num_processes)))
             if header == self._settings:
-                self.done |= {index[key]: completion for key, completion in completions if key in index}
+                known |= dict(completions)
                 self._length = length if path == self._own else self._length
             elif ours and completions:
                 self._aside.append(path)
@@ -63,6 +66,9 @@ class Journal:
                     f"{path}: from an evaluation with another {', '.join(changed)}; set aside as {path.name}.old"
                 )
 
+        self.done = {index[key]: completion for key, completion in known.items() if key in index}
+        self.kept = sum(not completion.may_pass for completion in known.values())
+        self.may_pass = self.kept < len(known)
         self.again = [i for i, completion in self.done.items() if completion.may_pass]
         for i in self.again:
             del self.done[i]

@@ -31,6 +31,7 @@ from dialogsum_sft.modeling import (
     load_model,
     public_name,
 )
+from dialogsum_sft.provenance import versions, weights_digest
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -121,8 +122,10 @@ def open_engine(
 
 
 def _system(name: str, label: str, eval_args: GenerationArguments, **fields: Any) -> System:
-    """With several candidates a system of its own, whose scores no model card takes."""
-    number = eval_args.num_candidates
+    """With several candidates, or windows, a system of its own, whose scores no model card takes."""
+    number, way = eval_args.num_candidates, eval_args.long
+    if way != "shorten":
+        name, label, fields = f"{name}-{way}", f"{label}, {way}", fields | {"weights": None}
     if number == 1:
         return System(name, label, **fields)
     return System(f"{name}-mbr{number}", f"{label}, best of {number}", **(fields | {"weights": None}))
@@ -236,6 +239,25 @@ def completions(
                 yield numbered
 
 
+def decisive_settings(
+    engine: Engine, system: System, model_args: ModelConfig, args: GenerationArguments
+) -> dict[str, Any]:
+    """What decides a completion besides its prompt, for a `Journal`."""
+    return {
+        "engine": {name: value for name, value in engine.record.items() if name != "max_batch_tokens"},
+        "model": [
+            *(model_args.model_name_or_path, model_args.model_revision, model_args.dtype),
+            args.served_model_name,
+        ],
+        "quantisation": [model_args.load_in_4bit, model_args.load_in_8bit, model_args.bnb_4bit_quant_type],
+        "weights": weights_digest(model_args.model_name_or_path),
+        "adapter": weights_digest(args.adapter_path) if system.adapter else None,
+        "seed": args.seed if engine.samples else None,
+        "versions": {name: versions()[name] for name in ("transformers", "torch", "peft")},
+        **({} if args.long == "shorten" else {"long": [args.long, args.long_overlap]}),
+    }
+
+
 def share(todo: Sequence[int], lengths: Sequence[int], process_index: int, num_processes: int) -> list[int]:
     """The part of `todo` that a process takes: about as many tokens (`lengths`) as the others, and disjoint."""
     return sorted(todo, key=lambda i: (-lengths[i], i))[process_index::num_processes]
@@ -249,6 +271,7 @@ def prediction(
     optional = {
         "candidates": [restore_speakers(one.text, prompt.names) for one in candidates] if candidates[1:] else None,
         **{name: number or None for name, number in prompt.lost.items()},
+        **prompt.coverage,
         "topic": row["topic"],
         "fault": completion.fault,
         # Only of turns that the labels in the text do not show.

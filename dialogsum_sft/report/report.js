@@ -111,6 +111,9 @@ addEventListener("DOMContentLoaded", () => {
       make("dl", { className: "turns" }, ...turns),
       ...(dropped ? [make("p", { className: "quiet" },
         `${dropped} of its turns, from the middle, did not fit and were not shown to the model.`)] : []),
+      ...row.outputs.flatMap((output, system) => output.windows > 1 ? [make("p", { className: "quiet" },
+        `It is longer than a prompt: ${data.systems[system]} was given it in ${output.windows} windows, whose ` +
+        `summaries have seen ${Math.floor(100 * output.seen)}% of its turns.`)] : []),
       make("h4", {}, references.length > 1 ? "References" : "Reference"),
       make("ol", { className: references.length > 1 ? "references" : "references one" }, ...references),
       ...row.outputs.map((output, system) => summary(row, output, system)),

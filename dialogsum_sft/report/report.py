@@ -223,6 +223,8 @@ def reader_data(runs: Sequence[Run]) -> dict[str, Any]:
                 "words": run.diagnoses[index].words,
                 "findings": [name for name, (_, field) in FINDINGS.items() if getattr(run.diagnoses[index], field)],
                 "dropped": run.rows[index].get("dropped_turns", 0),
+                "windows": run.rows[index].get("windows", 1),
+                "seen": run.rows[index].get("turns_seen", 1),
             }
             for run in runs
         ]
