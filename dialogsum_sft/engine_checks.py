@@ -63,6 +63,8 @@ def _engine(eval_args: GenerationArguments, model_args: ModelConfig, processes: 
         if eval_args.prediction_column is not None:
             yield "--prediction_column names a column of --predictions_file: give both"
     overlap = eval_args.long_overlap
+    if eval_args.long not in ("shorten", "map_reduce", "refine"):  # of Summarizer; the command line checks it earlier
+        yield f"--long {eval_args.long}: give shorten, map_reduce or refine"
     if not (0 <= overlap < 1 or overlap % 1 == 0) or overlap < 0:
         yield f"--long_overlap {overlap:g}: give a number of turns, or a share from 0 up to 1"
     name, model = eval_args.engine, model_args.model_name_or_path

@@ -9,6 +9,7 @@ their order, `--joined` at a time, and so are their references. `--meeting` join
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--number", type=int, default=20)
     parser.add_argument("--meeting", type=int, help="one dialogue of this many characters, without a score")
     parser.add_argument("--overlap", type=float, default=2.0)
+    parser.add_argument("--max_new_tokens", type=int, default=128)
     parser.add_argument("--ways", nargs="+", default=WAYS)
     args = parser.parse_args()
     long = joined(args.file, args.joined, args.number)
@@ -58,9 +60,11 @@ def main() -> None:
     title = f"{len(long)} dialogues of {words:.0f} words (mean)"
     table = Table(title, ["", *HEADLINE.values(), "words", "turns seen", "tokens seen", "windows", "calls", "seconds"])
     for way in args.ways:
-        summarizer = Summarizer.from_pretrained(args.model, long=way, long_overlap=args.overlap)
+        summarizer = Summarizer.from_pretrained(
+            args.model, long=way, long_overlap=args.overlap, max_new_tokens=args.max_new_tokens
+        )
         started = time.time()
-        made = summarizer.summarize([text for text, _ in long], records=True)
+        made = list(summarizer.stream([summarizer.read(text) for text, _ in long], progress=way))
         seconds = time.time() - started
         texts = [one.text for one in made]
         scores = {} if args.meeting else rouge_scores(texts, [refs for _, refs in long])
@@ -70,6 +74,7 @@ def main() -> None:
         length = f"{mean([len(text.split()) for text in texts]):.0f}"
         table.add_row(way, *means, length, *seen, *totals, f"{seconds:.0f}")
         summarizer.close()
+        print(way, *means, length, *seen, *totals, f"{seconds:.0f}", file=sys.stderr)
     Console().print(table)
 
 

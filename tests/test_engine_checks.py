@@ -87,3 +87,21 @@ def test_decoding_options_that_fail_late_are_refused(kwargs: dict[str, Any], fau
 )
 def test_other_decoding_options_are_not(kwargs: dict[str, Any]) -> None:
     check_engine(EvalArguments(generation_kwargs=json.dumps(kwargs)), MODEL, 1)
+
+
+def test_windows_need_a_way_a_whole_overlap_and_tokens() -> None:
+    def faults(model: str | None = None, **options: Any) -> list[str]:
+        with pytest.raises(InputError) as error:
+            check_engine(EvalArguments(**options), ModelConfig(model_name_or_path=model), 1)
+        return [str(fault) for fault in error.value.args]
+
+    check_engine(EvalArguments(long="map_reduce", long_overlap=0.25), MODEL, 1)
+    assert faults("m", long="windows") == ["--long windows: give shorten, map_reduce or refine"]
+    for overlap in (-1, 1.5, float("nan"), float("inf")):
+        (fault,) = faults("m", long="refine", long_overlap=overlap)
+        assert fault.endswith("give a number of turns, or a share from 0 up to 1")
+    endpoint = {"engine": "openai", "base_url": "http://localhost/v1", "served_model_name": "m", "long": "refine"}
+    check_engine(EvalArguments(**endpoint, max_length=4000), MODEL, 1)
+    for model, more in ((None, {}), (None, {"max_length": 4000}), ("m", {})):
+        (fault,) = faults(model, **endpoint, **more)
+        assert fault.startswith("--long refine makes windows by tokens: give --max_length")
