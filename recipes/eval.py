@@ -159,9 +159,8 @@ def summarise_system(
     settings = {
         **decisive_settings(engine, system, model_args, eval_args),
         "prompts": [
-            [row["id"], prompt.ids, prompt.messages]
+            [row["id"], plan.prompt.ids, plan.prompt.messages, *([] if plan.is_one_call else [row["dialogue"]])]
             for row, plan in zip(rows, plans, strict=True)
-            for prompt in plan.asked
         ],
         "candidates": eval_args.num_candidates,
     }

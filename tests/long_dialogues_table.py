@@ -75,7 +75,7 @@ def main() -> None:
         table.add_row(way, *means, length, *seen, *totals, f"{seconds:.0f}")
         summarizer.close()
         print(way, *means, length, *seen, *totals, f"{seconds:.0f}", file=sys.stderr)
-    Console().print(table)
+    Console(width=110).print(table)
 
 
 if __name__ == "__main__":
