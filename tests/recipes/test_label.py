@@ -120,7 +120,7 @@ def test_a_dialogue_is_labelled_once_and_bad_input_is_named(label: Any, server: 
     (tmp_path / "in" / "c.txt").write_bytes(b"\x89PNG\x00")
     status, _, err = label(tmp_path / "in", "--validation_share=0")
     assert status == 2
-    assert err.splitlines()[-1] == f"error: {tmp_path / 'in' / 'c.txt'}: this is no text, but a binary file"
+    assert err.splitlines()[-1] == f"error: {tmp_path / 'in' / 'c.txt'}: this is an image, not text"
     assert len(server.contents) == 1
     assert record_of(tmp_path / "out")["inputs"] == {"read": 3, "unreadable": 1, "repeated": 1, "left": 0}
     assert [row["dialogue"] for row in rows_of(tmp_path / "out" / "train.jsonl")] == [CHAT.strip()]
