@@ -22,10 +22,11 @@ from dialogsum_sft.engine_checks import check_engine
 from dialogsum_sft.evaluation.consensus import consensus
 from dialogsum_sft.evaluation.english import is_english
 from dialogsum_sft.evaluation.unsupported import unsupported_names, unsupported_numbers
-from dialogsum_sft.generation.engine import Completion, max_prompt_tokens
+from dialogsum_sft.generation.engine import Completion, Watch, max_prompt_tokens
 from dialogsum_sft.generation.journal import Journal
 from dialogsum_sft.generation.long_dialogues import carry_out, digest, make_plans
 from dialogsum_sft.generation.summarise import completions, decisive_settings, open_engine, summarise
+from dialogsum_sft.generation.transformers_engine import TransformersEngine
 from dialogsum_sft.modeling import EMBEDDED, check_adapter, load_tokenizer, public_name
 from dialogsum_sft.training.record import compare_with_training, use_defaults
 
@@ -212,6 +213,27 @@ class Summarizer:
             model["adapter"] = public_name(str(self._args.adapter_path))
         return {"model": model, "engine": self._engine.record, "prompt": self.settings.record(self._tokenizer)}
 
+    def prompt(self, row: Mapping[str, Any]) -> Prompt:
+        """The prompt of a row. Raises InputError for a dialogue that does not fit even when shortened."""
+        return build_prompts([row], self._tokenizer, self.settings, max_prompt_tokens(self._engine))[0]
+
+    def write(self, row: Mapping[str, Any], prompt: Prompt, watch: Watch, *, base: bool = False) -> Summary:
+        """The summary of one row, the same as that of `stream`; with `base` that of the model without its adapter.
+
+        `watch` is called while it is written, with the summary so far or "" where that is not known; what it raises
+        ends the generation.
+        """
+
+        def read(text: str) -> None:
+            watch(restore_speakers(read_answer(text).summary, prompt.names).strip())
+
+        return self._summary(row, prompt, self._complete({"": prompt}, base=base, watch=read)[""])
+
+    def load(self) -> None:
+        """Load the weights now, where they are loaded into this process."""
+        if isinstance(self._engine, TransformersEngine):
+            _ = self._engine.model
+
     def close(self) -> None:
         """Free the memory of the weights; they are loaded anew when the next summary is made."""
         self._engine.close()
@@ -238,16 +260,23 @@ class Summarizer:
         return among[consensus([texts[at] for at in among], "default") if len(among) > 1 else 0]
 
     def _complete(
-        self, prompts: Mapping[str, Prompt], folder: Path | None, faults_again: bool
+        self,
+        prompts: Mapping[str, Prompt],
+        folder: Path | None = None,
+        faults_again: bool = True,
+        *,
+        base: bool = False,
+        watch: Watch | None = None,
     ) -> dict[str, list[Completion]]:
-        """The candidates of prompts with windows, whose journal is a file beside that of whole dialogues."""
+        """The candidates of prompts, of windows for one; their journal is a file beside that of whole dialogues."""
         drawn = summarise(
             self._engine,
             list(prompts.values()),
-            adapter=self._engine.systems[-1].adapter,
+            adapter=self._engine.systems[-1].adapter and not base,
             num_candidates=self._args.num_candidates,
             seed=self._args.seed,
             journal=self._journal(folder, list(prompts), faults_again, process_index=1, num_processes=2),
+            watch=watch,
         )
         return dict(zip(prompts, drawn, strict=True))
 

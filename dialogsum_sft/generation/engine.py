@@ -2,7 +2,7 @@
 
 import bisect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +12,9 @@ from dialogsum_sft.data.answers import decode_answer
 from dialogsum_sft.data.encoding import Prompt
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+# Called again and again while a completion is made, with its text so far; what it raises ends the generation.
+Watch = Callable[[str], None]
 
 
 @dataclass
@@ -70,11 +73,18 @@ class Engine(Protocol):
         """How many tokens a prompt and its summary may have together; None where it is not known."""
 
     def complete(
-        self, prompts: Sequence[Prompt], *, adapter: bool, seeds: Sequence[int] | None = None
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        adapter: bool,
+        seeds: Sequence[int] | None = None,
+        watch: Watch | None = None,
     ) -> Iterator[list[tuple[int, Completion]]]:
         """Yield batches of (index of the prompt, completion) as they are done, in any order, each prompt once.
 
-        `seeds`, one for each prompt, decide what is sampled. Raises InputError for a prompt that cannot be completed.
+        `seeds`, one for each prompt, decide what is sampled. `watch` gets the text of a single prompt, where it is
+        written from left to right, and else an empty one; vLLM's offline engine does not call it. Raises InputError
+        for a prompt that cannot be completed.
         """
 
     def close(self) -> None: ...

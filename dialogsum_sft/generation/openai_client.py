@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from dialogsum_sft import InputError
 from dialogsum_sft.data.chat_template import Message
-from dialogsum_sft.generation.engine import Completion
+from dialogsum_sft.generation.engine import Completion, Watch
 from dialogsum_sft.generation.openai_answers import Fault, error_answer, read_completion, refused_fields
 
 import aiohttp
@@ -90,16 +90,25 @@ def addresses(base_url: str) -> list[str]:
 
 
 class Client:
-    """One model at one endpoint, for requests with `fields`.
+    """One model at one endpoint, for requests with `fields`; with `watch`, which gets the text so far, for streams.
 
     `succeeded` is whether any request has been completed. `refused` has the fields that the endpoint refused, and what
     it said; they are in no later request.
     """
 
     def __init__(
-        self, base_url: str, model: str, fields: dict[str, Any], timeout: float, tries: int, first_wait: float
+        self,
+        base_url: str,
+        model: str,
+        fields: dict[str, Any],
+        timeout: float,
+        tries: int,
+        first_wait: float,
+        watch: Watch | None = None,
     ) -> None:
-        self.urls, self.model, self.fields = addresses(base_url), model, dict(fields)
+        self.urls, self.model, self.fields, self.watch = addresses(base_url), model, dict(fields), watch
+        if watch is not None:
+            self.fields |= {"stream": True, "stream_options": {"include_usage": True}}
         self.stop: str | list[str] | None = fields.get("stop")
         self.timeout, self.tries, self.first_wait = timeout, tries, first_wait
         self.key = os.environ.get("OPENAI_API_KEY", "").strip()
@@ -173,7 +182,7 @@ class Client:
             )
         try:
             async with self.session.post(url, json=body, allow_redirects=False) as response:
-                text = (await response.read()).decode("utf-8", "replace")
+                text = (await self._body(response)).decode("utf-8", "replace")
                 return response.status, response.headers, text
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             text = " ".join(str(error).replace("ssl:default", "").split())
@@ -185,6 +194,16 @@ class Client:
             if not self.succeeded and isinstance(error, _NO_SERVER):
                 raise InputError(f"{url}: {reason}. Is the server running there?") from error
             raise _TryAgain(reason, "no connection") from error
+
+    async def _body(self, response: aiohttp.ClientResponse) -> bytes:
+        if self.watch is None:
+            return await response.read()
+        body = b""
+        async for part in response.content.iter_any():
+            body += part
+            with contextlib.suppress(Fault):  # nothing of the answer is there yet
+                self.watch(read_completion(body.decode("utf-8", "replace"), None).text)
+        return body
 
     def _headers(self) -> dict[str, str]:
         """Azure takes a key in a header of its own."""

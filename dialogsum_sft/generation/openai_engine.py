@@ -11,7 +11,7 @@ from typing import Any
 from dialogsum_sft import InputError
 from dialogsum_sft.data.chat_template import Message
 from dialogsum_sft.data.encoding import Prompt
-from dialogsum_sft.generation.engine import Completion, System
+from dialogsum_sft.generation.engine import Completion, System, Watch
 from dialogsum_sft.generation.openai_client import KEPT, Client, Refused
 
 # How many dialogues may fail before any is summarised: filters let others pass.
@@ -50,11 +50,17 @@ class OpenAIEngine:
         self.record: dict[str, Any] = {"name": self.name, "base_url": base_url, "generation": fields}
 
     def complete(
-        self, prompts: Sequence[Prompt], *, adapter: bool, seeds: Sequence[int] | None = None
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        adapter: bool,
+        seeds: Sequence[int] | None = None,
+        watch: Watch | None = None,
     ) -> Iterator[list[tuple[int, Completion]]]:
         chats = [prompt.messages for prompt in prompts]
         refused: dict[str, str] = {}
         options = self.options | {"seeds": seeds, "refused": refused, "has_succeeded": self.has_succeeded}
+        options["watch"] = watch
         for batch in generate_batches(self.base_url, self.model, chats, self.fields, **options):
             if refused:
                 self.record["refused_fields"] = refused
@@ -118,6 +124,7 @@ def generate_batches(
     first_wait: float = 1.0,
     refused: dict[str, str] | None = None,
     has_succeeded: bool = False,
+    watch: Watch | None = None,
 ) -> Iterator[list[tuple[int, Completion]]]:
     """Yield (index of the conversation, its completion) in lists, as they are done.
 
@@ -131,12 +138,16 @@ def generate_batches(
     the first success (unless `has_succeeded`, at an earlier time) after three dialogues, or eight with filters; later
     after four that failed, not refused, one after the other.
 
+    `watch` is called several times a second with the text so far, for which the answer of a single conversation is
+    asked for as a stream. What it raises closes the connections.
+
     Fields of the request that the endpoint does not know are left out from then on, and put into `refused` with what
     it said.
     """
     if concurrency < 1 or timeout <= 0:
         raise InputError(f"--concurrency {concurrency}, --request_timeout {timeout}: both must be above 0")
-    client = Client(base_url, model, fields, timeout, tries, first_wait)
+    read = watch if len(conversations) == 1 else None
+    client = Client(base_url, model, fields, timeout, tries, first_wait, read)
     client.refused = client.refused if refused is None else refused
     loop = asyncio.new_event_loop()
     todo = list(range(len(conversations)))[::-1]
@@ -158,7 +169,10 @@ def generate_batches(
                 running[loop.create_task(call)] = i, bool(since)
             if not running:
                 break
-            finished, _ = loop.run_until_complete(asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED))
+            wait = asyncio.wait(running, timeout=None if watch is None else 0.2, return_when=asyncio.FIRST_COMPLETED)
+            finished, _ = loop.run_until_complete(wait)
+            if watch is not None:
+                watch("")
             for task in finished:
                 i, after_failure = running.pop(task)
                 error = task.exception()

@@ -17,7 +17,7 @@ from dialogsum_sft.data.dialogue import restore_speakers
 from dialogsum_sft.data.encoding import Prompt
 from dialogsum_sft.data.prompts import stop_token_ids
 from dialogsum_sft.data.transcripts import dialogue_of
-from dialogsum_sft.generation.engine import Completion, Engine, System, generation_config
+from dialogsum_sft.generation.engine import Completion, Engine, System, Watch, generation_config
 from dialogsum_sft.generation.journal import Journal
 from dialogsum_sft.generation.openai_engine import OpenAIEngine, request_fields
 from dialogsum_sft.generation.transformers_engine import TransformersEngine, try_options
@@ -180,11 +180,13 @@ def summarise(
     seed: int = 42,
     journal: Journal | None = None,
     progress: str | None = None,
+    watch: Watch | None = None,
 ) -> list[list[Completion]]:
     """Complete every prompt `num_candidates` times: returns [prompt][candidate], on every process.
 
     The processes share the work. With a `journal` every completion is on disk before the next batch, and what the
-    journal holds is not generated again. `progress` names a progress bar on the main process.
+    journal holds is not generated again. `progress` names a progress bar on the main process. `watch` is the
+    engine's.
     """
     state = PartialState()
     done: dict[int, Completion] = {} if journal is None else dict(journal.done)
@@ -193,7 +195,7 @@ def summarise(
     made: dict[int, Completion] = {}
     with tqdm(total=own, desc=progress, disable=progress is None or not state.is_main_process) as bar:
         for batch in completions(
-            engine, prompts, adapter=adapter, num_candidates=num_candidates, seed=seed, journal=journal
+            engine, prompts, adapter=adapter, num_candidates=num_candidates, seed=seed, journal=journal, watch=watch
         ):
             made.update(batch)
             bar.update(len(batch))
@@ -213,6 +215,7 @@ def completions(
     seed: int = 42,
     journal: Journal | None = None,
     at_once: int | None = None,
+    watch: Watch | None = None,
 ) -> Generator[list[tuple[int, Completion]], None, None]:
     """Yield this process's share of the completions that the `journal` lacks, in batches as they are made.
 
@@ -232,7 +235,7 @@ def completions(
             todo = share(part, lengths, state.process_index, state.num_processes)
             seeds = [seed + i for i in todo] if engine.samples else None
             parts = [prompts[requests[i]] for i in todo]
-            for batch in engine.complete(parts, adapter=adapter, seeds=seeds) if todo else ():
+            for batch in engine.complete(parts, adapter=adapter, seeds=seeds, watch=watch) if todo else ():
                 numbered = [(todo[at], completion) for at, completion in batch]
                 if journal is not None:
                     journal.append(numbered)

@@ -11,7 +11,7 @@ from typing import Any
 
 from dialogsum_sft import InputError
 from dialogsum_sft.data.encoding import Prompt
-from dialogsum_sft.generation.engine import Completion, System, to_completion
+from dialogsum_sft.generation.engine import Completion, System, Watch, to_completion
 from dialogsum_sft.kernels.unpadded import CACHE, can_unpad, prefill
 
 import torch
@@ -67,7 +67,12 @@ class TransformersEngine:
         return self._load()
 
     def complete(
-        self, prompts: Sequence[Prompt], *, adapter: bool, seeds: Sequence[int] | None = None
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        adapter: bool,
+        seeds: Sequence[int] | None = None,
+        watch: Watch | None = None,
     ) -> Iterator[list[tuple[int, Completion]]]:
         has_adapter = isinstance(self.model, PeftModel)
         with self.model.disable_adapter() if has_adapter and not adapter else contextlib.nullcontext():
@@ -78,6 +83,7 @@ class TransformersEngine:
                 self.config,
                 max_batch_tokens=self.max_batch_tokens,
                 seeds=seeds,
+                watch=watch,
             )
 
     def close(self) -> None:
@@ -143,12 +149,14 @@ def generate_batches(
     *,
     max_batch_tokens: int = 8192,
     seeds: Sequence[int] | None = None,
+    watch: Watch | None = None,
 ) -> Iterator[list[tuple[int, Completion]]]:
     """Yield batches of (index of the prompt, its completion) as they are done; the caller restores the order.
 
     Prompts (token ids) are padded on the left, whatever the tokenizer's side: behind right padding a model continues
     the padding. A batch that runs out of memory is split in two, and later batches keep the smaller size. `seeds`, one
-    for each prompt, and the batches decide what is sampled; torch's random state is left as it was.
+    for each prompt, and the batches decide what is sampled; torch's random state is left as it was. `watch` is called
+    after each token, see `engine.Engine`.
 
     Raises InputError where a single prompt runs out of memory.
     """
@@ -157,7 +165,7 @@ def generate_batches(
         batch = todo[0]
         try:
             with _generating(model, config), _seeded(config, [seeds[i] if seeds else i for i in batch]):
-                rows = _complete(model, tokenizer, [prompts[i] for i in batch], config)
+                rows = _complete(model, tokenizer, [prompts[i] for i in batch], config, watch)
         except RuntimeError as error:  # torch.OutOfMemoryError is one
             if not _out_of_memory(error):
                 raise
@@ -210,6 +218,23 @@ class _QuarterFinished(StoppingCriteria):
         return ended | (ended.sum() * 4 >= len(ended))
 
 
+class _Watched(StoppingCriteria):
+    """Calls `watch` after each token with the text so far, and ends nothing itself."""
+
+    def __init__(
+        self, watch: Watch, tokenizer: PreTrainedTokenizerBase, prompt: list[int], config: GenerationConfig, start: int
+    ) -> None:
+        self.watch, self.tokenizer, self.prompt, self.config, self.start = watch, tokenizer, prompt, config, start
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        text = ""
+        if len(input_ids) == 1:  # neither other prompts nor beams
+            ids = input_ids[0, self.start :].tolist()
+            text = to_completion(self.tokenizer, self.prompt, ids, self.config).text
+        self.watch(text)
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
 def _drops_rows(model: PreTrainedModel, config: GenerationConfig) -> bool:
     """Whether rows can leave a batch: no beams, no option that counts from its beginning, a cache of whole rows."""
     if config.num_beams > 1 or config.to_diff_dict().keys() - _ROW_BY_ROW or not config.use_cache:
@@ -219,7 +244,11 @@ def _drops_rows(model: PreTrainedModel, config: GenerationConfig) -> bool:
 
 
 def _complete(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], config: GenerationConfig
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    config: GenerationConfig,
+    watch: Watch | None,
 ) -> list[list[int]]:
     """The ids that each prompt is continued with, through its stop token; padding may follow."""
     width = max(map(len, prompts))
@@ -229,8 +258,11 @@ def _complete(
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, width - len(prompt) :] = 1
     ids, mask = ids.to(model.device), mask.to(model.device)
+    watched = [_Watched(watch, tokenizer, prompts[0], config, width)] if watch is not None else []
     if not _drops_rows(model, config):
-        return model.generate(input_ids=ids, attention_mask=mask, tokenizer=tokenizer)[:, width:].tolist()
+        criteria = StoppingCriteriaList(watched)
+        made = model.generate(input_ids=ids, attention_mask=mask, tokenizer=tokenizer, stopping_criteria=criteria)
+        return made[:, width:].tolist()
 
     stop_ids = torch.tensor(sorted(config.eos_token_id), device=ids.device)
     done: dict[int, list[int]] = {}
@@ -246,7 +278,9 @@ def _complete(
             input_ids=ids,
             attention_mask=mask,
             max_new_tokens=config.max_new_tokens - (start - width),
-            stopping_criteria=StoppingCriteriaList([_QuarterFinished(start, config.eos_token_id, ids.device)]),
+            stopping_criteria=StoppingCriteriaList(
+                [*watched, _QuarterFinished(start, config.eos_token_id, ids.device)]
+            ),
             **{CACHE: cache},  # holds all but the last token of each row
         )
         full = ids.shape[1] - width >= config.max_new_tokens

@@ -14,7 +14,7 @@ from typing import Any
 
 from dialogsum_sft import InputError
 from dialogsum_sft.data.encoding import Prompt
-from dialogsum_sft.generation.engine import Completion, System, to_completion
+from dialogsum_sft.generation.engine import Completion, System, Watch, to_completion
 from dialogsum_sft.hardware import resolve_dtype
 from dialogsum_sft.modeling import EMBEDDED, embedded_model
 
@@ -76,7 +76,12 @@ class VllmEngine:
         return self._max_length or int(self.llm.llm_engine.model_config.max_model_len)
 
     def complete(
-        self, prompts: Sequence[Prompt], *, adapter: bool, seeds: Sequence[int] | None = None
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        adapter: bool,
+        seeds: Sequence[int] | None = None,
+        watch: Watch | None = None,
     ) -> Iterator[list[tuple[int, Completion]]]:
         ids = [prompt.ids for prompt in prompts]
         path = self.adapter_path if adapter else None

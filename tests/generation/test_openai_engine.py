@@ -1,5 +1,6 @@
 """Requests to an OpenAI-compatible endpoint and its faults, with a server in this process."""
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -293,3 +294,38 @@ def test_options_are_renamed_for_the_protocol() -> None:
 def test_options_unknown_to_the_protocol_are_refused() -> None:
     with pytest.raises(InputError, match="has no num_beams, top_k;"):
         request_fields(9, {"num_beams": 4, "top_k": 10})
+
+
+def streamed(*texts: str) -> str:
+    events = [{"choices": [{"delta": {"content": text}, "finish_reason": None}]} for text in texts]
+    events += [{"choices": [{"delta": {}, "finish_reason": "stop"}]}]
+    events += [{"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 3}}]
+    return "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
+
+
+def test_the_answer_to_one_dialogue_that_is_watched_is_a_stream(server: Server) -> None:
+    server.script = lambda content, number: (200, streamed("They ", "greet."), {"Content-Type": "text/event-stream"})
+    seen: list[str] = []
+    assert complete(server, chats=CHATS[:1], watch=seen.append) == {0: Completion("They greet.", 7, 3, "stop")}
+    assert "They greet." in seen
+    assert server.bodies[0]["stream"] is True
+    assert server.bodies[0]["stream_options"] == {"include_usage": True}
+
+
+def test_an_endpoint_without_streams_is_watched_too(server: Server) -> None:
+    refusal = {"error": {"message": "Unrecognized request argument supplied: stream_options"}}
+    server.script = lambda content, number: (400, refusal, {}) if number == 1 else None
+    assert complete(server, chats=CHATS[:1], watch=lambda text: None) == {0: ALL[0]}
+    assert "stream_options" not in server.bodies[1]
+
+
+def test_what_a_watch_raises_closes_the_connection(server: Server) -> None:
+    server.script = lambda content, number: "hang"
+
+    def stop(text: str) -> None:
+        raise KeyError
+
+    start = time.monotonic()
+    with pytest.raises(KeyError):
+        complete(server, chats=CHATS[:1], watch=stop)
+    assert time.monotonic() - start < 3

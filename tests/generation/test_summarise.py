@@ -8,7 +8,7 @@ from typing import Any
 from dialogsum_sft import InputError
 from dialogsum_sft.arguments import GenerationArguments
 from dialogsum_sft.data.encoding import Prompt
-from dialogsum_sft.generation.engine import Completion, System, max_prompt_tokens
+from dialogsum_sft.generation.engine import Completion, System, Watch, max_prompt_tokens
 from dialogsum_sft.generation.journal import Journal
 from dialogsum_sft.generation.summarise import open_engine, prediction, share, summarise
 
@@ -31,7 +31,12 @@ class ReversingEngine:
         self.completed: list[str] = []
 
     def complete(
-        self, prompts: Sequence[Prompt], *, adapter: bool, seeds: Sequence[int] | None = None
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        adapter: bool,
+        seeds: Sequence[int] | None = None,
+        watch: Watch | None = None,
     ) -> Iterator[list[tuple[int, Completion]]]:
         order = list(range(len(prompts)))[::-1]
         for start in range(0, len(order), 2):

@@ -308,3 +308,46 @@ def test_what_generate_takes_is_left_as_it_is(
     before = config.to_dict()
     try_options(chatml_tokenizer, config, kwargs)
     assert config.to_dict() == before
+
+
+def test_a_watch_gets_the_text_so_far_and_ends_the_generation_by_what_it_raises(
+    model: LlamaForCausalLM, chatml_tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]]
+) -> None:
+    config = generation_config(chatml_tokenizer, frozenset({-1}), 6)
+    seen: list[str] = []
+    (completion,) = generate(model, chatml_tokenizer, prompts[:1], config, watch=seen.append).values()
+    assert completion == generate(model, chatml_tokenizer, prompts[:1], config)[0]
+    assert len(seen) == 6
+    assert seen[-1] == completion.text
+    assert all(completion.text.startswith(text.rstrip("\ufffd")) for text in seen)
+
+    def stop(text: str) -> None:
+        seen.append(text)
+        raise KeyError
+
+    seen.clear()
+    with pytest.raises(KeyError):
+        generate(model, chatml_tokenizer, prompts[:1], config, watch=stop)
+    assert len(seen) == 1
+    assert model.generation_config is not config
+
+
+def test_a_watch_of_several_prompts_or_beams_gets_no_text(
+    model: LlamaForCausalLM, chatml_tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]]
+) -> None:
+    seen: list[str] = []
+    generate(
+        model,
+        chatml_tokenizer,
+        prompts[:2],
+        generation_config(chatml_tokenizer, frozenset({-1}), 3),
+        watch=seen.append,
+    )
+    generate(
+        model,
+        chatml_tokenizer,
+        prompts[:1],
+        generation_config(chatml_tokenizer, frozenset({-1}), 3, num_beams=2),
+        watch=seen.append,
+    )
+    assert set(seen) == {""}
