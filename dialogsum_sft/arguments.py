@@ -307,6 +307,19 @@ class LabelArguments(InputArguments):
 
 
 @dataclass
+class DemoArguments(InputArguments):
+    """Options of recipes/demo.py alone."""
+
+    dataset_name: str | None = HfArg(
+        default="sample", help="Where there are no files: the dataset with the dialogues to choose from."
+    )
+    port: int = HfArg(default=7860, help="Port of the page at 127.0.0.1; 0: any free one.")
+    max_characters: int = HfArg(default=60_000, help="Longest dialogue that the page takes.")
+    max_waiting: int = HfArg(default=8, help="How many requests may wait while another is served.")
+    max_per_minute: int = HfArg(default=20, help="How many requests the page takes in a minute.")
+
+
+@dataclass
 class MergeArguments:
     """Options of recipes/merge.py, which needs none of ModelConfig's: nothing is quantised or trained there."""
 

@@ -17,6 +17,7 @@ VERBS = {
     "benchmark": ("benchmark", "speed and memory on this machine"),
     "summarize": ("summarize", "summarise files, folders or standard input"),
     "label": ("label", "dialogues without summaries to training data, by a model"),
+    "demo": ("demo", "a page in the browser: base and tuned side by side"),
 }
 SHELLS = ("bash", "zsh", "fish")
 _HELP = """usage: dialogsum-sft VERB [options]

@@ -5,6 +5,7 @@ import os
 import select
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +42,22 @@ class Browser:
         os.close(theirs_out)
         self._buffer = b""
         self._number = 0
-        self._session: str | None = None
+        self.tab: str | None = None
         self.events: list[dict[str, Any]] = []
+        self.tab = self.new_tab()
+
+    def new_tab(self) -> str:
+        """Open a tab and go to it; set `tab` to what this returns to come back."""
+        self.tab = None
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self.tab = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
         self.call("Emulation.setFocusEmulationEnabled", enabled=True)
+        return self.tab
 
     def close(self) -> None:
-        self._session = None
+        self.tab = None
         self.call("Browser.close")
         self._process.wait(30)
         os.close(self._read)
@@ -67,17 +74,17 @@ class Browser:
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         self._number += 1
         command = {"id": self._number, "method": method, "params": params}
-        if self._session is not None:
-            command["sessionId"] = self._session
+        if self.tab is not None:
+            command["sessionId"] = self.tab
         os.write(self._write, json.dumps(command).encode() + b"\0")
         while (message := self._message()).get("id") != self._number:
             self.events.append(message)
         assert "error" not in message, message
         return message["result"]
 
-    def open(self, path: Path, fragment: str = "") -> None:
+    def open(self, page: Path | str, fragment: str = "") -> None:
         # By way of a blank page, because another fragment of the same file would not load it again.
-        for url in ("about:blank", path.as_uri() + fragment):
+        for url in ("about:blank", (page.as_uri() if isinstance(page, Path) else page) + fragment):
             self.events.clear()
             self.call("Page.navigate", url=url)
             while not any(event["method"] == "Page.loadEventFired" for event in self.events):
@@ -87,6 +94,13 @@ class Browser:
         answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
+
+    def wait_for(self, script: str, seconds: float = 20.0) -> None:
+        """Wait until a script is true."""
+        end = time.monotonic() + seconds
+        while self.run(f"!!({script})") is not True:
+            assert time.monotonic() < end, f"not true within {seconds:g} s: {script}"
+            time.sleep(0.03)
 
     def press(self, *keys: str) -> None:
         for key in keys:

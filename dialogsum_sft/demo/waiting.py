@@ -1,0 +1,47 @@
+"""Requests of the page, served one at a time in their order, up to a number in a minute."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from dialogsum_sft import InputError
+
+
+class Waiting:
+    """The requests that are being served or wait: at most `max_waiting` behind the first.
+
+    `clock` returns seconds. Threads may share it.
+    """
+
+    def __init__(self, max_waiting: int, max_per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.max_waiting, self.max_per_minute, self._clock = max_waiting, max_per_minute, clock
+        self._lock = threading.Lock()
+        self._line: list[object] = []
+        self._times: deque[float] = deque()
+
+    def enter(self) -> object:
+        """A ticket at the end of the line. Raises InputError where the line is full, or the minute's requests are
+        used up.
+        """
+        with self._lock:
+            now = self._clock()
+            while self._times and self._times[0] <= now - 60:
+                self._times.popleft()
+            if len(self._times) >= self.max_per_minute:
+                wait = self._times[0] + 60 - now
+                raise InputError(f"{self.max_per_minute} requests in a minute are enough: try again in {wait:.0f} s")
+            if len(self._line) > self.max_waiting:
+                raise InputError(f"{self.max_waiting} requests are waiting already: try again later")
+            self._times.append(now)
+            self._line.append(ticket := object())
+            return ticket
+
+    def ahead(self, ticket: object) -> int:
+        """How many requests are served before this one; with 0 it is its turn."""
+        with self._lock:
+            return self._line.index(ticket)
+
+    def leave(self, ticket: object) -> None:
+        with self._lock:
+            self._line.remove(ticket)
