@@ -192,9 +192,7 @@ def render_turns(turns: Sequence[TurnRead] | None) -> str:
 
 
 def _render(name: str, **values: Any) -> str:
-    """Templates of Gradio's own are read in what it shows: their marks are written as entities."""
-    text = _templates().get_template(name).render(values)
-    return text.replace("{", "&#123;").replace("}", "&#125;").replace("$", "&#36;").replace("`", "&#96;")
+    return _templates().get_template(name).render(values)
 
 
 @functools.cache

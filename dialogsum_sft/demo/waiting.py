@@ -30,9 +30,11 @@ class Waiting:
                 self._times.popleft()
             if len(self._times) >= self.max_per_minute:
                 wait = self._times[0] + 60 - now
-                raise InputError(f"{self.max_per_minute} requests in a minute are enough: try again in {wait:.0f} s")
+                number = f"{self.max_per_minute} request{'s' * (self.max_per_minute != 1)}"
+                raise InputError(f"{number} in a minute are the limit: try again in {wait:.0f} s.")
             if len(self._line) > self.max_waiting:
-                raise InputError(f"{self.max_waiting} requests are waiting already: try again later")
+                number = "1 request waits" if self.max_waiting == 1 else f"{self.max_waiting} requests wait"
+                raise InputError(f"{number} already: try again later.")
             self._times.append(now)
             self._line.append(ticket := object())
             return ticket
