@@ -30,9 +30,9 @@ def main() -> None:
     model_args, dialogue_args, args = parse(
         (ModelConfig, DialogueArguments, DemoArguments), defaults=use_defaults, positional="input_files"
     )
-    page = load_page()
     if args.engine == "vllm":
         raise InputError("--engine vllm writes no text as it is made: start `vllm serve`, and give --engine openai")
+    page = load_page()
 
     # 2. Model
     summarizer = Summarizer(model_args, dialogue_args, args)

@@ -41,7 +41,6 @@ def test_without_gradio_it_names_the_extra(
 
 
 def test_vllm_is_refused(recipe: Recipe, capsys: pytest.CaptureFixture[str], tiny_folder: Path) -> None:
-    pytest.importorskip("gradio", reason="gradio is not installed")
     line = refused(recipe, capsys, f"--model_name_or_path={tiny_folder}", "--engine=vllm")
     assert "start `vllm serve`, and give --engine openai" in line
 
