@@ -88,7 +88,7 @@ class Answers:
     ) -> None:
         self.summarizer, self.systems, self.waiting, self.max_characters = summarizer, systems, waiting, max_characters
         self.rows = {row["dialogue"]: row for row in rows}
-        self._worker = ThreadPoolExecutor(1)
+        self._worker, self._closed = ThreadPoolExecutor(1), threading.Event()
 
     def stream(self, text: str, references: str, stopped: threading.Event) -> Iterator[Answer]:
         """Yield what is to be shown, whenever it changes, until the summaries are written or `stopped` is set.
@@ -108,7 +108,7 @@ class Answers:
                 others = "1 request is" if ahead == 1 else f"{ahead} requests are"
                 answer.status = f"In the queue: {others} served before this one."
                 yield answer
-                if stopped.wait(0.25):
+                if stopped.wait(0.25) or self._closed.is_set():
                     yield Answer("Stopped before it began.")
                     return
             answer.status = "Writing …"
@@ -116,7 +116,7 @@ class Answers:
             answer.turns = turns_read(self._as_given(row), prompt)
             for column in answer.columns:
                 yield from self._write(answer, column, row, prompt, wanted, stopped)
-                if stopped.is_set():
+                if column.state == "stopped":
                     break
             states = {column.state for column in answer.columns}
             seconds = sum(column.seconds for column in answer.columns)
@@ -163,7 +163,7 @@ class Answers:
         stopped: threading.Event,
     ) -> Iterator[Answer]:
         def watch(text: str) -> None:
-            if stopped.is_set():
+            if stopped.is_set() or self._closed.is_set():
                 raise _Stopped
             column.text = text or column.text
 
@@ -186,6 +186,8 @@ class Answers:
         yield answer
 
     def close(self) -> None:
+        """End what is being written."""
+        self._closed.set()
         self._worker.shutdown(wait=False, cancel_futures=True)
 
 

@@ -89,13 +89,38 @@ def test_a_stop_ends_the_generation_and_keeps_the_text(
     assert answers.waiting.ahead(answers.waiting.enter()) == 0
 
 
-def test_a_page_that_is_gone_ends_its_generation(summarizer: Summarizer) -> None:
-    answers = make(summarizer)
-    stream = answers.stream(TEXT, "", stopped := threading.Event())
+def test_a_page_that_is_gone_ends_its_generation(summarizer: Summarizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers, stopped, write = make(summarizer), threading.Event(), summarizer.write
+    monkeypatch.setattr(  # the second token comes when the page is gone
+        summarizer,
+        "write",
+        lambda row, prompt, watch, base: write(row, prompt, lambda t: (watch(t), stopped.wait())[0], base=base),
+    )
+    stream = answers.stream(TEXT, "", stopped)
     next(stream)
     stream.close()  # type: ignore[attr-defined]
     assert stopped.is_set()
     assert answers.waiting.ahead(answers.waiting.enter()) == 0
+
+
+def test_the_end_of_the_program_ends_what_is_being_written(
+    summarizer: Summarizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = make(summarizer)
+    write, calls = summarizer.write, []
+
+    def closing(row: Any, prompt: Any, watch: Any, base: bool) -> Any:
+        def watched(text: str) -> None:
+            calls.append(text)
+            watch(text)
+            answers.close()
+
+        return write(row, prompt, watched, base=base)
+
+    monkeypatch.setattr(summarizer, "write", closing)
+    shown = last(answers, TEXT)
+    assert len(calls) == 2
+    assert [column.state for column in shown.columns] == ["stopped", ""]
 
 
 def test_a_request_waits_for_those_before_it_and_can_be_stopped_there(summarizer: Summarizer) -> None:
