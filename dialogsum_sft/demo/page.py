@@ -4,6 +4,7 @@ import contextlib
 import errno
 import functools
 import itertools
+import logging
 import re
 import socket
 import threading
@@ -135,14 +136,17 @@ def serve(application: FastAPI, port: int, announce: Any) -> None:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((HOST, port))
+        listener.listen()  # from now on a browser waits instead of failing
     except (OSError, OverflowError) as error:
         in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
         reason = "another program has it" if in_use else str(error)
         raise InputError(f"--port {port}: {reason}: give another, or 0 for any free one") from error
-    config = uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=1))
+    # Pages that are open have requests that never end, of which uvicorn would tell with a traceback for each.
+    logging.getLogger("uvicorn.error").addFilter(lambda record: not server.should_exit)
     announce(f"http://{HOST}:{listener.getsockname()[1]}")
     with listener, contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listener])
+        server.run(sockets=[listener])
 
 
 class _Closed:
