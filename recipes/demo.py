@@ -4,7 +4,7 @@
     python recipes/demo.py chats/*.txt --adapter_path runs/quickstart/adapter --port 8000
     python recipes/demo.py --engine openai --base_url http://localhost:8000/v1 --served_model_name ...
 
-Only this machine can open it. Needs gradio: pip install 'dialogsum-sft[demo]'
+Only this machine can open it. Needs gradio: pip install gradio
 """
 
 import sys
@@ -33,6 +33,8 @@ def main() -> None:
     if args.engine == "vllm":
         raise InputError("--engine vllm writes no text as it is made: start `vllm serve`, and give --engine openai")
     page = load_page()
+    if args.long != "shorten":
+        raise InputError(f"--long {args.long}: the page shows one call for each dialogue; summarize takes it")
 
     # 2. Model
     summarizer = Summarizer(model_args, dialogue_args, args)

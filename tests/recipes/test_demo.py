@@ -29,7 +29,7 @@ def refused(recipe: Recipe, capsys: pytest.CaptureFixture[str], *args: Any) -> s
     return line
 
 
-def test_without_gradio_it_names_the_extra(
+def test_without_gradio_it_says_how_to_install_it(
     recipe: Recipe, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find = importlib.util.find_spec
@@ -37,12 +37,18 @@ def test_without_gradio_it_names_the_extra(
         importlib.util, "find_spec", lambda name, *more: None if name == "gradio" else find(name, *more)
     )
     line = refused(recipe, capsys, *ENDPOINT)
-    assert line == "error: the page needs gradio: pip install 'dialogsum-sft[demo]'"
+    assert line == "error: the page needs gradio: pip install gradio"
 
 
 def test_vllm_is_refused(recipe: Recipe, capsys: pytest.CaptureFixture[str], tiny_folder: Path) -> None:
     line = refused(recipe, capsys, f"--model_name_or_path={tiny_folder}", "--engine=vllm")
     assert "start `vllm serve`, and give --engine openai" in line
+
+
+def test_windows_are_refused(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--long refine: the page shows one call for each dialogue" in refused(
+        recipe, capsys, *ENDPOINT, "--long=refine", "--max_length=512"
+    )
 
 
 @pytest.mark.slow
