@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
+from chromium import CHROMIUM, Browser
 from dialogsum_sft.labelling.labels import SET_ASIDE, Decision
 from dialogsum_sft.labelling.sheet import read_sheet, write_sheet
-from report.chromium import CHROMIUM, Browser
 
 import pytest
 from made_labels import label

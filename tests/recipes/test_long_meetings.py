@@ -197,7 +197,7 @@ def test_a_meeting_of_60000_characters_both_ways(
     assert (shorten["calls"], shorten["turns_seen"] < 0.2, shorten["tokens_seen"] < 0.2) == (1, True, True)
     assert (reduced["turns_seen"], reduced["tokens_seen"], reduced["dropped_turns"]) == (1.0, 1.0, 0)
     assert reduced["windows"] >= len(chatml_tokenizer(text)["input_ids"]) / 2000
-    journal = (tmp_path / ".map_reduce.jsonl.journal" / "predictions.partial.jsonl").read_text(encoding="utf-8")
+    journal = (tmp_path / ".map_reduce.jsonl.journal" / "predictions.partial.1.jsonl").read_text(encoding="utf-8")
     ids = [json.loads(line)["id"] for line in journal.splitlines()[1:]]
     assert 0 < made < len(ids)
     assert len(ids) == len(set(ids)) <= reduced["calls"]  # the meeting repeats itself, and its windows may
@@ -205,7 +205,7 @@ def test_a_meeting_of_60000_characters_both_ways(
 
 def killed(command: list[str], folder: Path) -> int:
     """Kill a run when it has made two summaries of windows; returns how many are in its journal."""
-    journal = folder / ".map_reduce.jsonl.journal" / "predictions.partial.jsonl"
+    journal = folder / ".map_reduce.jsonl.journal" / "predictions.partial.1.jsonl"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     with subprocess.Popen([sys.executable, *command], env=environment, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
         while not journal.is_file() or journal.read_bytes().count(b"\n") < 3:

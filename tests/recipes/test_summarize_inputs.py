@@ -197,7 +197,7 @@ def test_an_endpoint_without_answers_is_one_line(
 ) -> None:
     """Nothing is kept without a file, and nothing says so."""
     client = openai_engine.Client
-    monkeypatch.setattr(openai_engine, "Client", lambda *args: client(*args[:-2], 2, 0.01))
+    monkeypatch.setattr(openai_engine, "Client", lambda *args: client(*args[:4], 2, 0.01))
     server.script = lambda content, number: "close" if status is None else (status, record, {})
     output = tmp_path / "out.txt"
     for args in ((), ("--output_file", output)):
