@@ -10,9 +10,7 @@ from pathlib import Path
 
 from dialogsum_sft import InputError, Stopped
 from dialogsum_sft.files import own_folder
-from dialogsum_sft.training.shards import Sharding
 
-from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 
@@ -50,7 +48,7 @@ def start_processes() -> int | None:
     except argparse.ArgumentError as error:
         raise InputError(str(error)) from error
     options = {name: value for name, value in vars(given).items() if value is not None}
-    command = ["--config_file", str(_find(options.pop("accelerate_config")))]
+    command = ["--config_file", str(config_path(options.pop("accelerate_config")))]
     if options.get("num_machines", 1) == 1:
         options.setdefault("main_process_port", 0)  # any free one: two runs on a machine do not meet
     for name, value in options.items():
@@ -67,41 +65,20 @@ def start_processes() -> int | None:
         raise InputError(f"{OPTION}: {error}") from error
 
 
-def sharding_of(accelerate_config: str | None, processes: int | None) -> Sharding:
-    """How a run by this accelerate config (a name or a path) would be shared; nothing is started.
-
-    `processes` takes the place of the config's number. Without a config each of them has a whole copy.
-
-    Raises InputError where the config cannot be read, or the number is not positive.
-    """
-    if processes is not None and processes < 1:
-        raise InputError(f"--processes {processes}: give 1 or more")
-    if accelerate_config is None:
-        return Sharding(None, processes or 1)
-    path = _find(accelerate_config)
-    try:
-        config = load_config_from_file(str(path))
-        kind, zero = str(getattr(config.distributed_type, "value", config.distributed_type)), config.deepspeed_config
-        number = processes or int(config.num_processes)
-    except Exception as error:  # wrong YAML, unknown keys and wrong types each have their own
-        raise InputError(f"{OPTION} {path}: {error}") from error
-    stage = int(zero.get("zero_stage", 2)) if kind == "DEEPSPEED" else 0
-    return Sharding("FSDP" if kind == "FSDP" else f"ZeRO-{stage}" if stage else None, number)
-
-
-def write_status(status: int) -> None:
-    """Tell the launcher, if it is ours, how this process ends: torch's launcher would make it 1."""
-    if folder := os.environ.get(STATUSES):
-        Path(folder, os.environ.get("RANK", "0")).write_text(str(status), encoding="utf-8")
-
-
-def _find(name: str) -> Path:
+def config_path(name: str) -> Path:
+    """The accelerate config of a name (a file in accelerate_configs/) or of a path. Raises InputError for neither."""
     folder = own_folder("accelerate_configs")
     for path in (Path(name), folder / f"{name}.yaml"):
         if path.is_file():
             return path
     known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
     raise InputError(f"{OPTION} {name}: there is no such file, and in {folder.name}/ are {known}")
+
+
+def write_status(status: int) -> None:
+    """Tell the launcher, if it is ours, how this process ends: torch's launcher would make it 1."""
+    if folder := os.environ.get(STATUSES):
+        Path(folder, os.environ.get("RANK", "0")).write_text(str(status), encoding="utf-8")
 
 
 def _launch(command: list[str]) -> int:

@@ -25,7 +25,7 @@ from dialogsum_sft.data.training_data import load_training_data
 from dialogsum_sft.data.transcripts import dialogue_of
 from dialogsum_sft.evaluation.tokenizers import lost_share, suggest_tokenizer
 from dialogsum_sft.hardware import Device, training_defaults
-from dialogsum_sft.launch import sharding_of
+from dialogsum_sft.launch import config_path
 from dialogsum_sft.modeling import load_config, load_generation_config, load_tokenizer, max_positions, public_name
 from dialogsum_sft.report.dataset_tables import (
     Split,
@@ -38,7 +38,7 @@ from dialogsum_sft.report.dataset_tables import (
 from dialogsum_sft.tables import Table
 from dialogsum_sft.training import memory
 from dialogsum_sft.training.activation_checkpointing import set_activation_checkpointing
-from dialogsum_sft.training.shards import Sharding
+from dialogsum_sft.training.shards import Sharding, sharding_of
 
 import numpy as np
 import torch
@@ -73,7 +73,8 @@ def main() -> None:
     )
     if inspect_args.output is not None and Path(inspect_args.output).suffix != ".html":
         raise InputError(f"--output {inspect_args.output}: give the name of an .html file")
-    sharding = sharding_of(inspect_args.accelerate_config, inspect_args.processes)
+    config = inspect_args.accelerate_config
+    sharding = sharding_of(config_path(config) if config else None, inspect_args.processes)
     script_args.dataset_streaming = False  # all rows are inspected
     refuses, data_args.allow_dropped_rows = not data_args.allow_dropped_rows, True  # dropped rows are shown
     console = Console(record=inspect_args.output is not None, highlight=False)

@@ -16,8 +16,12 @@ count. Activations and logits are those of the process's own rows, and are not s
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+
+from dialogsum_sft import InputError
 
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -39,6 +43,27 @@ class Sharding:
     def share(self, size: int) -> int:
         """The largest part of `size`, in its unit, that one process holds."""
         return math.ceil(size / self.processes)
+
+
+def sharding_of(accelerate_config: Path | None, processes: int | None) -> Sharding:
+    """How a run by this accelerate config would be shared; nothing is started.
+
+    `processes` takes the place of the config's number. Without a config each of them has a whole copy.
+
+    Raises InputError where the config cannot be read, or the number is not positive.
+    """
+    if processes is not None and processes < 1:
+        raise InputError(f"--processes {processes}: give 1 or more")
+    if accelerate_config is None:
+        return Sharding(None, processes or 1)
+    try:
+        config = load_config_from_file(str(accelerate_config))
+        kind, zero = str(getattr(config.distributed_type, "value", config.distributed_type)), config.deepspeed_config
+        number = processes or int(config.num_processes)
+    except Exception as error:  # wrong YAML, unknown keys and wrong types each have their own
+        raise InputError(f"--accelerate_config {accelerate_config}: {error}") from error
+    stage = int(zero.get("zero_stage", 2)) if kind == "DEEPSPEED" else 0
+    return Sharding("FSDP" if kind == "FSDP" else f"ZeRO-{stage}" if stage else None, number)
 
 
 def stored(sizes: dict[int, int], model: nn.Module, sharding: Sharding, half: torch.dtype | None) -> dict[int, int]:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from conftest import tiny_model
 from dialogsum_sft import InputError
-from dialogsum_sft.launch import sharding_of
+from dialogsum_sft.launch import config_path
 from dialogsum_sft.training import memory, shards
-from dialogsum_sft.training.shards import BUCKET, Sharding
+from dialogsum_sft.training.shards import BUCKET, Sharding, sharding_of
 from ranks import CONFIGS, ForkedSft
 from sft_runs import text_of
 
@@ -135,17 +135,18 @@ def test_zero3_keeps_no_more_than_its_limit_gathered(monkeypatch):
     ],
 )
 def test_sharding_of_an_accelerate_config(name, expected):
-    assert sharding_of(name, None) == sharding_of(str(CONFIGS / f"{name}.yaml"), None) == expected
-    assert sharding_of(name, 3) == Sharding(expected.backend, 3)
+    assert sharding_of(config_path(name), None) == expected
+    assert config_path(str(CONFIGS / f"{name}.yaml")) == config_path(name)
+    assert sharding_of(config_path(name), 3) == Sharding(expected.backend, 3)
 
 
 def test_sharding_without_a_config():
     assert sharding_of(None, None) == Sharding()
     assert sharding_of(None, 4) == Sharding(None, 4)
     with pytest.raises(InputError, match="--processes 0: give 1 or more"):
-        sharding_of("fsdp2", 0)
+        sharding_of(config_path("fsdp2"), 0)
     with pytest.raises(InputError, match="there is no such file, and in accelerate_configs/ are cpu, ddp"):
-        sharding_of("fsdp3", None)
+        config_path("fsdp3")
 
 
 @pytest.mark.parametrize("text", ["a: [", "- a\n", "distributed_type: FSDP\nnum_processes: many\n", "color: red\n"])
@@ -153,7 +154,7 @@ def test_a_config_that_cannot_be_read(tmp_path, text):
     path = tmp_path / "own.yaml"
     path.write_text(text)
     with pytest.raises(InputError, match="--accelerate_config .*own.yaml: "):
-        sharding_of(str(path), None)
+        sharding_of(path, None)
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +206,7 @@ def test_the_measured_peaks_of_two_ranks(measured_folder: Path, tmp_path: Path) 
             )
             model = memory.meta_model(LlamaConfig.from_pretrained(measured_folder), args, device="cpu")
             shape = {"rows": 1, "length": 256, "supervised": 40, "device": "cpu"}
-            found = memory.estimate(model, args, training, sharding=sharding_of(name, 2), **shape)
+            found = memory.estimate(model, args, training, sharding=sharding_of(config_path(name), 2), **shape)
             expected = found.total - found.overhead  # freed memory goes back to the system at once in these ranks
             for rank in (0, 1):
                 measured = json.loads(Path(f"{facts}{rank}").read_text())
