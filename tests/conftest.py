@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from chromium import CHROMIUM, Browser
 from dialogsum_sft.cli import run
 from dialogsum_sft.training.stopping import StopCallback
 from ranks import ForkedSft
@@ -166,6 +167,16 @@ def forked(tiny_folder: Path) -> Iterator[ForkedSft]:
     server = ForkedSft(tiny_folder)
     yield server
     server.close()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("no chromium is installed")
+    one = Browser(tmp_path_factory.mktemp("profile"))
+    one.look(1280, 900)
+    yield one
+    one.close()
 
 
 @pytest.fixture

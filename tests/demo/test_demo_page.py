@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from chromium import CHROMIUM, Browser
+from chromium import Browser
 from dialogsum_sft import Summarizer
 from dialogsum_sft.demo import load_page
 from dialogsum_sft.demo.answers import Answers
@@ -88,16 +88,6 @@ def held(tiny_folder: Path, whole_run: Callable[..., Path]) -> Held:
 def site(held: Held) -> Iterator[Site]:
     pytest.importorskip("gradio", reason="gradio is not installed")
     one = Site(held)
-    yield one
-    one.close()
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("no chromium is installed")
-    one = Browser(tmp_path_factory.mktemp("profile"))
-    one.look(1280, 900)
     yield one
     one.close()
 

@@ -1,10 +1,9 @@
 """sheet.html in headless Chromium: on a phone, decided, kept when closed, saved as a file that is taken in."""
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
-from chromium import CHROMIUM, Browser
+from chromium import Browser
 from dialogsum_sft.labelling.labels import SET_ASIDE, Decision
 from dialogsum_sft.labelling.sheet import read_sheet, write_sheet
 
@@ -12,15 +11,6 @@ import pytest
 from made_labels import label
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("no chromium is installed")
-    one = Browser(tmp_path_factory.mktemp("profile"))
-    yield one
-    one.close()
 
 
 CHECK = "document.querySelector(`article:nth-of-type({}) input[value='{}']`).click()"
@@ -50,6 +40,7 @@ def test_decisions_on_a_phone_are_taken_in(browser: Browser, tmp_path: Path) -> 
         "{const text = document.querySelectorAll('textarea')[2]; text.value = 'Two lines,\\nand a \"quote\".';"
         "text.dispatchEvent(new Event('input', {bubbles: true}))}"
     )
+    browser.run("new Promise(done => setTimeout(done, 300))")  # localStorage is written a moment later
     browser.open(page)
     assert (browser.run(COUNT), browser.run(SHOWN)) == ("4 of 4 decided", [False, False, True, False])
     browser.run("URL.createObjectURL = blob => { window.saved = blob; return '#'; }")

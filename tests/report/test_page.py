@@ -1,26 +1,17 @@
 """The page of the report in headless Chromium."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from chromium import Browser
 from dialogsum_sft.report import report
 
 import pytest
-from chromium import CHROMIUM, Browser
 from sample_runs import EVIL, Page, fine_tuned, make_run, planted, sample_rows, write_log, zero_shot
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("no chromium is installed")
-    one = Browser(tmp_path_factory.mktemp("profile"))
-    yield one
-    one.close()
 
 
 @pytest.fixture(scope="module")
