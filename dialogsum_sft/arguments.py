@@ -320,6 +320,35 @@ class DemoArguments(InputArguments):
 
 
 @dataclass
+class JudgeArguments:
+    """A judge of recipes/compare.py: a model behind an endpoint."""
+
+    judge_url: str | None = HfArg(
+        default=None,
+        help="Endpoint of a model that judges the summaries, up to /v1, or with /chat/completions. Its key is read "
+        "from OPENAI_API_KEY.",
+    )
+    judge_model: str | None = HfArg(default=None, help="Name of that model.")
+    judge_mode: str | None = HfArg(
+        default=None,
+        help="pairwise: each run against the first, both orders; single: faithfulness, completeness and conciseness "
+        "of each run, sentence by sentence; both. Default: pairwise, of one run single.",
+        metadata={"choices": ["pairwise", "single", "both"]},
+    )
+    judge_max_new_tokens: int = HfArg(default=1024, help="Longest answer of the judge, in tokens.")
+    judge_extra_body: str | None = HfArg(
+        default=None,
+        help='More fields of each request to the judge as JSON, such as {"reasoning_effort": "low"}; null leaves a '
+        'field out, as in {"temperature": null}.',
+    )
+    judge_concurrency: int = HfArg(default=8, help="How many requests run at the judge at once.")
+    judge_timeout: float = HfArg(default=120.0, help="Seconds that one request to the judge may take.")
+    max_requests: int | None = HfArg(
+        default=None, help="Stop after N requests to the judge with exit status 75; the same command goes on."
+    )
+
+
+@dataclass
 class MergeArguments:
     """Options of recipes/merge.py, which needs none of ModelConfig's: nothing is quantised or trained there."""
 

@@ -20,7 +20,7 @@ from dialogsum_sft.arguments import DialogueArguments, LabelArguments
 from dialogsum_sft.cli import parse, run
 from dialogsum_sft.data.inputs import open_inputs
 from dialogsum_sft.data.prompts import LABEL_INSTRUCTIONS
-from dialogsum_sft.labelling.cost import Cost, estimated, measured, new_completions
+from dialogsum_sft.generation.cost import estimated, measured, new_completions
 from dialogsum_sft.labelling.labels import (
     check_folder,
     counts_table,
@@ -70,7 +70,7 @@ def main() -> None:
     # 4. What is to be asked, and what it may cost
     before, notes = summarizer.kept(rows, state)
     number, most = estimated(before, args.num_candidates, args.max_new_tokens, args.max_requests)
-    note(*summarizer.notes, *inputs.notes, *notes, f"{len(rows)} dialogues; {cost_before(most)}")
+    note(*summarizer.notes, *inputs.notes, *notes, f"{len(rows)} dialogues; {most.before('summaries')}")
     note(f"answers are kept in {state} as they come: the same command goes on after an interruption")
 
     # 5. Summaries, judged as they come
@@ -87,7 +87,7 @@ def main() -> None:
     read |= {"repeated": len(inputs.rows) - len(rows), "left": len(rows) - number}
     write_labels(folder, labels)
     counts = write(folder, about | {"inputs": read, "versions": versions(), "git_revision": git_revision()})
-    note(f"this run took {cost_after(measured(new_completions(before, after)))}; all of it {cost_after(total)}")
+    note(f"this run took {measured(new_completions(before, after)).after()}; all of it {total.after()}")
     if number < len(rows):
         left = f"stopped after --max_requests {args.max_requests}; {len(rows) - number} dialogues are left"
         raise Stopped(f"{left}: the same command goes on with them", status=75)
@@ -130,19 +130,6 @@ def accept(folder: Path, sheet: Path) -> None:
 def record_of(folder: Path) -> dict[str, Any]:
     path = folder / "label.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def cost_before(most: Cost) -> str:
-    how = "estimated from their characters" if most.from_characters else "counted"
-    return (
-        f"{most.requests:,} requests: {most.prompt_tokens:,} tokens of prompts ({how}) and at most "
-        f"{most.completion_tokens:,} of summaries"
-    )
-
-
-def cost_after(cost: Cost) -> str:
-    unknown = f" ({cost.uncounted:,} requests without a count)" if cost.uncounted else ""
-    return f"{cost.requests:,} requests: {cost.prompt_tokens:,} + {cost.completion_tokens:,} tokens{unknown}"
 
 
 def end(folder: Path, counts: dict[str, Any], faults: list[str]) -> None:

@@ -97,6 +97,18 @@ _PREAMBLES = [
 ]
 _FENCE = re.compile(r"(?:```|~~~)[ \t]*(?:[\w-]*[ \t]*\n)?")
 
+# How an answer begins that is a refusal.
+_REFUSAL = re.compile(
+    r"(?:i['’]?m (?:really |very |so )?sorry|i am sorry|sorry\b|i apologi[sz]e|my apologies"
+    r"|(?:unfortunately,? )?i (?:can(?:no|['’])t|can not|won['’]t|will not)"
+    r"|(?:unfortunately,? )?i(?:['’]m| am) (?:unable|not (?:able|comfortable))"
+    r"|as an? (?:ai|artificial|language model|large language)"
+    r"|es tut mir leid|ich kann (?:leider )?(?:nicht|kein|dies)|als ki\b|als sprachmodell"
+    r"|(?:je suis )?désolé|je ne peux pas|en tant qu['’]ia|lo siento|no puedo|como (?:una )?ia\b|mi dispiace|non posso"
+    r"|desculpe|não posso|het spijt me|ik kan (?:niet|geen)|抱歉|很抱歉|对不起|對不起|我无法|我不能|作为(?:一个)?ai"
+    r"|申し訳|죄송)",
+    re.IGNORECASE,
+)
 # What engines and servers call a summary that was cut off at the limit of tokens, in lower case.
 _CUT_OFF = {"length", "model_length", "max_length"}
 _CUT_OFF |= {"max_tokens", "max_new_tokens", "max_output_tokens", "max_completion_tokens"}
@@ -226,3 +238,8 @@ def is_unfinished(row: Mapping[str, Any]) -> bool:
 def is_cut_off(finish_reason: object) -> bool:
     """Whether a finish reason, of any engine or server, means that the limit of tokens was reached."""
     return isinstance(finish_reason, str) and finish_reason.lower().removeprefix("finish_reason_") in _CUT_OFF
+
+
+def is_refusal(text: str) -> bool:
+    """Whether an answer begins as models refuse, in any of ten languages."""
+    return bool(_REFUSAL.match(text))

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +10,7 @@ from typing import Any
 
 from dialogsum_sft import InputError, files
 from dialogsum_sft.arguments import DialogueArguments, LabelArguments
-from dialogsum_sft.data.answers import is_cut_off, without_preamble
+from dialogsum_sft.data.answers import is_cut_off, is_refusal, without_preamble
 from dialogsum_sft.data.columns import Columns
 from dialogsum_sft.data.counts import Counts
 from dialogsum_sft.data.dialogue import Dialogue
@@ -25,18 +24,6 @@ DECISIONS = ("accepted", "corrected", "rejected")
 # Written by recipes/label.py, in the order in which the README names them.
 OUTPUTS = ("train.jsonl", "validation.jsonl", "set_aside.jsonl", "sheet.csv", "sheet.html", "label.json")
 _STATE, _LABELS, _DECISIONS = ".label", "labels.jsonl", "decisions.jsonl"
-
-_REFUSAL = re.compile(
-    r"(?:i['’]?m (?:really |very |so )?sorry|i am sorry|sorry\b|i apologi[sz]e|my apologies"
-    r"|(?:unfortunately,? )?i (?:can(?:no|['’])t|can not|won['’]t|will not)"
-    r"|(?:unfortunately,? )?i(?:['’]m| am) (?:unable|not (?:able|comfortable))"
-    r"|as an? (?:ai|artificial|language model|large language)"
-    r"|es tut mir leid|ich kann (?:leider )?(?:nicht|kein|dies)|als ki\b|als sprachmodell"
-    r"|(?:je suis )?désolé|je ne peux pas|en tant qu['’]ia|lo siento|no puedo|como (?:una )?ia\b|mi dispiace|non posso"
-    r"|desculpe|não posso|het spijt me|ik kan (?:niet|geen)|抱歉|很抱歉|对不起|對不起|我无法|我不能|作为(?:一个)?ai"
-    r"|申し訳|죄송)",
-    re.IGNORECASE,
-)
 
 
 @dataclass
@@ -115,7 +102,7 @@ def _judgement(text: str, summary: Mapping[str, Any]) -> tuple[str, str | None, 
         return DROPPED, name, detail.strip() or None
     if not text:
         return DROPPED, "empty answer", None
-    if _REFUSAL.match(text):
+    if is_refusal(text):
         return DROPPED, "refusal", text[:200]
     unsupported = {kind: texts for kind in ("names", "numbers") if (texts := summary[f"unsupported_{kind}"])}
     if unsupported:

@@ -24,6 +24,7 @@ from dialogsum_sft.evaluation.significance import Comparison
 from dialogsum_sft.evaluation.tokenizers import words
 from dialogsum_sft.report import charts
 from dialogsum_sft.report.summary import reference_flags
+from dialogsum_sft.tables import Table
 
 import jinja2
 from markupsafe import Markup
@@ -63,6 +64,7 @@ def write_report(
     runs: Sequence[Run],
     *,
     training_log: Path | None = None,
+    judged: Sequence[Table] = (),
     title: str,
     seed: int = 42,
     resamples: int = 10_000,
@@ -70,7 +72,8 @@ def write_report(
     """Write one HTML file for `runs`; returns the paired tests, those of `compare_runs`.
 
     The first run provides the baselines and the human ceiling, and all others are compared with it. `training_log` is
-    a `training.jsonl`; where it is None or not a file, the page has no training curves. `seed` and `resamples` are of
+    a `training.jsonl`; where it is None or not a file, the page has no training curves. `judged` are the tables of a
+    judge. `seed` and `resamples` are of
     the paired tests.
 
     Raises InputError unless all runs have the same dialogues, references and protocol, or for a broken log.
@@ -114,6 +117,7 @@ def write_report(
             for kind, name in HEADLINE.items()
         ],
         training=charts.training(curves),
+        judged=judged,
         histograms=[
             charts.histograms("ROUGE-1 of each dialogue", "ROUGE-1", [run.scores["rouge1"] for run in runs]),
             charts.histograms("Length of each summary", "words", lengths, [len(words(text)) for text in references]),

@@ -22,6 +22,7 @@ OURS = {
     "merge": (arguments.MergeArguments,),
     "summarize": (arguments.DialogueArguments, arguments.SummarizeArguments),
     "label": (arguments.DialogueArguments, arguments.LabelArguments),
+    "compare": (arguments.JudgeArguments,),
     "demo": (arguments.DialogueArguments, arguments.DemoArguments),
 }
 # Options of other programs, which messages, docstrings or the code name.

@@ -1,9 +1,9 @@
-"""The cost of labelling in tokens."""
+"""The cost of requests in tokens."""
 
 from dialogsum_sft import InputError
 from dialogsum_sft.data.encoding import Prompt
+from dialogsum_sft.generation.cost import Cost, estimated, measured, new_completions
 from dialogsum_sft.generation.engine import Completion
-from dialogsum_sft.labelling.cost import Cost, estimated, measured, new_completions
 
 import pytest
 

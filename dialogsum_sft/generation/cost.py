@@ -1,4 +1,4 @@
-"""What labelling costs in tokens: estimated before, measured after."""
+"""What requests to a model cost in tokens: estimated before, measured after."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -26,6 +26,18 @@ class Cost:
 
     def record(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if name != "from_characters"}
+
+    def before(self, answers: str) -> str:
+        """What an estimate says; `answers` is what the model writes, such as summaries."""
+        how = "estimated from their characters" if self.from_characters else "counted"
+        return (
+            f"{self.requests:,} requests: {self.prompt_tokens:,} tokens of prompts ({how}) and at most "
+            f"{self.completion_tokens:,} of {answers}"
+        )
+
+    def after(self) -> str:
+        unknown = f" ({self.uncounted:,} requests without a count)" if self.uncounted else ""
+        return f"{self.requests:,} requests: {self.prompt_tokens:,} + {self.completion_tokens:,} tokens{unknown}"
 
 
 def estimated(kept: Kept, num_candidates: int, max_new_tokens: int, max_requests: int | None) -> tuple[int, Cost]:
