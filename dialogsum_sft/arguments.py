@@ -229,6 +229,23 @@ class EvalArguments(GenerationArguments):
     bertscore_layer: int | None = HfArg(
         default=None, help="Its layer to compare. Default: 17 of 24 layers, and in proportion for other depths."
     )
+    likelihood_model: str | None = HfArg(
+        default=None,
+        help="Model that says how likely each summary is given its dialogue, without references: a hub id, a folder, "
+        "or 'embedded'. Default: none, or the base of --likelihood_adapter.",
+    )
+    likelihood_adapter: str | None = HfArg(
+        default=None, help="Its adapter: adapter/ of a run of recipes/sft.py, whose prompt and lengths are used."
+    )
+    likelihood_revision: str | None = HfArg(default=None, help="Commit, tag or branch of that model on the hub.")
+    likelihood_dtype: str | None = HfArg(
+        default=None,
+        help="Dtype of its weights. Default: that of its training, else by the hardware.",
+        metadata={"choices": ["bfloat16", "float16", "float32"]},
+    )
+    likelihood_load_in_4bit: bool | None = HfArg(
+        default=None, help="Quantise it to 4 bits. Default: as in its training."
+    )
 
 
 @dataclass

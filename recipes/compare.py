@@ -22,7 +22,7 @@ from dialogsum_sft.evaluation.runs import Run, read_run
 from dialogsum_sft.judge import Judge, check_judge
 from dialogsum_sft.report.judge_tables import judge_tables
 from dialogsum_sft.report.report import write_report
-from dialogsum_sft.report.summary import diagnostics_table, dialogue_panel, difference_table, score_table
+from dialogsum_sft.report.summary import dialogue_panel, difference_table, tables
 from dialogsum_sft.tables import Table
 
 from rich.console import Console
@@ -67,18 +67,16 @@ def main() -> None:
     differences = write_report(page, runs, judged=judged, title=title, seed=args.seed, resamples=args.resamples)
 
     # 4. Print the tables, and the dialogues that differ most
-    tables = [score_table(runs), diagnostics_table(runs)]
-    tables += [difference_table(runs, differences, args.resamples)] if differences else []
-    tables += judged
+    printed = [*tables(runs), *([difference_table(runs, differences, args.resamples)] if differences else []), *judged]
     if args.format != "text":
-        print("\n\n".join(table.markdown() if args.format == "markdown" else table.latex() for table in tables))
+        print("\n\n".join(table.markdown() if args.format == "markdown" else table.latex() for table in printed))
         return
     console = Console(highlight=False)
     console.width = min(console.width, 100)
     for other in runs[1:]:
         for index in most_different(runs[0], other, args.num_examples):
             console.print(dialogue_panel([runs[0], other], index, with_scores=True))
-    console.print(*tables, sep="\n")
+    console.print(*printed, sep="\n")
     console.print(Text(f"{page}: scores, charts and every dialogue"), soft_wrap=True)
 
 

@@ -13,10 +13,12 @@ into the model card of the adapter. An interrupted evaluation is continued when 
     python recipes/eval.py --engine vllm --adapter_path ...
     python recipes/eval.py --engine openai --base_url http://localhost:8000/v1 --served_model_name ... --dataset_name D
     python recipes/eval.py --predictions_file bart.txt --dataset_name knkarthick/dialogsum    # no model
+    python recipes/eval.py --predictions_file bart.txt ... --likelihood_model Qwen/Qwen3-1.7B    # how likely they are
 """
 
 import time
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +39,18 @@ from dialogsum_sft.evaluation.matching import match_examples
 from dialogsum_sft.evaluation.prediction_columns import read_predictions
 from dialogsum_sft.evaluation.predictions import own_references
 from dialogsum_sft.evaluation.runs import Run, finished_run, name_of_file, score_run
-from dialogsum_sft.evaluation.tokenizers import suggest_tokenizer
+from dialogsum_sft.evaluation.tokenizers import tokenizer_warnings
 from dialogsum_sft.generation.doubts import doubts, doubts_of_finished, outcomes
 from dialogsum_sft.generation.engine import Completion, Engine, System, max_prompt_tokens
-from dialogsum_sft.generation.journal import Journal, digests, remove_journal
+from dialogsum_sft.generation.journal import Journal, digests
 from dialogsum_sft.generation.long_dialogues import Plan, carry_out, coverage_line, coverage_record, make_plans
 from dialogsum_sft.generation.summarise import decisive_settings, open_engine, prediction, summarise
 from dialogsum_sft.modeling import check_adapter, load_tokenizer, public_name
 from dialogsum_sft.provenance import git_revision, hardware, versions
 from dialogsum_sft.publish import model_card
 from dialogsum_sft.report.report import write_report
-from dialogsum_sft.report.summary import diagnostics_table, dialogue_panel, score_table
+from dialogsum_sft.report.summary import dialogue_panel, tables
+from dialogsum_sft.training.likelihood_model import add_likelihoods, open_likelihood
 from dialogsum_sft.training.record import compare_with_training, evaluation_defaults
 
 import torch
@@ -58,7 +61,8 @@ from transformers import PreTrainedTokenizerBase, set_seed
 from trl import ModelConfig, ScriptArguments
 
 # What metrics.json records beside the scores.
-RECORD = ("model", "data", "prompt", "long", "engine", "settings", "versions", "git_revision", "hardware", "seconds")
+RECORD = ["model", "data", "prompt", "long", "engine", "settings", "versions", "git_revision", "hardware", "seconds"]
+RECORD += ["likelihood"]
 
 
 def main() -> None:
@@ -72,9 +76,10 @@ def main() -> None:
     check_engine(eval_args, model_args, state.num_processes)
     console = Console(quiet=not state.is_main_process)
     bert_scorer = BertScorer(eval_args.bertscore, eval_args.bertscore_layer) if eval_args.bertscore else None
+    likelihood = open_likelihood(eval_args)
     if eval_args.predictions_file is not None:
-        if state.is_main_process:
-            show_results(console, eval_args, [score_file(console, script_args, data_args, eval_args, bert_scorer)])
+        runs = [run_on_main(partial(score_file, console, script_args, data_args, eval_args, bert_scorer))]
+        show_results(console, eval_args, runs, add_likelihoods(likelihood, runs, seed=eval_args.seed))
         return
 
     # 2. Data: dialogues with their references
@@ -82,7 +87,7 @@ def main() -> None:
     console.print(*split.notes, counts_table({evaluated_split(script_args, data_args)[1]: split.counts}), sep="\n")
     examples = first_examples(split, data_args.max_eval_samples)
     rows = examples.rows.to_list()
-    warn_of_tokenizer(console, rows, eval_args.rouge_tokenizer)
+    warn(console, tokenizer_warnings(rows, eval_args.rouge_tokenizer))
 
     # 3. Engine and prompts, which are those of the training
     settings = PromptSettings.from_arguments(data_args)
@@ -115,14 +120,14 @@ def main() -> None:
     for system in engine.systems:
         plans = make_plans(rows, prompts, tokenizer, settings, engine, eval_args)
         summaries = summarise_system(console, eval_args, model_args, engine, system, rows, plans, record)
-        if state.is_main_process:
-            runs.append(score(eval_args, system, bert_scorer, *summaries))
+        runs.append(run_on_main(partial(score, eval_args, system, bert_scorer, *summaries)))
     engine.close()
+    notes = add_likelihoods(likelihood, runs, examples=rows, seed=eval_args.seed)
 
     # 5. Model card, report, tables
     if state.is_main_process:
         note_scores(console, engine.systems, runs)
-        show_results(console, eval_args, runs)
+    show_results(console, eval_args, runs, notes)
 
 
 def check_training_record(
@@ -244,7 +249,7 @@ def score(
         **record,
     )
     run.save()
-    remove_journal(run.folder)
+    Journal.remove(run.folder)
     return run
 
 
@@ -269,7 +274,7 @@ def score_file(
         data = data_record(script_args, data_args, examples)
     say(console, *matched.notes, f"{path.name}: matched by {matched.by}")
     warn(console, matched.warnings)
-    warn_of_tokenizer(console, matched.rows, eval_args.rouge_tokenizer)
+    warn(console, tokenizer_warnings(matched.rows, eval_args.rouge_tokenizer))
     name, file_id = name_of_file(path, Path(eval_args.output_dir))
     model = {"base": None, "predictions_file": path.name, "file_id": file_id, "column": predictions.column}
     record = {
@@ -280,12 +285,6 @@ def score_file(
         "git_revision": git_revision(),
     }
     return score(eval_args, System(name, name), bert_scorer, matched.rows, record)
-
-
-def warn_of_tokenizer(console: Console, rows: list[dict[str, Any]], tokenizer: str) -> None:
-    if tokenizer == "default" and suggest_tokenizer([ref for row in rows for ref in row["references"]]) == "unicode":
-        hint = "as it has a-z and 0-9 only: give --rouge_tokenizer unicode"
-        warn(console, [f"ROUGE's default tokenizer drops much of these references, {hint}"])
 
 
 def note_scores(console: Console, systems: list[System], runs: list[Run]) -> None:
@@ -301,12 +300,15 @@ def note_scores(console: Console, systems: list[System], runs: list[Run]) -> Non
     say(console, f"{weights / 'README.md'}: {end}")
 
 
-def show_results(console: Console, eval_args: EvalArguments, runs: list[Run]) -> None:
-    """Print some dialogues with their summaries and the tables; write report.html."""
+def show_results(console: Console, eval_args: EvalArguments, runs: list[Run], notes: list[str]) -> None:
+    """Print notes, some dialogues with their summaries and the tables; write report.html, on the main process."""
+    if not PartialState().is_main_process:
+        return
+    say(console, *notes)
     console = Console(width=min(console.width, 100), highlight=False)
     for number in range(min(eval_args.num_examples, len(runs[0].rows))):
         console.print(dialogue_panel(runs, number))
-    console.print(score_table(runs), diagnostics_table(runs))
+    console.print(*tables(runs))
     say(console, *(f"{one.folder}: predictions.jsonl, metrics.json" for one in runs))
     page = Path(eval_args.output_dir) / "report.html"
     model, data = runs[0].record["model"], runs[0].record["data"]

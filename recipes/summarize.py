@@ -28,7 +28,7 @@ from dialogsum_sft.arguments import DialogueArguments, SummarizeArguments
 from dialogsum_sft.cli import parse, run
 from dialogsum_sft.data.following import Done, Version, Watch, summary_path, version_of
 from dialogsum_sft.data.inputs import Inputs, open_inputs, read_inputs
-from dialogsum_sft.generation.journal import locked, remove_journal
+from dialogsum_sft.generation.journal import Journal, locked
 from dialogsum_sft.generation.openai_client import KEPT
 from dialogsum_sft.report.summary_files import FORMATS, csv_header, format_of, output_path, written
 from dialogsum_sft.training.record import trained_columns, use_defaults
@@ -152,7 +152,7 @@ def follow(
                         number += 1
                     faults.clear()
                 if ready:
-                    remove_journal(journal)
+                    Journal.remove(journal)
                 else:
                     time.sleep(min(1.0, max(0.05, args.settle_seconds / 4)))
     except Stopped as stopped:

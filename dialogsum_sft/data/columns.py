@@ -8,6 +8,7 @@ from typing import Any
 
 from dialogsum_sft import InputError
 from dialogsum_sft.arguments import DataArguments, DialogueArguments
+from dialogsum_sft.data.prompts import PromptSettings
 from dialogsum_sft.data.row_files import one_line
 from dialogsum_sft.data.stored_lists import stored_list
 
@@ -102,7 +103,7 @@ def id_column(names: Iterable[str]) -> str | None:
     return next((name for name in names if name in _ID_NAMES), None)
 
 
-def named_fields(args: DialogueArguments) -> list[str]:
+def named_fields(args: DialogueArguments | PromptSettings) -> list[str]:
     """The names in braces in the instruction and the system prompt, but for {dialogue}."""
     texts = (args.instruction or "", args.system_prompt or "")
     found = (name for text in texts for name in re.findall(r"\{([\w. /-]+(?:\[\])?[\w. /-]*)\}", text))

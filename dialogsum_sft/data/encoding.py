@@ -92,7 +92,7 @@ def training_rows(
                 if max_length is not None and len(row["input_ids"]) > max_length:
                     if not isinstance(dialogue, Dialogue):
                         dialogue = dialogue_of(dialogue)
-                    fitting = _fitting_row(tokenizer, dialogue, summary, own, stop_token_ids, settings, max_length)
+                    fitting = fitting_row(tokenizer, dialogue, summary, own, stop_token_ids, settings, max_length)
                     if fitting is None:
                         counts.drop(name, TOO_LONG)
                         continue
@@ -231,7 +231,7 @@ def shorten_to_fit(
     return None
 
 
-def _fitting_row(
+def fitting_row(
     tokenizer: PreTrainedTokenizerBase,
     dialogue: Dialogue,
     summary: str,
@@ -240,6 +240,7 @@ def _fitting_row(
     settings: PromptSettings,
     max_length: int,
 ) -> tuple[dict[str, Any], Shortened] | None:
+    """The training row of at most `max_length` tokens, its dialogue shortened; None where it cannot fit."""
     rows: dict[str, dict[str, Any]] = {}
 
     def length_of(text: str) -> int:

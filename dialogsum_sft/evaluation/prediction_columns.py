@@ -26,6 +26,7 @@ from dialogsum_sft.evaluation.batch_answers import (
     unwrapped,
     value_in,
 )
+from dialogsum_sft.evaluation.likelihood import own_likelihoods
 from dialogsum_sft.evaluation.prediction_files import PREDICTIONS, Numbered, Row, plain, text_or_rows
 from dialogsum_sft.evaluation.predictions import OWN_LISTS, Predictions, turns_fit
 from dialogsum_sft.evaluation.row_order import POSITIONS, order_by_index
@@ -174,6 +175,7 @@ class _Reader:
             self._add(read, name, row.get(name), _count)
         if self.is_ours:
             read |= {name: row[name] for name in _COVERAGE if isinstance(row.get(name), (int, float))}
+            read |= own_likelihoods(row)
         for name in OWN_LISTS:
             if name != self.column and isinstance(row.get(name), list) and row[name]:
                 self._add(read, name, row[name], self._texts)

@@ -17,6 +17,7 @@ from dialogsum_sft.data.transcripts import dialogue_of
 from dialogsum_sft.evaluation import diagnostics
 from dialogsum_sft.evaluation.baselines import baseline_scores, human_scores, share_of_human
 from dialogsum_sft.evaluation.diagnostics import Diagnosis, diagnose
+from dialogsum_sft.evaluation.likelihood import LIKELIHOOD, kept_likelihood, measured_alike, paired_values
 from dialogsum_sft.evaluation.prediction_columns import read_predictions
 from dialogsum_sft.evaluation.prediction_files import Row
 from dialogsum_sft.evaluation.predictions import own_references
@@ -38,7 +39,7 @@ _REQUIRED |= {"diagnostics", "diagnostics_of_references", "slices"}
 # The fields of predictions.jsonl in their order.
 _FIELDS = (
     *("id", "dialogue", "references", "prediction", "raw_prediction", "predictions_by_reference"),
-    *("prompt_tokens", "completion_tokens", "finish_reason", "fault", "candidates"),
+    *("prompt_tokens", "completion_tokens", "finish_reason", "fault", *LIKELIHOOD, "candidates"),
     *("dropped_turns", "cut_turns", "dropped_tokens", "windows", "calls", "turns_seen", "tokens_seen"),
     *("topic", "turns"),
 )
@@ -86,7 +87,7 @@ def score_run(
 
     Raises ValueError for an unknown tokenizer or a row without references.
     """
-    rows = [with_summary(row, strip_preamble) for row in rows]
+    rows, record = kept_likelihood([with_summary(row, strip_preamble) for row in rows], record)
     return _scored(name, folder, rows, tokenizer, seed, strip_preamble, bert_scorer, record)
 
 
@@ -280,10 +281,18 @@ def check_comparable(runs: Sequence[Run]) -> None:
 
 
 def compare_runs(runs: Sequence[Run], *, seed: int = 42, resamples: int = 10_000) -> list[dict[str, Comparison]]:
-    """Each later run against the first, {type: comparison}; p is adjusted over all these tests by Holm's method."""
-    comparisons = [
-        {kind: compare(run.scores[kind], runs[0].scores[kind], seed=seed, resamples=resamples) for kind in HEADLINE}
-        for run in runs[1:]
-    ]
+    """Each later run against the first, {type: comparison}; p is adjusted over all these tests by Holm's method.
+
+    The types are those of HEADLINE and, where all runs have likelihoods of one measure, those of LIKELIHOOD, over the
+    dialogues of which both runs have a summary.
+    """
+    comparisons = []
+    for run in runs[1:]:
+        values = {kind: (run.scores[kind], runs[0].scores[kind]) for kind in HEADLINE}
+        if measured_alike([one.record for one in runs]):
+            values |= {kind: paired_values(kind, run.rows, runs[0].rows) for kind in LIKELIHOOD}
+        comparisons.append(
+            {kind: compare(a, b, seed=seed, resamples=resamples) for kind, (a, b) in values.items() if a}
+        )
     adjusted = iter(holm([test.p for by_kind in comparisons for test in by_kind.values()]))
     return [{kind: replace(test, p=next(adjusted)) for kind, test in by_kind.items()} for by_kind in comparisons]

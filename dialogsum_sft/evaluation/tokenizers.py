@@ -6,8 +6,9 @@ not comparable.
 """
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import Any
 
 import regex
 from rouge_score.tokenizers import DefaultTokenizer
@@ -85,3 +86,11 @@ def lost_share(texts: Sequence[str]) -> float:
 def suggest_tokenizer(texts: Sequence[str]) -> str:
     """Returns "unicode" where more than 10% of the letters and digits would be lost, else "default"."""
     return "unicode" if lost_share(texts) > 0.1 else "default"
+
+
+def tokenizer_warnings(rows: Sequence[Mapping[str, Any]], tokenizer: str) -> list[str]:
+    """A line where the default tokenizer would drop much of the references of `rows`; else none."""
+    if tokenizer != "default" or suggest_tokenizer([text for row in rows for text in row["references"]]) == "default":
+        return []
+    hint = "as it has a-z and 0-9 only: give --rouge_tokenizer unicode"
+    return [f"ROUGE's default tokenizer drops much of these references, {hint}"]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, ClassVar, Self
 
 from dialogsum_sft import InputError
 from dialogsum_sft.files import FORMAT
@@ -29,8 +29,11 @@ class Journal:
     has it.
 
     Each process writes a file of its own and reads those of all: construct it on all processes before entering it on
-    any.
+    any. A subclass with a `kind` of its own, a dataclass with `may_pass`, keeps other results in files of its `name`.
     """
+
+    name: ClassVar[str] = "predictions"
+    kind: ClassVar[type[Any]] = Completion
 
     def __init__(
         self,
@@ -44,7 +47,7 @@ class Journal:
     ) -> None:
         self.folder = folder
         self.notes: list[str] = []
-        self.done: dict[int, Completion] = {}
+        self.done: dict[int, Any] = {}
         self.again: list[int] = []
         self._keys = [(name, number) for name in ids for number in range(candidates)]
         self._settings = digests(settings)
@@ -52,9 +55,9 @@ class Journal:
         self._length = 0  # bytes of this process's file that are complete
         self._aside: list[Path] = []
         index = {key: i for i, key in enumerate(self._keys)}
-        known: dict[tuple[str, int], Completion] = {}
-        for path in sorted(folder.glob("predictions.partial*.jsonl")):
-            header, completions, length = _read(path)
+        known: dict[tuple[str, int], Any] = {}
+        for path in sorted(folder.glob(f"{self.name}.partial*.jsonl")):
+            header, completions, length = self._read(path)
             ours = path == self._own or (process_index == 0 and path not in map(self._path, range(num_processes)))
             if header == self._settings:
                 known |= dict(completions)
@@ -76,7 +79,7 @@ class Journal:
             self.notes.append(f"{folder}: {len(self.again)} dialogues that failed are tried again")
 
     def _path(self, process_index: int) -> Path:
-        return self.folder / f"predictions.partial{f'.{process_index}' if process_index else ''}.jsonl"
+        return self.folder / f"{self.name}.partial{f'.{process_index}' if process_index else ''}.jsonl"
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -94,11 +97,11 @@ class Journal:
     ) -> None:
         self._file.close()
 
-    def append(self, batch: Iterable[tuple[int, Completion]]) -> None:
+    def append(self, batch: Iterable[tuple[int, Any]]) -> None:
         lines = []
         for i, completion in batch:
             lines.append({"id": self._keys[i][0], "candidate": self._keys[i][1], **asdict(completion)})
-            if completion.fault is None:
+            if lines[-1].get("fault", "") is None:
                 del lines[-1]["fault"]
         self._write(lines)
 
@@ -107,6 +110,33 @@ class Journal:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._length = self._file.tell()
+
+    @classmethod
+    def remove(cls, folder: Path) -> None:
+        """Delete the journals of all processes, when their results are saved; not where faults in them may pass."""
+        paths = sorted(folder.glob(f"{cls.name}.partial*.jsonl"))
+        last = {key: completion for path in paths for key, completion in cls._read(path)[1]}
+        if not any(completion.may_pass for completion in last.values()):
+            for path in paths:
+                path.unlink(missing_ok=True)
+
+    @classmethod
+    def _read(cls, path: Path) -> tuple[dict[str, str], list[tuple[tuple[str, int], Any]], int]:
+        """Settings, completions, and the bytes of all complete lines; a file of another format has no settings."""
+        header: dict[str, str] = {}
+        completions = []
+        length = 0
+        for number, line in enumerate(path.read_bytes().splitlines(keepends=True)):
+            try:
+                record: dict[str, Any] = json.loads(line) if line.endswith(b"\n") else {}
+                if number == 0:
+                    header = record["settings"] if record["format"] == FORMAT else {}
+                else:
+                    completions.append(((record.pop("id"), record.pop("candidate")), cls.kind(**record)))
+            except (ValueError, TypeError, KeyError):  # an incomplete line
+                break
+            length += len(line)
+        return header, completions, length
 
 
 @contextlib.contextmanager
@@ -122,33 +152,6 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def remove_journal(folder: Path) -> None:
-    """Delete the journals of all processes, when predictions.jsonl is written; not where faults in them may pass."""
-    paths = sorted(folder.glob("predictions.partial*.jsonl"))
-    last = {key: completion for path in paths for key, completion in _read(path)[1]}
-    if not any(completion.may_pass for completion in last.values()):
-        for path in paths:
-            path.unlink(missing_ok=True)
-
-
-def _read(path: Path) -> tuple[dict[str, str], list[tuple[tuple[str, int], Completion]], int]:
-    """Settings, completions, and the bytes of all complete lines; a file of another format has no settings."""
-    header: dict[str, str] = {}
-    completions = []
-    length = 0
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True)):
-        try:
-            record: dict[str, Any] = json.loads(line) if line.endswith(b"\n") else {}
-            if number == 0:
-                header = record["settings"] if record["format"] == FORMAT else {}
-            else:
-                completions.append(((record.pop("id"), record.pop("candidate")), Completion(**record)))
-        except (ValueError, TypeError, KeyError):  # an incomplete line
-            break
-        length += len(line)
-    return header, completions, length
 
 
 def digests(settings: dict[str, Any]) -> dict[str, str]:

@@ -112,7 +112,7 @@ def open_engine(
     if kwargs:
         try_options(tokenizer, config, kwargs)
     return TransformersEngine(
-        partial(_load, eval_args, model_args),
+        partial(load_for_use, eval_args, model_args),
         tokenizer,
         config,
         max_length=max_length,
@@ -164,7 +164,8 @@ def _endpoint_of(folder: Path) -> tuple[str, str] | None:
         return None
 
 
-def _load(eval_args: GenerationArguments, model_args: ModelConfig) -> PreTrainedModel | PeftModel:
+def load_for_use(eval_args: GenerationArguments, model_args: ModelConfig) -> PreTrainedModel | PeftModel:
+    """The model with its adapter, if one is given, on this process's device."""
     model = load_model(model_args, trust_remote_code=eval_args.trust_remote_code)
     if not (model_args.load_in_4bit or model_args.load_in_8bit):
         model.to(PartialState().device)

@@ -7,7 +7,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from dialogsum_sft import InputError
 from dialogsum_sft.data.encoding import Prompt
@@ -30,6 +30,8 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 
 logger = logging.getLogger(__name__)
+
+Made = TypeVar("Made")
 
 # With these options alone a batch may be ended early and continued with fewer rows: none counts from its beginning.
 _ROW_BY_ROW = {"max_new_tokens", "eos_token_id", "pad_token_id", "bos_token_id", "use_cache", "num_beams"}
@@ -160,28 +162,49 @@ def generate_batches(
 
     Raises InputError where a single prompt runs out of memory.
     """
-    todo = batches([len(ids) for ids in prompts], config.max_new_tokens, max_batch_tokens)
+
+    def complete(batch: list[int]) -> list[list[int]]:
+        with _generating(model, config), _seeded(config, [seeds[i] if seeds else i for i in batch]):
+            return _complete(model, tokenizer, [prompts[i] for i in batch], config, watch)
+
+    lengths = [len(ids) for ids in prompts]
+    for batch, rows in in_batches(complete, lengths, max_batch_tokens, max_new_tokens=config.max_new_tokens):
+        yield [(i, to_completion(tokenizer, prompts[i], rows[n], config)) for n, i in enumerate(batch)]
+
+
+def in_batches(
+    call: Callable[[list[int]], Made],
+    lengths: Sequence[int],
+    max_batch_tokens: int,
+    *,
+    max_new_tokens: int = 0,
+    remedy: str = "a smaller --max_length, or --load_in_4bit",
+) -> Iterator[tuple[list[int], Made]]:
+    """Yield each of `batches` and what `call` makes of it. One that runs out of memory is halved, as all after it.
+
+    Raises InputError, with the `remedy`, where a single row runs out of memory.
+    """
+    todo = batches(lengths, max_new_tokens, max_batch_tokens)
     while todo:
         batch = todo[0]
         try:
-            with _generating(model, config), _seeded(config, [seeds[i] if seeds else i for i in batch]):
-                rows = _complete(model, tokenizer, [prompts[i] for i in batch], config, watch)
+            made = call(batch)
         except RuntimeError as error:  # torch.OutOfMemoryError is one
             if not _out_of_memory(error):
                 raise
-            tokens = len(prompts[batch[0]]) + config.max_new_tokens
+            tokens = lengths[batch[0]] + max_new_tokens
             if len(batch) == 1:
+                more = f" and {max_new_tokens} for the summary" if max_new_tokens else ""
                 raise InputError(
-                    f"out of memory at a single dialogue: {len(prompts[batch[0]])} tokens and {config.max_new_tokens} "
-                    "for the summary. Give a smaller --max_length, or --load_in_4bit"
+                    f"out of memory at a single dialogue: {lengths[batch[0]]} tokens{more}. Give {remedy}"
                 ) from error
             rest = [i for batch in todo for i in batch]
-            order = batches([len(prompts[i]) for i in rest], config.max_new_tokens, tokens * (len(batch) // 2))
+            order = batches([lengths[i] for i in rest], max_new_tokens, tokens * (len(batch) // 2))
             todo = [[rest[at] for at in rows] for rows in order]
             logger.warning("out of memory with %d rows in a batch: continuing with %d", len(batch), len(todo[0]))
         else:
             todo = todo[1:]
-            yield [(i, to_completion(tokenizer, prompts[i], rows[n], config)) for n, i in enumerate(batch)]
+            yield batch, made
             continue
         # After the except clause, as the error holds the tensors of the failed batch until its end.
         if torch.accelerator.is_available():

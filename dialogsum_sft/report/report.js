@@ -33,10 +33,13 @@ addEventListener("DOMContentLoaded", () => {
     fold([row.id, row.topic, ...row.turns.flat(), ...row.references,
           ...row.outputs.map((output) => output.text.map(([piece]) => piece).join(""))].join("\n"));
   const score = (index, system) => dialogues[index].outputs[system].scores[measure.value];
+  const support = (index, system) => dialogues[index].outputs[system].likelihood[1];
+  const nats = (value) => (value === null ? "\u2013" : value.toFixed(2).replace("-", "\u2212"));
   const key = (index) => {
     const [kind, system] = sort.value.split(" ");
     if (kind === "score") return score(index, system);
     if (kind === "gain") return score(index, system) - score(index, 0);
+    if (kind === "support") return support(index, system) ?? Number.MAX_VALUE; // summaries without it come last
     if (kind === "length") return dialogues[index].turns.length;
     return index;
   };
@@ -75,6 +78,7 @@ addEventListener("DOMContentLoaded", () => {
     const [kind, system] = sort.value.split(" ");
     if (kind === "gain") values.append(points(key(index), true));
     else if (kind === "score") values.append(mark(system), points(key(index)));
+    else if (kind === "support") values.append(mark(system), nats(support(index, system)));
     else row.outputs.slice(0, 3).forEach((_, i) => values.append(mark(i), points(score(index, i))));
     const name = make("span", { className: "name", dir: "auto" }, row.id);
     const topic = make("span", { className: "topic", dir: "auto" }, row.topic);
@@ -135,6 +139,10 @@ addEventListener("DOMContentLoaded", () => {
       scores.append(make("div", {}, make("dt", {}, type), value));
     });
     scores.append(make("div", {}, make("dt", {}, "Words"), make("dd", {}, String(output.words))));
+    if (output.likelihood[0] !== null) {
+      ["Likelihood", "Gain"].forEach((name, i) =>
+        scores.append(make("div", {}, make("dt", {}, name), make("dd", {}, nats(output.likelihood[i])))));
+    }
     const faults = output.findings.map((name) => make("li", { className: name }, data.findings[name]));
     return make("section", { className: `summary s${system % 6}` },
       make("h4", {}, mark(system), make("span", { dir: "auto" }, data.systems[system])),

@@ -18,12 +18,13 @@ import dialogsum_sft
 from dialogsum_sft import InputError, files
 from dialogsum_sft.data.transcripts import dialogue_of
 from dialogsum_sft.evaluation.diagnostics import Diagnosis, count, unfinished_share
+from dialogsum_sft.evaluation.likelihood import LIKELIHOOD
 from dialogsum_sft.evaluation.rouge import HEADLINE
 from dialogsum_sft.evaluation.runs import Run, check_comparable, compare_runs
 from dialogsum_sft.evaluation.significance import Comparison
 from dialogsum_sft.evaluation.tokenizers import words
 from dialogsum_sft.report import charts
-from dialogsum_sft.report.summary import reference_flags
+from dialogsum_sft.report.summary import likelihood_table, reference_flags
 from dialogsum_sft.tables import Table
 
 import jinja2
@@ -125,6 +126,11 @@ def write_report(
         gains=[charts.gains(run.name, runs[0].scores["rouge1"], run.scores["rouge1"]) for run in runs[1:]],
         findings=finding_rows(runs),
         diagnostics=diagnostic_rows(runs),
+        likelihood=likelihood_table(runs),
+        # Of each later run against the first; none where likelihoods are not compared.
+        likelihood_tests=[
+            [one[kind] for kind in LIKELIHOOD] for one in differences if one.keys() >= LIKELIHOOD.keys()
+        ],
         references=len(references),
         reference_flags=reference_flags(runs[0].record["diagnostics_of_references"]),
         slices=slice_tables(runs),
@@ -197,7 +203,8 @@ def slice_tables(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 def record_rows(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     """(key, value of each run) of the parts of metrics.json about the evaluation itself; one value where all agree."""
-    parts = ("model", "data", "prompt", "engine", "fingerprint", "versions", "hardware", "git_revision", "seconds")
+    parts = ["model", "data", "prompt", "engine", "fingerprint", "likelihood"]
+    parts += ["versions", "hardware", "git_revision", "seconds"]
     records = [dict(_flatten({part: run.record.get(part) for part in parts})) for run in runs]
     keys = dict.fromkeys(key for record in records for key in record)
     rows = [(key, [record.get(key, "") for record in records]) for key in keys]
@@ -229,6 +236,7 @@ def reader_data(runs: Sequence[Run]) -> dict[str, Any]:
                 "dropped": run.rows[index].get("dropped_turns", 0),
                 "windows": run.rows[index].get("windows", 1),
                 "seen": run.rows[index].get("turns_seen", 1),
+                "likelihood": [run.rows[index].get(kind) for kind in LIKELIHOOD],
             }
             for run in runs
         ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from dialogsum_sft.evaluation.likelihood import LIKELIHOOD, measured_alike
 from dialogsum_sft.evaluation.rouge import HEADLINE
 from dialogsum_sft.evaluation.runs import Run
 from dialogsum_sft.evaluation.significance import Comparison
@@ -30,6 +31,11 @@ DIAGNOSTICS = {
     "unsupported_numbers": ("with a number the dialogue lacks", ".1%"),
     "unsupported_names": ("with a name the dialogue lacks", ".1%"),
 }
+
+
+def tables(runs: Sequence[Run]) -> list[Table]:
+    """Those of every evaluation: scores, what ROUGE does not see, and likelihoods where they were measured."""
+    return [score_table(runs), diagnostics_table(runs), *likelihood_table(runs)]
 
 
 def score_table(runs: Sequence[Run]) -> Table:
@@ -97,6 +103,31 @@ def diagnostics_table(runs: Sequence[Run]) -> Table:
     return table
 
 
+def likelihood_table(runs: Sequence[Run]) -> list[Table]:
+    """The table of the runs' likelihoods, as the only element; nothing where none were measured."""
+    measures = {run.name: run.record["likelihood"]["fingerprint"] for run in runs if run.record.get("likelihood")}
+    if not measures:
+        return []
+    names = [f"{one['model']}{' with an adapter' if one['adapter'] else ''}" for one in measures.values()]
+    note = (
+        f"Mean log-probability of a summary's tokens, in nats, under {names[0]}. It says which of a system's "
+        "summaries to doubt. It does not rank systems: a model's own are likelier to it, as are a larger model's."
+    )
+    if len(runs) > 1 and not measured_alike([run.record for run in runs]):
+        each = ", ".join(f"{run} under {name}" for run, name in zip(measures, names, strict=True))
+        note = f"Of different measures, so they are not compared: {each}."
+    columns = [cell for label in LIKELIHOOD.values() for cell in (label, "95% interval")]
+    table = Table("Likelihood of the summaries, given their dialogue", ["", *columns], note=note)
+    for run in runs:
+        cells = []
+        for name in LIKELIHOOD:
+            value = (run.record.get("likelihood") or {}).get(name) or {"mean": None, "ci95": None}
+            cells.append("" if value["mean"] is None else f"{value['mean']:.2f}")
+            cells.append("{:.2f} to {:.2f}".format(*value["ci95"]) if value["ci95"] else "")
+        table.add_row(run.name, *cells)
+    return [table]
+
+
 def reference_flags(of_references: Mapping[str, float | None]) -> str:
     """One line about the rules for names and numbers: the share of the references that they flag."""
     names, numbers = (of_references.get(f"unsupported_{kind}") for kind in ("names", "numbers"))
@@ -115,13 +146,13 @@ def difference_table(runs: Sequence[Run], differences: Sequence[Mapping[str, Com
         ["", "", "difference", "95% interval", "p", "won/tied/lost"],
         labels=2,
         note=f"Bold: p < 0.05. Bootstrap intervals and permutation tests of {resamples:,} resamples; p is Holm's over "
-        f"the {len(HEADLINE) * len(differences)} tests of this table.",
+        f"the {sum(map(len, differences))} tests of this table.",
     )
     for run, tests in zip(runs[1:], differences, strict=True):
         for number, (kind, test) in enumerate(tests.items()):
             table.add_row(
                 "" if number else run.name,
-                HEADLINE[kind],
+                HEADLINE.get(kind) or f"likelihood {LIKELIHOOD[kind]}",
                 (f"{test.difference:+.2f}", "bold" if test.p < 0.05 else ""),
                 f"{test.ci95[0]:+.2f} to {test.ci95[1]:+.2f}" if test.ci95 else "",
                 "< 0.001" if test.p < 0.001 else f"{test.p:.3f}",

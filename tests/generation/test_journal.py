@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from dialogsum_sft.generation.engine import Completion
-from dialogsum_sft.generation.journal import Journal, remove_journal
+from dialogsum_sft.generation.journal import Journal
 
 import pytest
 
@@ -80,7 +80,7 @@ def test_each_process_writes_its_own_file_and_reads_all(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"predictions.partial.jsonl", "predictions.partial.1.jsonl"}
     one_process = Journal(tmp_path, SETTINGS, IDS)
     assert one_process.done == {0: completion("A"), 1: completion("B")}
-    remove_journal(tmp_path)
+    Journal.remove(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from chromium import Browser
+from dialogsum_sft.evaluation.likelihood import likelihood_record
 from dialogsum_sft.report import report
 
 import pytest
@@ -136,6 +137,30 @@ def test_sort_by_difference_and_score(page: Browser, large: Path):
     assert page.run(LISTED)[:30] == expected(lambda one: one["outputs"][1]["scores"][2], reverse=True)
     choose(page, "filter", "number")
     assert page.run(STATUS) == "25 of 500 dialogues"
+
+
+def test_least_supported_first(browser: Browser, tmp_path: Path):
+    """Summaries without a likelihood come last; a run without any is no choice."""
+    rows = sample_rows(6)
+    runs = [make_run(name, tmp_path, rows, fine_tuned) for name in ("zero-shot", "tuned")]
+    gains = [0.5, -0.25, None, 1.5, 0.125, -1.0]
+    for row, gain in zip(runs[1].rows, gains, strict=True):
+        row |= {"log_likelihood": None if gain is None else gain - 3, "log_likelihood_gain": gain}
+    runs[1].record["likelihood"] = likelihood_record(runs[1].rows) | {"fingerprint": {"model": "m", "adapter": None}}
+    report.write_report(tmp_path / "report.html", runs, title="likelihoods")
+    browser.look(1280, 900)
+    browser.open(tmp_path / "report.html")
+    choices = browser.run("[...document.getElementById('sort').options].map(option => option.value)")
+    assert [choice for choice in choices if choice.startswith("support")] == ["support 1"]
+    choose(browser, "sort", "support 1")
+    assert browser.run(LISTED) == [f"test_{i}" for i in (5, 1, 4, 0, 3, 2)]
+    values = browser.run("[...document.querySelectorAll('#list .values')].map(node => node.textContent.trim())")
+    assert values[0].endswith("\u22121.00")
+    assert values[5].endswith("\u2013")
+    scores = [browser.run(f"document.querySelector('.s{i} .scores').textContent") for i in (0, 1)]
+    assert scores[1].endswith("Likelihood\u22124.00Gain\u22121.00")
+    assert "Likelihood" not in scores[0]
+    assert browser.complaints() == []
 
 
 def test_keyboard_shortcuts(page: Browser):

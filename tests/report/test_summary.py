@@ -3,7 +3,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from dialogsum_sft.evaluation.runs import Run, compare_runs, score_run
-from dialogsum_sft.report.summary import diagnostics_table, dialogue_panel, difference_table, score_table
+from dialogsum_sft.report.summary import (
+    diagnostics_table,
+    dialogue_panel,
+    difference_table,
+    likelihood_table,
+    score_table,
+    tables,
+)
 
 import pytest
 from rich.console import Console
@@ -85,6 +92,20 @@ def test_references_that_the_rules_flag_are_in_the_note(runs: list[Run]):
         record |= {"unsupported_names": None, "unsupported_numbers": None}
     assert diagnostics_table(runs).note.endswith("not counted, the rules are for English.")
     assert "with a name the dialogue lacks" not in {row[0] for row in diagnostics_table(runs).rows}
+
+
+def test_likelihoods_have_a_table_where_they_were_measured(runs: list[Run]):
+    assert [table.title for table in tables(runs)][1:] == ["Beyond ROUGE"]
+    value = {"mean": -2.346, "ci95": [-2.5, -2.1]}
+    known = {"log_likelihood": value, "log_likelihood_gain": {"mean": 0.5, "ci95": None}}
+    runs[1].record["likelihood"] = known | {"fingerprint": {"model": "m", "adapter": "12ab"}}
+    (table,) = likelihood_table(runs)
+    assert tables(runs)[2] == table
+    assert table.header == ["", "per token", "95% interval", "gained by the dialogue", "95% interval"]
+    assert table.rows == [["zero-shot", "", "", "", ""], ["tuned", "-2.35", "-2.50 to -2.10", "0.50", ""]]
+    assert table.note == "Of different measures, so they are not compared: tuned under m with an adapter."
+    runs[0].record["likelihood"] = runs[1].record["likelihood"]
+    assert "under m with an adapter. It says which" in likelihood_table(runs)[0].note
 
 
 def test_difference_table_marks_significant_differences(runs: list[Run]):
