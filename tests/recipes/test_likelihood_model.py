@@ -1,21 +1,21 @@
 """recipes/eval.py --likelihood_model measures any predictions; recipes/compare.py compares what was measured alike."""
 
 import json
-import os
-import subprocess
-import sys
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from conftest import ROOT, Recipe, fails, output_of, sample_dialogues
+from conftest import Recipe, fails, output_of, sample_dialogues
 from dialogsum_sft.data.prompts import PromptSettings, encode
 from dialogsum_sft.generation import likelihood as measuring
 from dialogsum_sft.modeling import load_adapter
+from forked_recipe import start
 from sft_runs import WholeRun
 
 import pytest
 import torch
+from accelerate import PartialState
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 Evaluate = Callable[..., str]
@@ -179,20 +179,24 @@ def test_mistakes_end_in_one_line_before_anything_is_generated(
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_work(tiny_folder: Path, tmp_path: Path, evaluate: Evaluate, summaries: Path) -> None:
+def test_two_processes_share_the_work(
+    evaluate: Evaluate, tiny_folder: Path, summaries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = (f"--likelihood_model={tiny_folder}", "--likelihood_dtype=float32", "--max_batch_tokens=800")
-    launcher = [str(Path(sys.executable).parent / "accelerate"), "launch", "--main_process_port", "0"]
-    launcher += ["--config_file", "accelerate_configs/cpu.yaml", "recipes/eval.py"]
-    done = subprocess.run(
-        [*launcher, *of_file(summaries, tmp_path / "two", *model)],
-        cwd=ROOT,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("Likelihood of the summaries") == 1
+    PartialState._reset_state()  # which the processes would inherit
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": "2"}
+    ranks = []
+    for rank in "01":
+        (folder := tmp_path / rank).mkdir()
+        with monkeypatch.context() as patch:
+            for name, value in (where | {"RANK": rank, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": "2"}).items():
+                patch.setenv(name, value)
+            ranks.append(start(folder, "eval", of_file(summaries, tmp_path / "two", *model)))
+    assert [one.wait() for one in ranks] == [0, 0], ranks[0].lines()[-3:]
+    assert (tmp_path / "0" / "out").read_text().count("Likelihood of the summaries") == 1
+    assert (tmp_path / "1" / "out").read_text() == ""
     evaluate(*of_file(summaries, tmp_path / "one", *model))
     two, one = (records(tmp_path / name / "eval-mine")[0] for name in ("two", "one"))
     assert [row["id"] for row in two] == [row["id"] for row in one]
@@ -205,12 +209,15 @@ def test_two_processes_share_the_work(tiny_folder: Path, tmp_path: Path, evaluat
 def test_the_embedded_model_finds_summaries_of_other_dialogues_less_supported(
     evaluate: Evaluate, tmp_path: Path
 ) -> None:
-    lines = [row["references"][0] for row in sample_dialogues()[:6]]
-    gains = []
-    for name, texts in (("own", lines), ("other", [*lines[3:], *lines[:3]])):
-        path = tmp_path / f"{name}.jsonl"
-        rows = [row | {"prediction": text} for row, text in zip(sample_dialogues(), texts, strict=False)]
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        evaluate(f"--predictions_file={path}", f"--output_dir={tmp_path}", "--likelihood_model=embedded")
-        gains.append([row["log_likelihood_gain"] for row in records(tmp_path / f"eval-{name}")[0]])
-    assert all(own > other for own, other in zip(*gains, strict=True)), gains
+    dialogues = sample_dialogues()[:2]
+    rows = [
+        row | {"id": f"{row['id']}, summary {number}", "prediction": other["references"][0]}
+        for row in dialogues
+        for number, other in enumerate(dialogues)
+    ]
+    path = tmp_path / "mixed.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    evaluate(f"--predictions_file={path}", f"--output_dir={tmp_path}", "--likelihood_model=embedded")
+    gains = [row["log_likelihood_gain"] for row in records(tmp_path / "eval-mixed")[0]]
+    assert gains[0] > 1 + gains[1], gains
+    assert gains[3] > 1 + gains[2], gains

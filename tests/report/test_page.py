@@ -157,6 +157,7 @@ def test_least_supported_first(browser: Browser, tmp_path: Path):
     values = browser.run("[...document.querySelectorAll('#list .values')].map(node => node.textContent.trim())")
     assert values[0].endswith("\u22121.00")
     assert values[5].endswith("\u2013")
+    browser.run("document.querySelector('#list button').click()")
     scores = [browser.run(f"document.querySelector('.s{i} .scores').textContent") for i in (0, 1)]
     assert scores[1].endswith("Likelihood\u22124.00Gain\u22121.00")
     assert "Likelihood" not in scores[0]
