@@ -1,6 +1,8 @@
 """recipes/eval.py --likelihood_model measures any predictions; recipes/compare.py compares what was measured alike."""
 
 import json
+import os
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -176,6 +178,33 @@ def test_mistakes_end_in_one_line_before_anything_is_generated(
     adapter = whole_run() / "adapter"
     assert "give --likelihood_model" in error("--likelihood_model=other/base", f"--likelihood_adapter={adapter}")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_after_kill_9_the_same_command_goes_on(
+    evaluate: Evaluate, tiny_folder: Path, summaries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = of_file(summaries, tmp_path / "runs", f"--likelihood_model={tiny_folder}", "--max_batch_tokens=800")
+    batches: list[int] = []
+    original = measuring.log_likelihoods
+
+    def counted(model: Any, sequences: Any) -> list[float]:
+        if len(batches) == 3 and os.getpid() != own:
+            os.kill(os.getpid(), signal.SIGKILL)
+        batches.append(len(sequences))
+        return original(model, sequences)
+
+    own = os.getpid()
+    monkeypatch.setattr(measuring, "log_likelihoods", counted)
+    assert start(tmp_path, "eval", args).wait() == -9
+    partial = tmp_path / "runs" / "eval-mine" / "likelihood.partial.jsonl"
+    kept = len(partial.read_text().splitlines()) - 1
+    assert 3 <= kept < 46
+    printed = evaluate(*args)
+    assert f"eval-mine: {kept} likelihoods were there from an earlier evaluation" in printed
+    assert sum(batches) == 46 - kept
+    assert {path.name for path in partial.parent.iterdir()} == {"predictions.jsonl", "metrics.json"}
+    assert records(partial.parent)[1]["likelihood"]["summaries"] == 23
 
 
 @pytest.mark.slow
