@@ -32,6 +32,9 @@ DIAGNOSTICS = {
     "unsupported_names": ("with a name the dialogue lacks", ".1%"),
 }
 
+# Labels of the types of `compare_runs`.
+_DIFFERENCES = HEADLINE | {"log_likelihood": "likelihood", "log_likelihood_gain": "likelihood gain"}
+
 
 def tables(runs: Sequence[Run]) -> list[Table]:
     """Those of every evaluation: scores, what ROUGE does not see, and likelihoods where they were measured."""
@@ -152,7 +155,7 @@ def difference_table(runs: Sequence[Run], differences: Sequence[Mapping[str, Com
         for number, (kind, test) in enumerate(tests.items()):
             table.add_row(
                 "" if number else run.name,
-                HEADLINE.get(kind) or f"likelihood {LIKELIHOOD[kind]}",
+                _DIFFERENCES[kind],
                 (f"{test.difference:+.2f}", "bold" if test.p < 0.05 else ""),
                 f"{test.ci95[0]:+.2f} to {test.ci95[1]:+.2f}" if test.ci95 else "",
                 "< 0.001" if test.p < 0.001 else f"{test.p:.3f}",

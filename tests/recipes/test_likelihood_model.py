@@ -149,7 +149,7 @@ def test_compare_has_the_paired_test(
     args = [*map(str, folders), "--resamples=200", f"--output_dir={tmp_path / 'compare'}"]
     printed = output_of(recipe, capsys, "compare", *args, "--format=markdown")
     means = [records(folder)[1]["likelihood"]["log_likelihood"]["mean"] for folder in folders]
-    assert f"| likelihood per token | {means[1] - means[0]:+.2f} |" in printed
+    assert f"| likelihood | {means[1] - means[0]:+.2f} |" in printed
     assert "p is Holm's over the 5 tests" in printed
     page = (tmp_path / "compare" / "report.html").read_text(encoding="utf-8")
     assert f"<td>{means[1] - means[0]:+.2f}<small>p " in page
@@ -158,7 +158,7 @@ def test_compare_has_the_paired_test(
     (folders[1] / "metrics.json").write_text(json.dumps(metrics))
     printed = output_of(recipe, capsys, "compare", *args, "--format=markdown")
     assert "Of different measures, so they are not compared" in printed
-    assert "likelihood per token" not in printed
+    assert "| likelihood |" not in printed
 
 
 def test_mistakes_end_in_one_line_before_anything_is_generated(
