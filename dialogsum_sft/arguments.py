@@ -398,6 +398,55 @@ class MergeArguments:
     hub_private_repo: bool | None = HfArg(default=None, help="Whether a new repository is private.")
 
 
+@dataclass
+class SweepArguments:
+    """Options of recipes/sweep.py, which needs none of a training's: those are in --base, --options and --search."""
+
+    base: str | None = HfArg(
+        default=None,
+        help="Config of recipes/sft.py from which every trial starts: a YAML file, or the name of one in the package.",
+    )
+    options: str | None = HfArg(default=None, help="Mapping of options that all trials have, over those of --base.")
+    search: str | None = HfArg(
+        default=None,
+        help="Mapping of the options to search: a list of values each, or a range {low, high, log, step, count}. A "
+        "value that is a mapping sets several options; {values: [...], when: {option: value}} is a condition.",
+    )
+    method: str = HfArg(
+        default="grid",
+        help="grid: all combinations; random: --trials of them; tpe: each after the scores so far.",
+        metadata={"choices": ["grid", "random", "tpe"]},
+    )
+    trials: int | None = HfArg(
+        default=None,
+        help="How many trials; it may be raised later. Default: the whole grid, 20 by random or tpe.",
+    )
+    objective: str = HfArg(
+        default="loss",
+        help="What is chosen by, on the validation split: its loss, or ROUGE of summaries that recipes/eval.py makes.",
+        metadata={"choices": ["loss", "rouge1", "rouge2", "rougeL"]},
+    )
+    eval_options: str | None = HfArg(
+        default=None, help="Mapping of options of recipes/eval.py for ROUGE, such as {num_candidates: 4}."
+    )
+    pruner: str = HfArg(
+        default="none",
+        help="Ends trials early by their evaluations in training. successive_halving: at evaluations 1, 2, 4, ... (by "
+        "--reduction_factor) the best share goes on; hyperband; median: those below the median end.",
+        metadata={"choices": ["none", "successive_halving", "hyperband", "median"]},
+    )
+    reduction_factor: int = HfArg(default=2, help="Of successive halving and Hyperband: one trial in N goes on.")
+    output_dir: str = HfArg(
+        default="runs/sweep",
+        help="Folder for trial-001/, ..., study.db, sweep.json, sweep.csv, sweep.md, report.html and best.yaml. "
+        "Started again there, a sweep goes on; several at once share its trials.",
+    )
+    workers: int = HfArg(default=1, help="How many trials run at once, each on GPUs of its own where there are any.")
+    gpus_per_trial: int = HfArg(default=1, help="GPUs of a trial; with several it is started by accelerate (ddp).")
+    retry_failed: bool = HfArg(default=False, help="Begin trials that failed once more, in their folders.")
+    seed: int = HfArg(default=42, help="Seed of the draws of random and tpe; that of a training is an option.")
+
+
 def json_option(option: str, text: str | None) -> dict[str, Any]:
     """The JSON object of a command-line option. Raises InputError where it is none."""
     try:

@@ -198,12 +198,25 @@ def _split_config(args: list[str]) -> tuple[dict[str, Any], list[str]]:
         raise InputError("--config needs the path of a YAML file")
     path = args[at].removeprefix("--config=") if inline else args[at + 1]
     rest = args[:at] + args[at + (1 if inline else 2) :]
+    config = read_config(path)
+    if any(word == "--config" or word.startswith("--config=") for word in rest):
+        raise InputError("--config is given twice; put both files' options into one")
+    return config, rest
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """The options of a YAML file, or of one of the package by its name; scalars are texts as they are written.
+
+    A mapping is a JSON option (model_init_kwargs, ...) whose values keep their YAML types. Raises InputError.
+    """
     if not Path(path).is_file():
-        configs = own_folder("recipes") / "configs"
-        if path not in (names := sorted(file.stem for file in configs.glob("*.yaml"))):
-            hint = "" if path.endswith((".yaml", ".yml")) else f"; the package has {', '.join(names)}"
+        recipes = own_folder("recipes")
+        named = {file.stem: file for folder in ("sweeps", "configs") for file in (recipes / folder).glob("*.yaml")}
+        if path not in named:
+            names = ", ".join(sorted(file.stem for file in (recipes / "configs").glob("*.yaml")))
+            hint = "" if path.endswith((".yaml", ".yml")) else f"; the package has {names}"
             raise InputError(f"config file not found: {path}{hint}")
-        path = str(configs / f"{path}.yaml")
+        path = str(named[path])
     try:
         # BaseLoader keeps every scalar as written (`no`, `2e-4`), and argparse converts it.
         text = Path(path).read_text(encoding="utf-8")
@@ -212,13 +225,10 @@ def _split_config(args: list[str]) -> tuple[dict[str, Any], list[str]]:
         raise InputError(f"{path} is not readable YAML: {_one_line(error)}") from error
     if not isinstance(as_written, dict):
         raise InputError(f"{path} must hold a YAML mapping of option: value")
-    if any(word == "--config" or word.startswith("--config=") for word in rest):
-        raise InputError("--config is given twice; put both files' options into one")
-    # A mapping is a JSON option (model_init_kwargs, ...) whose values keep their YAML types.
     return {
         key: typed[key] if isinstance(value, dict) or typed[key] is None else value
         for key, value in as_written.items()
-    }, rest
+    }
 
 
 def _takes_none(types: tuple[type[Any], ...], option: str) -> bool:
@@ -228,6 +238,7 @@ def _takes_none(types: tuple[type[Any], ...], option: str) -> bool:
 
 
 def _to_argv(config: dict[str, Any]) -> list[str]:
+    """The words of a command line for these options; those that are null are left out."""
     argv: list[str] = []
     for key, value in config.items():
         if value is None:
@@ -235,7 +246,7 @@ def _to_argv(config: dict[str, Any]) -> list[str]:
         if isinstance(value, list):
             argv += [f"--{key}", *map(str, value)]
         else:
-            argv.append(f"--{key}={json.dumps(value) if isinstance(value, dict) else value}")
+            argv.append(f"--{key}={json.dumps(value, default=str) if isinstance(value, dict) else value}")
     return argv
 
 

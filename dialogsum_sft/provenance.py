@@ -4,12 +4,18 @@ import hashlib
 import os
 import platform
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+
+try:
+    import resource
+except ImportError:
+    resource = None  # type: ignore[assignment]
 
 
 def versions() -> dict[str, str]:
@@ -33,6 +39,16 @@ def hardware() -> dict[str, Any]:
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
     }
+
+
+def peak_memory_gib() -> float | None:
+    """The most memory that this process has had: of its GPU where it has used one, else resident; None on Windows."""
+    if torch.cuda.is_initialized():
+        return round(torch.cuda.max_memory_allocated() / 2**30, 3)
+    if resource is None:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**30 if sys.platform == "darwin" else 2**20), 3)
 
 
 def git_revision() -> str | None:

@@ -63,6 +63,7 @@ def run_record(
         "git_revision": provenance.git_revision(),
         "hardware": provenance.hardware(),
         "seconds": round(time.time() - started, 1),
+        "peak_memory_gib": provenance.peak_memory_gib(),
         "trained_dialogues": data.trained_dialogues(),
     }
 
