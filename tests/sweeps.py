@@ -47,6 +47,7 @@ def start(command: list[str], log: Path, environment: Mapping[str, str]) -> Fork
         for number in (1, 2):
             os.dup2(descriptor, number)
         os.closerange(3, 256)  # with the locks of the worker
+        _old = sys.stdin, sys.stdout, sys.stderr  # which would close these descriptors when they are deleted
         sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
         atexit._clear()
         os.environ.clear()

@@ -89,7 +89,9 @@ def write_results(plan: Plan, records: Records) -> dict[str, Any]:
         "options": files.public(plan.fixed),
         "evaluation": files.public(plan.evaluation),
         "best": best,
-        "means": {one.name: found for one in plan.space if (found := means_by_value(one, records))},
+        "means": {
+            one.name: found for one in plan.space if one.name != _REPEATS and (found := means_by_value(one, records))
+        },
         "trials": files.public(trials),
         "versions": versions(),
         "git_revision": git_revision(),

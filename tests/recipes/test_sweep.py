@@ -95,24 +95,19 @@ def test_a_mistake_is_one_line(
 @pytest.mark.slow
 def test_a_killed_sweep_goes_on_within_the_trial(tiny_folder: Path, tmp_path: Path, recipe: Recipe) -> None:
     """kill -9 of the sweep and of its training: the trial resumes from its checkpoint, with the same weights."""
-    base, out = write_base(tiny_folder, tmp_path, num_train_epochs=6, lora_dropout=0.2), tmp_path / "sweep"
+    base, out = write_base(tiny_folder, tmp_path, num_train_epochs=5, lora_dropout=0.2), tmp_path / "sweep"
     search = {"seed": [1, 2]}
-    whole = tmp_path / "whole"
-    assert ends(recipe, *sweep_args(base, whole, search)) == 0
-    (tmp_path / "a").mkdir()
-    killed = forked_recipe.start(tmp_path / "a", "sweep", sweep_args(base, out, search))
-    wait_for_checkpoint(out / "trial-002", killed)
-    training = json.loads((out / "trial-002" / "process.json").read_text())["pid"]
+    killed = forked_recipe.start(tmp_path, "sweep", sweep_args(base, out, search))
+    wait_for_checkpoint(out / "trial-001", killed)
+    training = json.loads((out / "trial-001" / "process.json").read_text())["pid"]
     killed.kill()
     os.kill(training, signal.SIGKILL)
     assert ends(recipe, *sweep_args(base, out, search)) == 0
-    assert record(out / "trial-002")["resumed_from_step"] >= 3
-    assert record(out / "trial-001")["resumed_from_step"] is None
-    for name in ("trial-001", "trial-002"):
-        assert_same_weights(out / name, whole / name)
-    assert [one["score"] for one in sweep_record(out)["trials"]] == [
-        one["score"] for one in sweep_record(whole)["trials"]
-    ]
+    assert record(out / "trial-001")["resumed_from_step"] >= 3
+    assert record(out / "trial-002")["resumed_from_step"] is None
+    recipe("sft", "--config", str(out / "trial-001" / "config.yaml"), f"--output_dir={tmp_path / 'whole'}")
+    assert_same_weights(out / "trial-001", tmp_path / "whole")
+    assert sweep_record(out)["trials"][0]["score"] == record(tmp_path / "whole")["metrics"]["eval_loss"]
 
 
 @pytest.mark.slow
