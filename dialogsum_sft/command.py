@@ -10,9 +10,9 @@ from dialogsum_sft.files import own_folder
 
 VERBS = {
     "sft": ("sft", "fine-tune a model on dialogues with summaries"),
-    "sweep": ("sweep", "search the options of a training, by the validation split"),
     "eval": ("eval", "summarise a test set with a model, and score it"),
     "compare": ("compare", "evaluated runs side by side, with paired tests"),
+    "sweep": ("sweep", "search the options of a training, by the validation split"),
     "inspect": ("inspect_data", "a dataset as the model will see it"),
     "merge": ("merge", "merge an adapter into its base model"),
     "benchmark": ("benchmark", "speed and memory on this machine"),

@@ -52,6 +52,7 @@ def run_trials(study: SharedStudy, begin: Begin, end: End, wait: Callable[[], No
     Raises Stopped after SIGTERM or Ctrl-C, when the running trials are saved.
     """
     stop, printing = threading.Event(), threading.Lock()
+    running: set[int] = set()
     faults: list[BaseException] = []
 
     def receive(number: int, _: FrameType | None) -> None:
@@ -61,7 +62,8 @@ def run_trials(study: SharedStudy, begin: Begin, end: End, wait: Callable[[], No
 
     def work(environment: Mapping[str, str]) -> None:
         try:
-            for claimed in _claims(study, stop, wait):
+            for claimed in _claims(study, stop, lambda: None if running else wait()):
+                running.add(claimed.number)
                 try:
                     with printing:
                         begin(claimed)
@@ -70,6 +72,7 @@ def run_trials(study: SharedStudy, begin: Begin, end: End, wait: Callable[[], No
                     with printing:
                         end(claimed, result)
                 finally:
+                    running.discard(claimed.number)
                     study.release(claimed)
         except BaseException as error:
             faults.append(error)
