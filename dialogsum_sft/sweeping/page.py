@@ -9,7 +9,7 @@ import dialogsum_sft
 from dialogsum_sft import files
 from dialogsum_sft.report import charts
 from dialogsum_sft.sweeping.plan import Plan
-from dialogsum_sft.sweeping.results import means_tables, trials_table
+from dialogsum_sft.sweeping.results import REPEATS, means_tables, trials_table
 from dialogsum_sft.sweeping.space import Dimension
 
 import jinja2
@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 _LEFT, _WIDTH = 40, 312  # of the plot in a chart, in its units; see `frame` in charts.html.jinja
 _LOG_FROM = 6.0  # the ratio of the ends from which an axis of numbers is logarithmic
-_MOST_TICKS = 8
+_TICK = 34.0  # the least distance between two labels of an axis
 
 
 def write_page(path: Path, plan: Plan, result: dict[str, Any], records: Sequence[dict[str, Any]]) -> None:
@@ -30,7 +30,11 @@ def write_page(path: Path, plan: Plan, result: dict[str, Any], records: Sequence
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    panels = [panel for one in plan.space if (panel := scores_panel(one, result["means"].get(one.name, []), records))]
+    panels = [
+        panel
+        for one in plan.space
+        if one.name != REPEATS and (panel := scores_panel(one, result["means"].get(one.name, []), records))
+    ]
     html = environment.get_template("sweep.html.jinja").render(
         title=f"Sweep over {', '.join(one.name for one in plan.space)}",
         style=Markup((report / "report.css").read_text(encoding="utf-8")),
@@ -72,14 +76,17 @@ def scores_panel(
         for row in means
     ]
     ticks = sorted((place, label) for label, place in places.items())
-    shown = ticks if len(ticks) <= _MOST_TICKS else [ticks[0], ticks[len(ticks) // 2], ticks[-1]]
+    shown = [ticks[-1]]  # from the right, those that have room
+    for place, label in reversed(ticks):
+        if shown[-1][0] - place >= _TICK:
+            shown.append((place, label))
     return {
         "title": dimension.name,
         "y": y,
         "is_curve": all(isinstance(value, int | float) and not isinstance(value, bool) for value in values),
         "trials": [(places[dimension.label(v)], at(one["score"]), one) for v, one in zip(values, done, strict=True)],
         "means": rows,
-        "ticks": shown,
+        "ticks": shown[::-1],
     }
 
 

@@ -20,7 +20,7 @@ from scipy import stats
 Records = Sequence[dict[str, Any]]
 
 MEASURES = {"eval_loss": "loss", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
-_REPEATS = "seed"  # trials that differ in it alone are repetitions
+REPEATS = "seed"  # trials that differ in it alone are repetitions
 _MOST_VALUES = 24  # of a dimension whose values have means
 
 
@@ -65,7 +65,7 @@ def winner(plan: Plan, records: Records) -> dict[str, Any] | None:
     """
     groups: dict[str, list[dict[str, Any]]] = {}
     for record in records:
-        others = {name: value for name, value in record["values"].items() if name != _REPEATS}
+        others = {name: value for name, value in record["values"].items() if name != REPEATS}
         groups.setdefault(text(others), []).append(record)
     scored = [own for own in groups.values() if all(one["state"] == "done" for one in own)]
     scored = scored or [done for own in groups.values() if (done := [one for one in own if one["state"] == "done"])]
@@ -90,7 +90,7 @@ def write_results(plan: Plan, records: Records) -> dict[str, Any]:
         "evaluation": files.public(plan.evaluation),
         "best": best,
         "means": {
-            one.name: found for one in plan.space if one.name != _REPEATS and (found := means_by_value(one, records))
+            one.name: found for one in plan.space if one.name != REPEATS and (found := means_by_value(one, records))
         },
         "trials": files.public(trials),
         "versions": versions(),
