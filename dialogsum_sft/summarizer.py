@@ -166,9 +166,7 @@ class Summarizer:
         plans = make_plans(rows, prompts, self._tokenizer, self.settings, self._engine, self._args)
         keys, candidates = list(map(digest, prompts)), self._args.num_candidates
         distinct = {key: plan.prompt for key, plan in zip(keys, plans, strict=True) if plan.is_one_call}
-        book = self._journal(journal, list(distinct), faults_again)
-        for note in book.notes if book else ():
-            logger.warning(note)
+        book = self._journal(journal, list(distinct), faults_again, process_index=0)
         batches = completions(
             self._engine,
             list(distinct.values()),
@@ -275,15 +273,21 @@ class Summarizer:
             adapter=self._engine.systems[-1].adapter and not base,
             num_candidates=self._args.num_candidates,
             seed=self._args.seed,
-            journal=self._journal(folder, list(prompts), faults_again, process_index=1, num_processes=2),
+            journal=self._journal(folder, list(prompts), faults_again, process_index=1),
             watch=watch,
         )
         return dict(zip(prompts, drawn, strict=True))
 
-    def _journal(self, folder: Path | None, names: list[str], faults_again: bool, **file: int) -> Journal | None:
+    def _journal(
+        self, folder: Path | None, names: list[str], faults_again: bool, *, process_index: int
+    ) -> Journal | None:
+        """Whole dialogues are in the file of one process, windows in that of another: each sets aside its own."""
         if folder is None:
             return None
+        file = {"process_index": process_index, "num_processes": 2}
         journal = Journal(folder, self._journal_settings, names, self._args.num_candidates, **file)
+        for note in journal.notes:
+            logger.warning(note)
         if faults_again:
             journal.done = {at: one for at, one in journal.done.items() if one.fault is None}
         return journal

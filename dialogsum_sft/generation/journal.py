@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -53,7 +54,7 @@ class Journal:
         self._settings = digests(settings)
         self._own = self._path(process_index)
         self._length = 0  # bytes of this process's file that are complete
-        self._aside: list[Path] = []
+        self._aside: dict[Path, Path] = {}
         index = {key: i for i, key in enumerate(self._keys)}
         known: dict[tuple[str, int], Any] = {}
         for path in sorted(folder.glob(f"{self.name}.partial*.jsonl")):
@@ -63,10 +64,10 @@ class Journal:
                 known |= dict(completions)
                 self._length = length if path == self._own else self._length
             elif ours and completions:
-                self._aside.append(path)
+                self._aside[path] = aside = _unused(path)
                 changed = sorted(name for name in self._settings if header.get(name) != self._settings[name])
                 self.notes.append(
-                    f"{path}: from an evaluation with another {', '.join(changed)}; set aside as {path.name}.old"
+                    f"{path}: from an evaluation with another {', '.join(changed)}; set aside as {aside.name}"
                 )
 
         self.done = {index[key]: completion for key, completion in known.items() if key in index}
@@ -83,8 +84,8 @@ class Journal:
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path in self._aside:
-            path.rename(path.with_name(f"{path.name}.old"))
+        for path, aside in self._aside.items():
+            path.rename(aside)
         self._file: BinaryIO = self._own.open("r+b" if self._length else "wb")
         self._file.truncate(self._length)
         self._file.seek(self._length)
@@ -152,6 +153,12 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _unused(path: Path) -> Path:
+    """A name for a journal that is set aside: NAME.old, or NAME.old2 and so on where others were set aside before."""
+    names = (path.with_name(f"{path.name}.old{number if number > 1 else ''}") for number in itertools.count(1))
+    return next(name for name in names if not name.exists())
 
 
 def digests(settings: dict[str, Any]) -> dict[str, str]:

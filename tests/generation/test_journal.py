@@ -74,6 +74,16 @@ def test_the_journal_of_another_evaluation_is_set_aside_with_a_note(tmp_path: Pa
     assert [line["text"] for line in lines(tmp_path / "predictions.partial.jsonl.old")[1:]] == ["A"]
 
 
+def test_what_was_set_aside_before_stays(tmp_path: Path) -> None:
+    for model in ("first", "second", "third"):
+        write(tmp_path, {0: model}, {"model": model})
+    assert {path.name: lines(path)[1]["text"] for path in sorted(tmp_path.glob("*.jsonl*"))} == {
+        "predictions.partial.jsonl": "third",
+        "predictions.partial.jsonl.old": "first",
+        "predictions.partial.jsonl.old2": "second",
+    }
+
+
 def test_each_process_writes_its_own_file_and_reads_all(tmp_path: Path) -> None:
     write(tmp_path, {0: "A"}, num_processes=2)
     write(tmp_path, {1: "B"}, process_index=1, num_processes=2)

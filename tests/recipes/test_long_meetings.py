@@ -39,6 +39,21 @@ def flags(model: Path, output_dir: Path, way: str, *more: str) -> list[str]:
     return evaluation_args(model, output_dir, "--max_length=300", f"--long={way}", "--num_examples=0", *more)
 
 
+def test_another_model_in_the_same_journal_keeps_its_windows(
+    server: Server, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """The windows are made before the journal of whole dialogues is opened."""
+    server.script = lambda content, number: (200, answer("Fine."), {})
+    for model in ("first", "second"):
+        options = {"model_name_or_path": str(tiny_folder), "max_length": 300, "max_new_tokens": 8}
+        summarizer = Summarizer.from_pretrained(server.url, served_model_name=model, long="map_reduce", **options)
+        rows = [summarizer.read(text) for text in (meeting(4000), "Ann: Hello.\nBen: Good morning.")]
+        list(summarizer.stream(rows, journal=tmp_path))
+    asked = len(server.contents)
+    list(summarizer.stream(rows, journal=tmp_path))
+    assert len(server.contents) == asked > 4
+
+
 def test_an_evaluation_names_its_way_and_its_coverage(
     recipe: Recipe, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
