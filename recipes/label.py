@@ -21,6 +21,7 @@ from dialogsum_sft.cli import parse, run
 from dialogsum_sft.data.inputs import open_inputs
 from dialogsum_sft.data.prompts import LABEL_INSTRUCTIONS
 from dialogsum_sft.generation.cost import estimated, measured, new_completions
+from dialogsum_sft.generation.journal import locked
 from dialogsum_sft.labelling.labels import (
     check_folder,
     counts_table,
@@ -49,7 +50,9 @@ def main() -> None:
     folder = Path(args.output_dir).expanduser()
     state = check_folder(folder, args)
     if args.accept is not None:
-        accept(folder, Path(args.accept).expanduser())
+        read_labels(folder)  # or say that there are none
+        with locked(state):
+            accept(folder, Path(args.accept).expanduser())
         return
 
     # 2. Model: only its tokenizer is loaded here
@@ -67,27 +70,32 @@ def main() -> None:
     inputs = open_inputs(args, dialogue_args, trained_columns(model))
     rows = distinct(inputs.rows)
 
-    # 4. What is to be asked, and what it may cost
-    before, notes = summarizer.kept(rows, state)
-    number, most = estimated(before, args.num_candidates, args.max_new_tokens, args.max_requests)
-    note(*summarizer.notes, *inputs.notes, *notes, f"{len(rows)} dialogues; {most.before('summaries')}")
-    note(f"answers are kept in {state} as they come: the same command goes on after an interruption")
+    with locked(state):  # a second run would ask for the same summaries
+        # 4. What is to be asked, and what it may cost
+        before, notes = summarizer.kept(rows, state)
+        number, most = estimated(before, args.num_candidates, args.max_new_tokens, args.max_requests)
+        note(*summarizer.notes, *inputs.notes, *notes, f"{len(rows)} dialogues; {most.before('summaries')}")
+        note(f"answers are kept in {state} as they come: the same command goes on after an interruption")
 
-    # 5. Summaries, judged as they come
-    summaries = summarizer.stream(rows[:number], journal=state, progress="labelling", faults_again=False)
-    labels = [judged(row, dataclasses.asdict(one)) for row, one in zip(rows[:number], summaries, strict=True)]
-    after, _ = summarizer.kept(rows, state)
-    summarizer.close()
+        # 5. Summaries, judged as they come
+        summaries = summarizer.stream(rows[:number], journal=state, progress="labelling", faults_again=False)
+        labels = [judged(row, dataclasses.asdict(one)) for row, one in zip(rows[:number], summaries, strict=True)]
+        after, _ = summarizer.kept(rows, state)
+        summarizer.close()
 
-    # 6. Files
-    total = measured(one for _, done in after[:number] for one in done)
-    about = summarizer.record() | {"instruction_name": name, "num_candidates": args.num_candidates, "seed": args.seed}
-    about |= {"validation_share": args.validation_share, "sheet_size": args.sheet_size, "tokens": total.record()}
-    read = {"read": len(inputs.rows) + len(inputs.faults), "unreadable": len(inputs.faults)}
-    read |= {"repeated": len(inputs.rows) - len(rows), "left": len(rows) - number}
-    write_labels(folder, labels)
-    counts = write(folder, about | {"inputs": read, "versions": versions(), "git_revision": git_revision()})
-    note(f"this run took {measured(new_completions(before, after)).after()}; all of it {total.after()}")
+        # 6. Files
+        total = measured(one for _, done in after[:number] for one in done)
+        about = summarizer.record() | {
+            "instruction_name": name,
+            "num_candidates": args.num_candidates,
+            "seed": args.seed,
+        }
+        about |= {"validation_share": args.validation_share, "sheet_size": args.sheet_size, "tokens": total.record()}
+        read = {"read": len(inputs.rows) + len(inputs.faults), "unreadable": len(inputs.faults)}
+        read |= {"repeated": len(inputs.rows) - len(rows), "left": len(rows) - number}
+        write_labels(folder, labels)
+        counts = write(folder, about | {"inputs": read, "versions": versions(), "git_revision": git_revision()})
+        note(f"this run took {measured(new_completions(before, after)).after()}; all of it {total.after()}")
     if number < len(rows):
         left = f"stopped after --max_requests {args.max_requests}; {len(rows) - number} dialogues are left"
         raise Stopped(f"{left}: the same command goes on with them", status=75)

@@ -12,6 +12,7 @@ from typing import Any
 from conftest import ROOT, Recipe, training_args
 from dialogsum_sft import command
 from dialogsum_sft.data.prompts import INSTRUCTION, LABEL_INSTRUCTIONS
+from dialogsum_sft.generation.journal import locked
 from fake_endpoint import Server, answer, serving
 
 import pytest
@@ -139,6 +140,18 @@ def test_max_requests_stops_and_the_same_command_goes_on(label: Any, server: Ser
     assert "this run took 6 requests: 42 + 18 tokens; all of it 10 requests: 70 + 30 tokens" in err
     assert (status, len(server.contents), len(set(server.contents))) == (0, 10, 10)
     assert label(calls, "--max_requests=1", "--num_candidates=2")[0] == 2
+
+
+def test_a_second_run_in_the_folder_is_refused(label: Any, server: Server, tmp_path: Path) -> None:
+    """It would ask, and pay, for the same summaries."""
+    calls = table(tmp_path / "calls.jsonl", 3)
+    assert label(calls)[0] == 0
+    asked = len(server.contents)
+    with locked(tmp_path / "out" / ".label"):
+        for second in (table(tmp_path / "more.jsonl", 5), f"--accept={tmp_path / 'out' / 'sheet.csv'}"):
+            status, _, err = label(second, endpoint=second != f"--accept={tmp_path / 'out' / 'sheet.csv'}")
+            assert (status, len(server.contents)) == (2, asked)
+            assert "another process makes these summaries" in err
 
 
 def test_candidates_are_chosen_by_consensus_among_whole_ones(label: Any, server: Server, tmp_path: Path) -> None:
