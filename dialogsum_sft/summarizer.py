@@ -15,7 +15,7 @@ from dialogsum_sft.arguments import DialogueArguments, GenerationArguments
 from dialogsum_sft.data.answers import is_cut_off, read_answer
 from dialogsum_sft.data.counts import Counts
 from dialogsum_sft.data.dialogue import restore_speakers
-from dialogsum_sft.data.dialogue_reader import read_dialogue
+from dialogsum_sft.data.dialogue_reader import dialogues_of, read_dialogue
 from dialogsum_sft.data.encoding import Prompt, build_prompts
 from dialogsum_sft.data.prompts import PromptSettings
 from dialogsum_sft.engine_checks import check_engine
@@ -25,6 +25,7 @@ from dialogsum_sft.evaluation.unsupported import unsupported_names, unsupported_
 from dialogsum_sft.generation.engine import Completion, Watch, max_prompt_tokens
 from dialogsum_sft.generation.journal import Journal
 from dialogsum_sft.generation.long_dialogues import carry_out, digest, make_plans
+from dialogsum_sft.generation.python_options import checked_options
 from dialogsum_sft.generation.summarise import completions, decisive_settings, open_engine, summarise
 from dialogsum_sft.generation.transformers_engine import TransformersEngine
 from dialogsum_sft.modeling import EMBEDDED, check_adapter, load_tokenizer, public_name
@@ -103,11 +104,8 @@ class Summarizer:
         `options` are those of recipes/summarize.py, such as `max_new_tokens` or `instruction`; others are those of the
         training. Raises InputError for what does not exist or fit.
         """
-        given = _found(str(name)) | options
         types = (ModelConfig, DialogueArguments, GenerationArguments)
-        known = {field.name for kind in types for field in fields(kind)}
-        if unknown := sorted(given.keys() - known):
-            raise InputError(f"Summarizer has no option {', '.join(unknown)}")
+        given = _found(str(name)) | checked_options(types, options)
         values = use_defaults(given) | given
 
         def made(kind: type[Any]) -> Any:
@@ -117,7 +115,7 @@ class Summarizer:
         return cls(*map(made, types))
 
     def summarize(self, dialogues: Any, *, records: bool = False) -> Any:
-        """The summaries of a list of dialogues as a list of texts, in order; of one dialogue its summary.
+        """The summaries of dialogues (any iterable) as a list of texts, in order; of one dialogue its summary.
 
         A dialogue is a text in any format that training reads (an exported chat, subtitles, lines `Name: ...`), a list
         of turns (objects, or tuples of speaker and text), or a list of messages with `role` and `content`. With
@@ -126,10 +124,9 @@ class Summarizer:
         Raises InputError for a dialogue without turns, and without `records` for one that an endpoint does not
         summarise.
         """
-        if alone := _is_dialogue(dialogues):
-            dialogues = [dialogues]
+        several, alone = dialogues_of(dialogues)
         rows = []
-        for number, dialogue in enumerate(dialogues, 1):
+        for number, dialogue in enumerate(several, 1):
             try:
                 rows.append(self.read(dialogue))
             except ValueError as error:
@@ -323,10 +320,3 @@ def _found(name: str) -> dict[str, Any]:
     except OSError:  # neither on the hub nor in its cache: the loading of the model says so
         is_adapter = False
     return {"adapter_path": snapshot_download(name)} if is_adapter else {"model_name_or_path": name}
-
-
-def _is_dialogue(value: Any) -> bool:
-    """Whether a value is one dialogue: a text, an object, a list of objects or of (speaker, text)."""
-    if isinstance(value, (str, Mapping)):
-        return True
-    return bool(value) and all(isinstance(turn, (Mapping, tuple)) for turn in value)

@@ -15,6 +15,8 @@ from conftest import ROOT, Recipe, evaluation_args
 from dialogsum_sft import InputError, Summarizer, Summary
 from fake_endpoint import Server, answer, serving
 
+import numpy as np
+import pandas
 import pytest
 
 TEXT = "Mila: The boat leaves at six.\nOren: Then I set the alarm for five."
@@ -65,6 +67,15 @@ def test_one_dialogue_has_one_summary(server: Server) -> None:
     assert summarizer.summarize([]) == []
 
 
+def test_any_iterable_of_dialogues_is_taken_whole(server: Server) -> None:
+    """Also one that gives its items once."""
+    summarizer = Summarizer.from_pretrained(server.url, served_model_name="m")
+    texts = ["Mila: One.\nOren: Yes.", "Mila: Two.\nOren: Yes.", "Mila: Three.\nOren: Yes."]
+    expected = summarizer.summarize(texts)
+    for several in (iter(texts), (one for one in texts), pandas.Series(texts), np.array(texts)):
+        assert summarizer.summarize(several) == expected
+
+
 def test_a_record_has_what_the_dialogue_does_not_support(server: Server) -> None:
     summarizer = Summarizer.from_pretrained(server.url, served_model_name="m")
     text = "Mila tells Oren and Quentin that the boat leaves at six and that it costs 48 dollars."
@@ -93,6 +104,11 @@ def test_a_dialogue_that_an_endpoint_refuses_is_an_error_or_a_record(server: Ser
         ([TEXT, ""], "dialogue 2 is empty"),
         ([TEXT, 3], "dialogue 2: a number, neither text nor a list of turns"),
         ([[]], "dialogue 1: .*the list of turns is empty"),
+        (None, "NoneType is no dialogue: give a text, a list of turns, or a list of these"),
+        (Path("chat.txt"), "PosixPath is no dialogue"),
+        (b"Mila: Hello.", "bytes is no dialogue"),
+        ([{"id": 1, "dialogue": TEXT}], r"rows with the column dialogue, not turns: give \[row\['dialogue'\] for row"),
+        (pandas.DataFrame({"dialogue": [TEXT]}), "DataFrame is a table: give its column with the dialogues"),
     ],
 )
 def test_what_is_no_dialogue_is_named(server: Server, dialogues: list[Any], message: str) -> None:
@@ -108,6 +124,27 @@ def test_what_is_no_model_is_named(tmp_path: Path) -> None:
         Summarizer.from_pretrained("./nothing")
     with pytest.raises(InputError, match="Summarizer has no option max_tokens"):
         Summarizer.from_pretrained("http://localhost/v1", max_tokens=3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_new_tokens": "30"}, "max_new_tokens='30': give a whole number"),
+        ({"seed": 1.5}, "seed=1.5: give a whole number"),
+        ({"dialogue_format": "whatsapp"}, "dialogue_format='whatsapp': give labels, .* or lines"),
+        ({"rename_speakers": "no"}, "rename_speakers='no': give True or False"),
+        ({"instruction": 3}, "instruction=3: give a text"),
+    ],
+)
+def test_a_value_that_cannot_be_is_named(server: Server, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Summarizer.from_pretrained(server.url, served_model_name="m", **options)
+
+
+def test_objects_are_options_too(server: Server) -> None:
+    options = {"generation_kwargs": {"do_sample": True, "temperature": 0.5}, "extra_body": {"user": "u"}}
+    Summarizer.from_pretrained(server.url, served_model_name="m", **options).summarize(TEXT)
+    assert (server.bodies[0]["temperature"], server.bodies[0]["user"]) == (0.5, "u")
 
 
 def test_another_instruction_than_that_of_the_training_is_refused(adapter: Path, tiny_folder: Path) -> None:

@@ -1,20 +1,21 @@
 """The dialogue of a row: from text in one of the formats, or from a list of turns."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from dialogsum_sft import InputError
 from dialogsum_sft.arguments import DialogueArguments
-from dialogsum_sft.data.columns import Columns, is_empty, text_of, value_of
+from dialogsum_sft.data.columns import Columns, dialogue_column, is_empty, text_of, value_of
 from dialogsum_sft.data.counts import Counts
 from dialogsum_sft.data.dialogue import Dialogue
 from dialogsum_sft.data.row_files import one_line
 from dialogsum_sft.data.stored_lists import stored_list
 from dialogsum_sft.data.transcripts import detect_format, parse, parse_alike, with_line_breaks
 from dialogsum_sft.data.turn_lists import keys_of, parse_turns
-from dialogsum_sft.data.turn_objects import TurnKeys
+from dialogsum_sft.data.turn_objects import SPEAKER_KEYS, TurnKeys, plain_key
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,30 @@ def _is_stored(text: str, whole: bool = False) -> bool:
         return stored_list(text) is not None
     except ValueError:
         return not whole
+
+
+def dialogues_of(value: Any) -> tuple[list[Any], bool]:
+    """The dialogues of a value, and whether it is one alone: a text, an object, or turns (objects or tuples).
+
+    Of any other iterable, also one that gives its items once, each item is a dialogue. Raises InputError for what is
+    none, and for tables, whose rows or names would be taken for turns.
+    """
+    if isinstance(value, (str, Mapping)):
+        return [value], True
+    if isinstance(value, (bytes, PurePath)) or not isinstance(value, Iterable):
+        raise InputError(f"{type(value).__name__} is no dialogue: give a text, a list of turns, or a list of these")
+    if hasattr(value, "columns"):
+        raise InputError(f"{type(value).__name__} is a table: give its column with the dialogues")
+    every = list(value)
+    are_objects = bool(every) and all(isinstance(one, Mapping) for one in every)
+    if are_objects and not any(plain_key(str(name)) in SPEAKER_KEYS for one in every for name in one):
+        column = dialogue_column(list(dict.fromkeys(name for one in every for name in one)))
+        if any("\n" in str(one.get(column)) or isinstance(one.get(column), list) for one in every):
+            raise InputError(
+                f"these are rows with the column {column}, not turns: give [row[{column!r}] for row in rows]"
+            )
+    is_one = bool(every) and all(isinstance(one, (Mapping, tuple)) for one in every)
+    return ([every], True) if is_one else (every, False)
 
 
 def read_dialogue(value: Any, args: DialogueArguments, counts: Counts) -> Dialogue:
