@@ -138,7 +138,10 @@ def parse(
             if (now := _FORMER_NAMES.get(word)) is not None
             and (not now or f"--{now.split(':')[0].split()[0]}" in flags)
         )
-        near = difflib.get_close_matches(unknown[0], {flag for flag in flags if "-" not in flag[2:]}, n=2, cutoff=0.75)
+        if launches and words[0] in ("num_processes", "num_machines", "machine_rank"):
+            hint = "; it goes beside --accelerate_config"
+        known = {flag for flag in flags if "-" not in flag[2:]} | {"--config"}
+        near = difflib.get_close_matches(unknown[0], known, n=2, cutoff=0.75)
         if near and not hint:
             hint = f"; did you mean {' or '.join(word.removeprefix('--') for word in near)}?"
         raise InputError(f"unknown option in {source}: {', '.join(words)}{hint}")
@@ -213,8 +216,9 @@ def read_config(path: str) -> dict[str, Any]:
         recipes = own_folder("recipes")
         named = {file.stem: file for folder in ("sweeps", "configs") for file in (recipes / folder).glob("*.yaml")}
         if path not in named:
-            names = ", ".join(sorted(file.stem for file in (recipes / "configs").glob("*.yaml")))
-            hint = "" if path.endswith((".yaml", ".yml")) else f"; the package has {names}"
+            hint = f"; the package has {', '.join(sorted(file.stem for file in (recipes / 'configs').glob('*.yaml')))}"
+            if path.endswith((".yaml", ".yml")):
+                hint = f"; --config {stem} is in the package" if (stem := Path(path).stem) in named else ""
             raise InputError(f"config file not found: {path}{hint}")
         path = str(named[path])
     try:

@@ -6,11 +6,14 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from dialogsum_sft import InputError, Stopped
 from dialogsum_sft.files import own_folder
 
+import yaml
 from accelerate.commands.launch import _validate_launch_command, launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 
@@ -48,8 +51,9 @@ def start_processes() -> int | None:
     except argparse.ArgumentError as error:
         raise InputError(str(error)) from error
     options = {name: value for name, value in vars(given).items() if value is not None}
-    command = ["--config_file", str(config_path(options.pop("accelerate_config")))]
-    if options.get("num_machines", 1) == 1:
+    path = config_path(options.pop("accelerate_config"))
+    command = ["--config_file", str(path)]
+    if _machines(_read(path) | options) == 1:
         options.setdefault("main_process_port", 0)  # any free one: two runs on a machine do not meet
     for name, value in options.items():
         command += [f"--{name}", str(value)]
@@ -57,6 +61,8 @@ def start_processes() -> int | None:
     try:
         args, _, _ = _validate_launch_command(launch_command_parser().parse_args(command))
         if not (args.use_deepspeed or args.use_fsdp or args.multi_gpu) or args.cpu:
+            if options.get("num_processes", 1) > 1:
+                raise InputError(f"--num_processes {options['num_processes']}: {path.name} starts one process")
             os.environ.update(prepare_simple_launcher_cmd_env(args)[1])
             sys.argv[1:] = rest
             return None
@@ -73,6 +79,39 @@ def config_path(name: str) -> Path:
             return path
     known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
     raise InputError(f"{OPTION} {name}: there is no such file, and in {folder.name}/ are {known}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The options of an accelerate config."""
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{OPTION} {path} is not readable YAML: {error}") from error
+    if not isinstance(config, dict) or "distributed_type" not in config:
+        raise InputError(f"{OPTION} {path} is no config of accelerate: it has no distributed_type")
+    return config
+
+
+def _machines(options: Mapping[str, Any]) -> int:
+    """How many machines the options name. Raises InputError where they contradict each other, or the ranks would wait
+    for each other without an end.
+    """
+    machines, processes = options.get("num_machines", 1), options.get("num_processes", 1)
+    rank = options.get("machine_rank", 0 if machines == 1 else None)
+    if min(machines, processes) < 1:
+        raise InputError(f"{OPTION}: --num_processes and --num_machines begin at 1")
+    if processes % machines:
+        raise InputError(f"--num_processes {processes} counts those of all {machines} machines: give a multiple of it")
+    if machines > 1 and (rank is None or not options.get("main_process_ip")):
+        raise InputError(
+            f"{machines} machines need --main_process_ip and, on each, a --machine_rank: recipes/slurm.sh gives both"
+        )
+    if rank is not None and not 0 <= rank < machines:
+        known = (
+            "there is one machine" if machines == 1 else f"the ranks of {machines} machines are 0 to {machines - 1}"
+        )
+        raise InputError(f"--machine_rank {rank}: {known}")
+    return int(machines)
 
 
 def write_status(status: int) -> None:

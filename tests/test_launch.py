@@ -107,6 +107,25 @@ def test_sft_starts_its_processes_and_says_how_to_go_on(tiny_folder: Path, tmp_p
         ),
         (["--accelerate_config=cpu", "--num_processes", "two"], "argument --num_processes: invalid int value: 'two'"),
         (["--accelerate_config"], "argument --accelerate_config: expected one argument"),
+        (
+            ["--num_processes=2"],
+            "unknown option in the command line: num_processes; it goes beside --accelerate_config",
+        ),
+        (["--confg=x"], "confg; did you mean config"),
+        (["--config=quickstart.yaml"], "not found: quickstart.yaml; --config quickstart is in the package"),
+        (["--accelerate_config=cpu", "--num_processes=0"], "--num_processes and --num_machines begin at 1"),
+        (["--accelerate_config=cpu", "--machine_rank=1"], "--machine_rank 1: there is one machine"),
+        (["--accelerate_config=single_gpu", "--num_processes=2"], "--num_processes 2: single_gpu.yaml starts one"),
+        (["--accelerate_config=multi_node"], "2 machines need --main_process_ip and, on each, a --machine_rank"),
+        (
+            ["--accelerate_config=ddp", "--num_processes=9", "--num_machines=2"],
+            "--num_processes 9 counts those of all 2 machines: give a multiple of it",
+        ),
+        (["--accelerate_config", str(ROOT / "LICENSE")], "LICENSE is no"),
+        (
+            ["--accelerate_config", str(CONFIGS.parent / "recipes/configs/quickstart.yaml")],
+            "it has no distributed_type",
+        ),
     ],
 )
 def test_mistakes_of_the_launch(
