@@ -109,7 +109,7 @@ def test_sft_starts_its_processes_and_says_how_to_go_on(tiny_folder: Path, tmp_p
         (["--accelerate_config"], "argument --accelerate_config: expected one argument"),
         (
             ["--num_processes=2"],
-            "unknown option in the command line: num_processes; it goes beside --accelerate_config",
+            "num_processes; it goes beside --accelerate_config",
         ),
         (["--confg=x"], "confg; did you mean config"),
         (["--config=quickstart.yaml"], "not found: quickstart.yaml; --config quickstart is in the package"),
