@@ -449,21 +449,6 @@ def test_an_input_error_of_a_process_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_save_one_adapter(tiny_folder: Path, tmp_path: Path) -> None:
-    done = start(
-        Path(sys.executable).parent / "accelerate",
-        *("launch", "--config_file", "accelerate_configs/cpu.yaml", "--main_process_port", "0", "recipes/sft.py"),
-        *training_args(tiny_folder, tmp_path, "--eval_strategy=steps", "--eval_steps=2"),
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert files(tmp_path) == TRAINED_FILES
-    record = json.loads((tmp_path / "adapter" / "run.json").read_text())
-    assert record["hardware"]["processes"] == 2
-    assert record["metrics"]["epoch"] == pytest.approx(2 * 2 * 2 / 156, abs=1e-3)  # two steps of two rows on two ranks
-    assert done.stdout.count("saved to") == 1
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sft", "eval"])
 def test_several_processes_that_no_launcher_started_are_refused(
     recipe: Recipe,

@@ -138,8 +138,9 @@ def test_two_ranks_equal_one_process(recipe: Recipe, tiny_folder: Path, tmp_path
         *(ACCELERATE, "launch", "--config_file", "accelerate_configs/cpu.yaml", "--main_process_port", "0"),
         *("recipes/sft.py", *training_args(tiny_folder, tmp_path / "two", **options)),
     )
-    _, errors = finish(ranks)
+    output, errors = finish(ranks)
     assert ranks.returncode == 0, errors[-3000:]
+    assert output.count("saved to") == 1
     same_run(tmp_path / "one", tmp_path / "two")
     one, two = (json.loads((tmp_path / name / "adapter" / "run.json").read_text()) for name in ("one", "two"))
     assert [run["hardware"]["processes"] for run in (one, two)] == [1, 2]
