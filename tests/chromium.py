@@ -29,6 +29,7 @@ class Browser:
 
         flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
         flags += " --disable-component-update --disable-sync --disable-dev-shm-usage --hide-scrollbars"
+        flags += " --incognito"  # localStorage in memory: on a busy disk, what a page wrote was missing after a reload
         self._process = subprocess.Popen(
             [CHROMIUM, *flags.split(), f"--user-data-dir={folder}", "--remote-debugging-pipe"],
             preexec_fn=as_three_and_four,

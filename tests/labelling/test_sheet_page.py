@@ -40,7 +40,7 @@ def test_decisions_on_a_phone_are_taken_in(browser: Browser, tmp_path: Path) -> 
         "{const text = document.querySelectorAll('textarea')[2]; text.value = 'Two lines,\\nand a \"quote\".';"
         "text.dispatchEvent(new Event('input', {bubbles: true}))}"
     )
-    browser.run("new Promise(done => setTimeout(done, 300))")  # localStorage is written a moment later
+    assert browser.run(COUNT) == "4 of 4 decided"
     browser.open(page)
     assert (browser.run(COUNT), browser.run(SHOWN)) == ("4 of 4 decided", [False, False, True, False])
     browser.run("URL.createObjectURL = blob => { window.saved = blob; return '#'; }")

@@ -28,7 +28,8 @@ OURS = {
 # Options of other programs, which messages, docstrings or the code name.
 OTHERS = {"no-build-isolation", "no-deps", "config_file", "quiet", "watch", "max-model-len"}
 # Options that the parser of no recipe has: of every recipe, of a launch, of the command.
-COMMON = {"config", "help", "help_all", "accelerate_config", "num_processes", "completion", "version"}
+COMMON = {"config", "help", "help_all", "completion", "version"}
+COMMON |= {"accelerate_config", "num_processes", "num_machines", "machine_rank", "main_process_ip"}
 
 
 @cache
