@@ -155,7 +155,7 @@ def test_stop_ends_the_generation(page: Browser, held: Held) -> None:
     assert page.run(STATES) == ["stopped", ""]
     held.go.set()
     assert held.tokens < 12
-    page.run("new Promise(done => setTimeout(done, 1000))")  # a click at the very moment of the answer to Stop is ended
+    page.run("new Promise(done => setTimeout(done, 1000))")  # Stop also ends a click of this moment
     click(page, "Summarise")
     page.wait_for(f"{STATUS}.startsWith('Done in')")
 
