@@ -14,6 +14,7 @@ from typing import Any
 from chromium import CHROMIUM, Browser
 from dialogsum_sft.cli import run
 from dialogsum_sft.training.stopping import StopCallback
+from fake_endpoint import Server, answer, serving
 from ranks import ForkedSft
 from sft_runs import Sft, sft_args
 
@@ -177,6 +178,14 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     one.look(1280, 900)
     yield one
     one.close()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """An endpoint. Its summaries repeat the last line of a dialogue."""
+    with serving(monkeypatch) as running:
+        running.script = lambda content, number: (200, answer(f"So: {content.splitlines()[-1]}"), {})
+        yield running
 
 
 @pytest.fixture

@@ -1,13 +1,14 @@
 """Runs a recipe in a process that is forked from this one: it imports nothing, so it starts at once."""
 
 import atexit
+import contextlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from conftest import recipe_module
 from dialogsum_sft.cli import run
@@ -56,8 +57,8 @@ def start(
         for descriptor in {target, errors, source}:
             os.close(descriptor)
         return Forked(pid, err)
-    status = 1
-    try:
+
+    def work() -> None:
         for number, descriptor in enumerate((source, target, errors)):
             os.dup2(descriptor, number)
         os.closerange(3, 256)
@@ -67,6 +68,15 @@ def start(
         torch.set_num_threads(1)
         sys.argv = [f"{name}.py", *map(str, args)]
         run(recipe_module(name).main)
+
+    leave(work)
+
+
+def leave(work: Callable[[], None]) -> NoReturn:
+    """Do the work of a forked process, and end it with the work's exit status."""
+    status = 1
+    try:
+        work()
         sys.stdout.flush()
         status = 0
     except SystemExit as end:
@@ -74,5 +84,7 @@ def start(
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
+        with contextlib.suppress(OSError):  # a closed pipe, of which `status` tells already
+            sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

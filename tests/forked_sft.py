@@ -22,6 +22,7 @@ from typing import Any
 import cpu_ranks
 from conftest import recipe_module
 from dialogsum_sft.cli import run
+from forked_recipe import leave
 
 from transformers import AutoModelForCausalLM
 
@@ -40,20 +41,13 @@ def train(request: dict[str, Any], environment: dict[str, str]) -> None:
     atexit._clear()  # what was registered before belongs to the server, such as removing its scratch folder
     os.environ.update(environment)
     sys.argv = ["sft.py", *request["args"]]
-    status = 1
-    try:
+
+    def work() -> None:
         cpu_ranks.shard_on_cpu(recipe)
         cpu_ranks.arrange(recipe, **request.get("faults", {}))
         run(recipe.main)
-        status = 0
-    except SystemExit as end:
-        status = int(end.code or 0)
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+
+    leave(work)
 
 
 def wait(pids: list[int]) -> list[int]:

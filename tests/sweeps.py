@@ -11,6 +11,7 @@ from typing import Any
 
 from conftest import recipe_module
 from dialogsum_sft.cli import run
+from forked_recipe import leave
 from sft_runs import sft_args
 
 import torch
@@ -39,15 +40,15 @@ def start(command: list[str], log: Path, environment: Mapping[str, str]) -> Fork
     pid = os.fork()
     if pid:
         return ForkedTrial(pid)
-    status = 1
-    try:
+    _old = sys.stdin, sys.stdout, sys.stderr  # which would close these descriptors when they are deleted
+
+    def work() -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
         descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         for number in (1, 2):
             os.dup2(descriptor, number)
         os.closerange(3, 256)  # with the locks of the worker
-        _old = sys.stdin, sys.stdout, sys.stderr  # which would close these descriptors when they are deleted
         sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
         atexit._clear()
         os.environ.clear()
@@ -55,15 +56,8 @@ def start(command: list[str], log: Path, environment: Mapping[str, str]) -> Fork
         torch.set_num_threads(1)
         sys.argv = command
         run(recipe_module(Path(command[0]).stem).main)
-        status = 0
-    except SystemExit as end:
-        status = int(end.code or 0)
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+
+    leave(work)
 
 
 def write_base(model: Path, folder: Path, **options: Any) -> Path:

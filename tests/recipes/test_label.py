@@ -5,7 +5,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,11 @@ from conftest import ROOT, Recipe, training_args
 from dialogsum_sft import command
 from dialogsum_sft.data.prompts import INSTRUCTION, LABEL_INSTRUCTIONS
 from dialogsum_sft.generation.journal import locked
-from fake_endpoint import Server, answer, serving
+from fake_endpoint import Server, answer
 
 import pytest
 
 CHAT = "Mila: The boat leaves at six.\nOren: Then I set the alarm for five.\n"
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """Its summaries repeat the last line of a dialogue."""
-    with serving(monkeypatch) as running:
-        running.script = lambda content, number: (200, answer(f"So: {content.splitlines()[-1]}"), {})
-        yield running
 
 
 @pytest.fixture

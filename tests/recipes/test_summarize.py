@@ -7,13 +7,13 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from conftest import ROOT, Recipe, fails
 from dialogsum_sft import command
-from fake_endpoint import Server, answer, serving
+from fake_endpoint import Server, answer
 
 import pytest
 
@@ -26,14 +26,6 @@ VTT = (
     "WEBVTT\n\n00:00:01.000 --> 00:00:03.000\n<v Mila>The boat leaves at six.\n\n"
     "00:00:04.000 --> 00:00:05.000\n<v Oren>Good.\n"
 )
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """Its summaries repeat the last line of a dialogue."""
-    with serving(monkeypatch) as running:
-        running.script = lambda content, number: (200, answer(f"So: {content.splitlines()[-1]}"), {})
-        yield running
 
 
 @pytest.fixture

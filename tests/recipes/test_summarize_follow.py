@@ -9,20 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from conftest import Recipe, fails
-from fake_endpoint import Server, answer, serving
+from fake_endpoint import Server
 from forked_recipe import Forked, start
 
 import pytest
 
 CHAT = "Mila: The boat leaves at {}.\nOren: Then I set the alarm for {}.\n"
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """Its summaries repeat the last line of a dialogue."""
-    with serving(monkeypatch) as running:
-        running.script = lambda content, number: (200, answer(f"So: {content.splitlines()[-1]}"), {})
-        yield running
 
 
 @pytest.fixture

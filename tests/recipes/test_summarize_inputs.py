@@ -7,13 +7,13 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from conftest import Recipe
 from dialogsum_sft.generation import openai_engine
-from fake_endpoint import Server, answer, serving
+from fake_endpoint import Server, answer
 
 import pytest
 
@@ -30,14 +30,6 @@ SRT = (
 )
 WHATSAPP = "12/03/24, 10:15 - Mila: The boat leaves at six.\n12/03/24, 10:17 - Oren: Good.\n"
 CUT = "Compressed file ended before the end-of-stream marker was reached"
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """Its summaries repeat the last line of a dialogue."""
-    with serving(monkeypatch) as running:
-        running.script = lambda content, number: (200, answer(f"So: {content.splitlines()[-1]}"), {})
-        yield running
 
 
 Summarize = Callable[..., tuple[int, str, list[str]]]

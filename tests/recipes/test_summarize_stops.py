@@ -8,24 +8,15 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fake_endpoint import Server, answer, serving
+from fake_endpoint import Server
 from forked_recipe import Forked, start
 
 import pytest
 
 NUMBER = 200
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """Its summaries repeat the last line of a dialogue."""
-    with serving(monkeypatch) as running:
-        running.script = lambda content, number: (200, answer(f"So: {content.splitlines()[-1]}"), {})
-        yield running
 
 
 def endpoint(server: Server) -> list[str]:
