@@ -258,6 +258,17 @@ def _one_line(error: BaseException | str) -> str:
     return " ".join(str(error).split())
 
 
+def note(*lines: str) -> None:
+    """Print lines to standard error, beside the results on standard output."""
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def shortened(faults: Sequence[str], most: int = 10) -> list[str]:
+    """The first faults, and how many more there are."""
+    return [*faults[:most], *([f"and {len(faults) - most} more"] if len(faults) > most else [])]
+
+
 def run(main: Callable[[], None], *, launches: bool = False) -> None:
     """Call a recipe's main; an error becomes one line on standard error (rank 0 only) and an exit status.
 

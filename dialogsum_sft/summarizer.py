@@ -147,6 +147,7 @@ class Summarizer:
         self,
         rows: Sequence[Mapping[str, Any]],
         *,
+        prompts: Sequence[Prompt] | None = None,
         journal: Path | None = None,
         progress: str | None = None,
         faults_again: bool = True,
@@ -155,11 +156,12 @@ class Summarizer:
 
         Every completion is in the folder `journal` before it is yielded; what the journal holds of the same prompts,
         model and decoding is not generated again, but for faults: without `faults_again` only those that may pass.
-        Equal prompts are completed once. `progress` names a progress bar.
+        Equal prompts are completed once. `prompts` are those of the rows, where they are made already.
+        `progress` names a progress bar.
 
         Raises InputError for a dialogue that does not fit even when shortened.
         """
-        prompts = build_prompts(rows, self._tokenizer, self.settings, max_prompt_tokens(self._engine))
+        prompts = self.prompts(rows) if prompts is None else prompts
         plans = make_plans(rows, prompts, self._tokenizer, self.settings, self._engine, self._args)
         keys, candidates = list(map(digest, prompts)), self._args.num_candidates
         distinct = {key: plan.prompt for key, plan in zip(keys, plans, strict=True) if plan.is_one_call}
@@ -189,10 +191,9 @@ class Summarizer:
                 bar.update()
 
     def kept(
-        self, rows: Sequence[Mapping[str, Any]], journal: Path
+        self, prompts: Sequence[Prompt], journal: Path
     ) -> tuple[list[tuple[Prompt, list[Completion]]], list[str]]:
-        """Prompt of each row, its completions in `journal` that `stream` without `faults_again` takes; and notes."""
-        prompts = build_prompts(rows, self._tokenizer, self.settings, max_prompt_tokens(self._engine))
+        """Each prompt with its completions in `journal` that `stream` without `faults_again` takes; and notes."""
         number, names = self._args.num_candidates, list(dict.fromkeys(map(digest, prompts)))
         opened = Journal(journal, self._journal_settings, names, number)
         done: dict[str, list[Completion]] = {name: [] for name in names}
@@ -208,9 +209,9 @@ class Summarizer:
             model["adapter"] = public_name(str(self._args.adapter_path))
         return {"model": model, "engine": self._engine.record, "prompt": self.settings.record(self._tokenizer)}
 
-    def prompt(self, row: Mapping[str, Any]) -> Prompt:
-        """The prompt of a row. Raises InputError for a dialogue that does not fit even when shortened."""
-        return build_prompts([row], self._tokenizer, self.settings, max_prompt_tokens(self._engine))[0]
+    def prompts(self, rows: Sequence[Mapping[str, Any]]) -> list[Prompt]:
+        """The prompt of each row. Raises InputError for a dialogue that does not fit even when shortened."""
+        return build_prompts(rows, self._tokenizer, self.settings, max_prompt_tokens(self._engine))
 
     def write(self, row: Mapping[str, Any], prompt: Prompt, watch: Watch, *, base: bool = False) -> Summary:
         """The summary of one row, the same as that of `stream`; with `base` that of the model without its adapter.

@@ -10,14 +10,13 @@ other references or another way of scoring are refused. A model behind an endpoi
 Its answers are kept as they come: started again, an interrupted comparison asks only for what is missing.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dialogsum_sft import InputError, Stopped
 from dialogsum_sft.arguments import JudgeArguments
-from dialogsum_sft.cli import parse, run
+from dialogsum_sft.cli import note, parse, run
 from dialogsum_sft.evaluation.runs import Run, read_run
 from dialogsum_sft.judge import Judge, check_judge
 from dialogsum_sft.report.judge_tables import judge_tables
@@ -94,11 +93,6 @@ def ask_judge(args: CompareArguments, judge_args: JudgeArguments, runs: Sequence
     pairs, single = judge.save(seed=args.seed, resamples=args.resamples)
     note(f"{folder / 'judge.json'}: its figures; {folder / 'judge.jsonl'}: every question's answer")
     return judge_tables(str(judge_args.judge_model), pairs, single)
-
-
-def note(*lines: str) -> None:
-    for line in lines:
-        print(line, file=sys.stderr)
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:

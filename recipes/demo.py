@@ -7,12 +7,11 @@
 Only this machine can open it. Needs gradio: pip install gradio
 """
 
-import sys
 from pathlib import Path
 
 from dialogsum_sft import InputError
 from dialogsum_sft.arguments import DemoArguments, DialogueArguments
-from dialogsum_sft.cli import parse, run
+from dialogsum_sft.cli import note, parse, run
 from dialogsum_sft.data.inputs import read_dataset, read_inputs
 from dialogsum_sft.demo import load_page
 from dialogsum_sft.demo.answers import Answers
@@ -50,8 +49,7 @@ def main() -> None:
     else:
         inputs = read_dataset(args.dataset_name, args.dataset_split, dialogue_args, trained)
     rows, examples = examples_of(inputs.rows, dialogue_args)
-    for note in [*summarizer.notes, *inputs.notes, *inputs.faults]:
-        print(note, file=sys.stderr)
+    note(*summarizer.notes, *inputs.notes, *inputs.faults)
     summarizer.load()
 
     # 4. The page
@@ -61,7 +59,7 @@ def main() -> None:
     application = page.open_page(answers, examples, note=f"{where} Nothing is stored.")
 
     # 5. Until Ctrl-C
-    page.serve(application, args.port, lambda url: print(f"{url} (Ctrl-C ends it)", file=sys.stderr))
+    page.serve(application, args.port, lambda url: note(f"{url} (Ctrl-C ends it)"))
     answers.close()
 
 

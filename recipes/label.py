@@ -11,13 +11,12 @@ their dialogue lacks are set aside. A person accepts or corrects some of them on
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from dialogsum_sft import InputError, Stopped, files
 from dialogsum_sft.arguments import DialogueArguments, LabelArguments
-from dialogsum_sft.cli import parse, run
+from dialogsum_sft.cli import note, parse, run, shortened
 from dialogsum_sft.data.inputs import open_inputs
 from dialogsum_sft.data.prompts import LABEL_INSTRUCTIONS
 from dialogsum_sft.generation.cost import estimated, measured, new_completions
@@ -72,15 +71,18 @@ def main() -> None:
 
     with locked(state):  # a second run would ask for the same summaries
         # 4. What is to be asked, and what it may cost
-        before, notes = summarizer.kept(rows, state)
+        prompts = summarizer.prompts(rows)
+        before, notes = summarizer.kept(prompts, state)
         number, most = estimated(before, args.num_candidates, args.max_new_tokens, args.max_requests)
         note(*summarizer.notes, *inputs.notes, *notes, f"{len(rows)} dialogues; {most.before('summaries')}")
         note(f"answers are kept in {state} as they come: the same command goes on after an interruption")
 
         # 5. Summaries, judged as they come
-        summaries = summarizer.stream(rows[:number], journal=state, progress="labelling", faults_again=False)
+        summaries = summarizer.stream(
+            rows[:number], prompts=prompts[:number], journal=state, progress="labelling", faults_again=False
+        )
         labels = [judged(row, dataclasses.asdict(one)) for row, one in zip(rows[:number], summaries, strict=True)]
-        after, _ = summarizer.kept(rows, state)
+        after, _ = summarizer.kept(prompts, state)
         summarizer.close()
 
         # 6. Files
@@ -145,15 +147,9 @@ def end(folder: Path, counts: dict[str, Any], faults: list[str]) -> None:
     if not counts["train"]:
         faults = [f"{folder}: no summary is kept to train on, see the counts above", *faults]
     if faults:
-        more = [f"and {len(faults) - 10} more"] if len(faults) > 10 else []
-        raise InputError(*faults[:10], *more)
+        raise InputError(*shortened(faults))
     split = " --dataset_test_split validation" if counts["validation"] else ""
     note(f"train with: dialogsum-sft sft --dataset_name {folder}{split} --model_name_or_path ...")
-
-
-def note(*lines: str) -> None:
-    for line in lines:
-        print(line, file=sys.stderr)
 
 
 if __name__ == "__main__":

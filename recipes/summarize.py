@@ -25,7 +25,7 @@ from typing import Any, TextIO
 
 from dialogsum_sft import InputError, Stopped, Summarizer, files  # Summarizer first: it sets how torch's threads wait
 from dialogsum_sft.arguments import DialogueArguments, SummarizeArguments
-from dialogsum_sft.cli import parse, run
+from dialogsum_sft.cli import note, parse, run, shortened
 from dialogsum_sft.data.following import Done, Version, Watch, summary_path, version_of
 from dialogsum_sft.data.inputs import Inputs, open_inputs, read_inputs
 from dialogsum_sft.generation.journal import Journal, locked
@@ -221,15 +221,6 @@ def opened(output_file: Path | None) -> contextlib.AbstractContextManager[TextIO
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", newline="")
     return contextlib.nullcontext(sys.stdout)
-
-
-def note(*lines: str) -> None:
-    for line in lines:
-        print(line, file=sys.stderr, flush=True)
-
-
-def shortened(faults: list[str]) -> list[str]:
-    return [*faults[:10], *([f"and {len(faults) - 10} more"] if len(faults) > 10 else [])]
 
 
 if __name__ == "__main__":

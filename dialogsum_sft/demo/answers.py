@@ -112,7 +112,7 @@ class Answers:
                     yield Answer("Stopped before it began.")
                     return
             answer.status = "Writing …"
-            prompt = self.summarizer.prompt(row)
+            prompt = self.summarizer.prompts([row])[0]
             answer.turns = turns_read(self._as_given(row), prompt)
             for column in answer.columns:
                 yield from self._write(answer, column, row, prompt, wanted, stopped)

@@ -187,7 +187,7 @@ def test_turns_that_the_prompt_lacks_are_marked(
     )
     lines = [f"{name}: Turn {n} of this is about boat number {n} and its sails." for n in range(6) for name in "AB"]
     row = one.read("\n".join(lines))
-    prompt = one.prompt(row)
+    prompt = one.prompts([row])[0]
     turns = turns_read(make(one)._as_given(row), prompt)
     states = [turn.state for turn in turns]
     assert (states.count("dropped"), states.count("cut")) == (prompt.lost["dropped_turns"], prompt.lost["cut_turns"])
@@ -210,5 +210,5 @@ def test_the_sample_has_each_dialogue_once_with_its_references(summarizer: Summa
 def test_a_prompt_that_cannot_fit_is_told(tiny_folder: Path) -> None:
     one = Summarizer.from_pretrained(tiny_folder, max_new_tokens=12, max_length=20)
     with pytest.raises(InputError):
-        one.prompt(one.read(TEXT))
+        one.prompts([one.read(TEXT)])
     assert "too long even when shortened" in last(make(one), TEXT).status

@@ -35,7 +35,7 @@ class Held:
 
     def __init__(self, summarizer: Summarizer) -> None:
         self.summarizer, self.go, self.tokens = summarizer, threading.Event(), 0
-        self.settings, self.read, self.prompt = summarizer.settings, summarizer.read, summarizer.prompt
+        self.settings, self.read, self.prompts = summarizer.settings, summarizer.read, summarizer.prompts
         self.go.set()
         self.says: str | None = None
 
