@@ -170,8 +170,10 @@ def _events(log: Path) -> list[dict[str, Any]]:
 
 
 def _error_line(log: Path, status: int) -> str:
-    if status < 0:
-        return f"ended by {signal.Signals(-status).name}: see whether memory ran out"
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    if status == -signal.SIGKILL:
+        return "ended by SIGKILL: see whether memory ran out"
+    if status < 0:
+        return f"ended by {signal.Signals(-status).name}: {lines[-1] if lines else 'it said nothing'} (see {log})"
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     return (errors or lines or [f"ended with status {status}"])[-1]
