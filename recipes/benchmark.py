@@ -54,6 +54,7 @@ from trl import ModelConfig, ScriptArguments, SFTConfig
 
 ROOT = Path(__file__).parent.parent
 TRL_SFT = "trl sft"
+TRL_TUNED = ["--dtype=bfloat16", "--activation_checkpointing=false", "--lora_dropout=0.0"]
 Figures = dict[str, float]
 Results = dict[str, list[Figures]]  # of each system, in each round
 console = Console(width=120)
@@ -64,7 +65,7 @@ class BenchmarkArguments:
     recipe_config: str = HfArg(default="quickstart", help="Config of recipes/sft.py: a file, or a name in configs/.")
     rounds: int = HfArg(default=2, help="How often each system is run, in turn.")
     max_steps: int = HfArg(default=8, help="Training steps of a run.")
-    dialogues: int = HfArg(default=24, help="Dialogues to summarise, the first of the test split.")
+    dialogues: int = HfArg(default=24, help="Dialogues to summarise, the first of the test split; 0: only the speed of training.")
     tutorial_dialogues: int = HfArg(
         default=4, help="Of these, so many evenly spread ones for the tutorial's slow loop."
     )
@@ -78,6 +79,11 @@ class BenchmarkArguments:
         default=None,
         help='More ways to train, as JSON of name: options, such as {"packed": "--packing true"}. '
         "Default: packed and packed with Liger kernels with a GPU, else none.",
+    )
+    peers: list[str] = HfArg(
+        default_factory=list,
+        help="More systems: trl_tuned, `trl sft` with bf16 weights, no activation checkpointing and no dropout.",
+        metadata={"choices": ["trl_tuned"]},
     )
     output: str | None = HfArg(default=None, help="JSON file for the figures.")
 
@@ -120,14 +126,14 @@ def main() -> None:
     script_args, data_args = settings.script, settings.data
     train = load_examples(script_args, data_args, script_args.dataset_train_split, settings.train.max_train_samples)
     split = "test" if script_args.dataset_name == "sample" else script_args.dataset_test_split
-    test = load_examples(script_args, data_args, split, args.dialogues)
+    test = load_examples(script_args, data_args, split, args.dialogues) if args.dialogues else None
 
     # 2. Train with each system on the same rows, and compute the floor under a step
     training, failed = train_in_turn(args, settings, train)
     floor = floor_tokens_per_second(args, settings, train)
 
     # 3. Summarise with each system
-    generation = summarise_in_turn(args, settings, test)
+    generation = summarise_in_turn(args, settings, test) if test else {}
 
     # 4. Print and save the figures
     record = show_results(args, training, generation, floor, failed)
@@ -155,6 +161,8 @@ def train_in_turn(args: BenchmarkArguments, settings: Settings, train: Examples)
         commands = {"ours": ours}
         commands |= {f"ours, {name}": [*ours, *options.split()] for name, options in variants.items()}
         commands[TRL_SFT] = [*trl_sft(settings, folder / "rows"), *steps, "--report_to=none"]
+        if "trl_tuned" in args.peers:
+            commands[f"{TRL_SFT}, tuned"] = [*commands[TRL_SFT], *TRL_TUNED]
         for turn in range(args.rounds):
             for system, command in commands.items():
                 console.print(f"round {turn + 1}: training with {system} ...")
@@ -166,8 +174,8 @@ def train_in_turn(args: BenchmarkArguments, settings: Settings, train: Examples)
                         raise
                     failed[system] = str(error)
                     continue
-                if not args.quick and turn == 0:
-                    adapter = output_dir if system == TRL_SFT else output_dir / "adapter"
+                if not args.quick and turn == 0 and args.dialogues:
+                    adapter = output_dir if system.startswith(TRL_SFT) else output_dir / "adapter"
                     figures["eval_loss"] = eval_loss(settings, validation, str(adapter))
                 training[system].append(figures)
         if args.profile:
@@ -230,6 +238,9 @@ def trl_sft(settings: Settings, rows: Path) -> list[str]:
     command += [f"--lr_scheduler_type={training_args.lr_scheduler_type.value}"]
     command += [f"--{option}={getattr(training_args, option)}" for option in ("per_device_train_batch_size", *shared)]
     command += [f"--{option}={getattr(model_args, option)}" for option in ("use_peft", "lora_r", "lora_alpha")]
+    if model_args.load_in_4bit:
+        quantisation = ("load_in_4bit", "bnb_4bit_quant_type", "use_bnb_nested_quant", "dtype")
+        command += [f"--{option}={getattr(model_args, option)}" for option in quantisation]
     targets = model_args.lora_target_modules
     return command + ["--lora_target_modules", *([targets] if isinstance(targets, str) else targets or [])]
 
@@ -386,7 +397,8 @@ def show_results(
     title = f"generation, {args.dialogues} dialogues, {args.max_new_tokens} tokens at most"
     columns = {"dialogues/s": ("dialogues_per_second", ".2f"), "peak GiB": ("memory_gib", ".2f")}
     table, of_generation = speed_table(title, generation, columns)
-    console.print(table)
+    if generation:
+        console.print(table)
     record = {"training": training, "generation": generation, "floor_tokens_per_second": floor}
     return record | {"ratios": ratios | of_generation, "failed": failed}
 

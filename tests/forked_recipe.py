@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import faulthandler
 import os
 import signal
 import sys
@@ -63,6 +64,7 @@ def start(
             os.dup2(descriptor, number)
         os.closerange(3, 256)
         sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
+        faulthandler.enable()  # pytest's own writes to a descriptor that is closed here
         atexit._clear()  # what was registered before belongs to the tests
         signal.signal(signal.SIGINT, signal.default_int_handler)
         torch.set_num_threads(1)

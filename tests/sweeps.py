@@ -1,6 +1,7 @@
 """Sweeps of recipes/sweep.py over a tiny model, whose trials are forked: they import nothing and start at once."""
 
 import atexit
+import faulthandler
 import json
 import os
 import signal
@@ -50,6 +51,7 @@ def start(command: list[str], log: Path, environment: Mapping[str, str]) -> Fork
             os.dup2(descriptor, number)
         os.closerange(3, 256)  # with the locks of the worker
         sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
+        faulthandler.enable()  # pytest's own writes to a descriptor that is closed here
         atexit._clear()
         os.environ.clear()
         os.environ.update(environment)

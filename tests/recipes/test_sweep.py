@@ -46,7 +46,7 @@ def test_a_grid_with_a_failure_and_the_winner_again(
     search = {"learning_rate": [1e-3, 1e-2], "lora_r": [4, 0]}
     base, out = write_base(tiny_folder, tmp_path, num_train_epochs=1), tmp_path / "sweep"
     args = sweep_args(base, out, search)
-    assert ends(recipe, *args) == 0
+    assert ends(recipe, *args) == 0, [text_of(log)[-2000:] for log in sorted(out.glob("*/*.log"))]
     shown = capsys.readouterr().out
     assert "trial 2 failed: --lora_r 0: give 1 or more" in shown
     found = sweep_record(out)
