@@ -275,7 +275,7 @@ def score_file(
     say(console, *matched.notes, f"{path.name}: matched by {matched.by}")
     warn(console, matched.warnings)
     warn(console, tokenizer_warnings(matched.rows, eval_args.rouge_tokenizer))
-    name, file_id = name_of_file(path, Path(eval_args.output_dir))
+    name, file_id = name_of_file(path, Path(eval_args.output_dir), eval_args.prediction_column)
     model = {"base": None, "predictions_file": path.name, "file_id": file_id, "column": predictions.column}
     record = {
         "model": model | {"matched_by": matched.by, "dialogues_with_several_predictions": matched.differing},
@@ -284,7 +284,7 @@ def score_file(
         "versions": versions(),
         "git_revision": git_revision(),
     }
-    return score(eval_args, System(name, name), bert_scorer, matched.rows, record)
+    return score(eval_args, System(name, eval_args.prediction_column or name), bert_scorer, matched.rows, record)
 
 
 def note_scores(console: Console, systems: list[System], runs: list[Run]) -> None:

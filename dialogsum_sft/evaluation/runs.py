@@ -219,19 +219,22 @@ def finished_run(folder: Path, settings: dict[str, str]) -> Run | None:
     return finished if finished.record.get("settings") == settings else None
 
 
-def name_of_file(path: Path, output_dir: Path) -> tuple[str, str]:
+def name_of_file(path: Path, output_dir: Path, column: str | None = None) -> tuple[str, str]:
     """Name of the run of a predictions file, and a hash of the file's path, which its record has as `file_id`.
 
-    The name is that of the file without its ending, if that is a known one, and numbered where eval-NAME is the run of
-    another file or of an engine.
+    The name is that of the file without its ending, if that is a known one, then that of the column if one was named,
+    and numbered where eval-NAME is the run of another file or column, or of an engine.
     """
-    file_id = hashlib.blake2b(str(path.resolve()).encode(errors="surrogateescape"), digest_size=6).hexdigest()
+    origin = f"{path.resolve()}\0{column}" if column else str(path.resolve())
+    file_id = hashlib.blake2b(origin.encode(errors="surrogateescape"), digest_size=6).hexdigest()
     ending = suffix_of(path) or next((end for end in (".txt.gz", ".txt") if path.name.lower().endswith(end)), "")
     name = path.name[: len(path.name) - len(ending)] or "file"
     if name == "predictions":  # of a run, whose own record stays
         name = f"{path.resolve().parent.name.removeprefix('eval-')}-rescored"
     if re.fullmatch(r"(base|tuned|served)(-map_reduce|-refine)?(-mbr\d+)?", name):  # names of engines' runs
         name += "-file"
+    if column:
+        name += "-" + re.sub(r"[^\w.-]+", "_", column)[:60]
     numbered, number = name, 1
     while (folder := output_dir / f"eval-{numbered}").exists() and _file_id(folder) != file_id:
         number += 1

@@ -215,7 +215,7 @@ def test_a_column_is_named(scored, evaluate, examples, tmp_path):  # noqa: F811
     path = jsonl(tmp_path / "two.jsonl", ({"bart": "x", "t5": lead(e), "x": 1} for e in examples))
     said = evaluate(f"--predictions_file={path}", "--dataset_name=sample", status=2)
     assert "there are bart, t5, x; name yours by --prediction_column" in said
-    assert is_lead(scored(path, "--prediction_column=t5")[1])
+    assert is_lead(scored(path, "--prediction_column=t5", name="two-t5")[1])
 
 
 SWAPPED = [i + 1 - 2 * (i % 2) for i in range(24)]
