@@ -122,6 +122,8 @@ def _prediction_column(rows: Sequence[Row], path: Path, column: str | None) -> s
         return nested
     if len(found) == 2 and "filtered_resps" in found:  # of lm-eval: what its filter took from resps
         return "filtered_resps"
+    if [plain(name) for name in found] == ["raw_output"] and not any(plain(name) in _DIALOGUES for name in names):
+        found += [name for name in names if plain(name) in _UNSURE]  # which may be what was made of it
     found = found or [name for name in names if plain(name) in _UNSURE]
     known = (*_IDS, *POSITIONS, *_LABELS, *_COUNTS, "topic", "doc_hash")
     others = [name for name in names if plain(name) not in known]

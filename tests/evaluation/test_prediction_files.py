@@ -273,6 +273,15 @@ def test_columns_can_be_named(tmp_path):
         read(tmp_path, "p.jsonl", content, column="x")
 
 
+def test_a_summary_beside_the_raw_output_is_not_passed_over(tmp_path):
+    row = {"id": "a", "reference": "r", "raw_output": "Topic: x\nSummary: y", "summary": "y"}
+    with pytest.raises(InputError, match=r"several columns that may be the predictions \(raw_output, summary\)"):
+        read(tmp_path, "p.jsonl", lines(row))
+    assert texts(read(tmp_path, "p.jsonl", lines(row), column="summary")) == ["y"]
+    row["dialogue"] = "#Person1#: Hi."  # a row of a dataset, whose summary is a reference
+    assert texts(read(tmp_path, "p.jsonl", lines(row))) == ["Topic: x\nSummary: y"]
+
+
 def test_fields_are_normalised_once(tmp_path):
     row = {
         "id": 5.0,
