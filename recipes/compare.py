@@ -49,7 +49,8 @@ def main() -> None:
     args, judge_args = parse((CompareArguments, JudgeArguments), positional="runs")
     is_judged = check_judge(judge_args, len(args.runs))
     if len(args.runs) < (1 if is_judged else 2):
-        raise InputError(f"a comparison needs two or more folders of runs, the first to compare with: {args.runs}")
+        given = ", ".join(args.runs) or "none"
+        raise InputError(f"a comparison needs two or more folders of runs, with a judge one or more; given: {given}")
     if args.resamples < 100 or args.seed < 0:
         raise InputError(f"--resamples {args.resamples}, --seed {args.seed}: give 100 or more, and 0 or more")
 

@@ -175,7 +175,9 @@ def test_predictions_cut_short_end_in_one_line(call, runs, tmp_path):
 
 
 def test_mistakes_end_in_one_line(call, runs, tmp_path):
-    assert "a comparison needs two or more folders of runs" in call(runs["lead"], status=2)
+    needed = "a comparison needs two or more folders of runs, with a judge one or more; given: "
+    assert f"{needed}{runs['lead']}\n" in call(runs["lead"], status=2)
+    assert f"{needed}none\n" in call(status=2)
     assert "given twice" in call(runs["lead"], runs["lead"], status=2)
     assert "has no predictions.jsonl and no metrics.json" in call(runs["lead"], tmp_path, status=2)
     old = changed(runs["best"], tmp_path / "old", lambda record: record.pop("baselines"))
