@@ -34,6 +34,7 @@ def main() -> None:
     page = load_page()
     if args.long != "shorten":
         raise InputError(f"--long {args.long}: the page shows one call for each dialogue; summarize takes it")
+    listener = page.listen(args.port)
 
     # 2. Model
     summarizer = Summarizer(model_args, dialogue_args, args)
@@ -59,7 +60,7 @@ def main() -> None:
     application = page.open_page(answers, examples, note=f"{where} Nothing is stored.")
 
     # 5. Until Ctrl-C
-    page.serve(application, args.port, lambda url: note(f"{url} (Ctrl-C ends it)"))
+    page.serve(application, listener, lambda url: note(f"{url} (Ctrl-C ends it)"))
     answers.close()
 
 

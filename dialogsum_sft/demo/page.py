@@ -130,8 +130,8 @@ def open_page(answers: Answers, examples: Sequence[Example], *, note: str) -> Fa
     return application
 
 
-def serve(application: FastAPI, port: int, announce: Any) -> None:
-    """Serve until Ctrl-C or SIGTERM; `announce` gets the address. Raises InputError for a port that is not free."""
+def listen(port: int) -> socket.socket:
+    """Hold a port of this machine, before a model is loaded. Raises InputError for one that is not free."""
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -141,6 +141,11 @@ def serve(application: FastAPI, port: int, announce: Any) -> None:
         in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
         reason = "another program has it" if in_use else str(error)
         raise InputError(f"--port {port}: {reason}: give another, or 0 for any free one") from error
+    return listener
+
+
+def serve(application: FastAPI, listener: socket.socket, announce: Any) -> None:
+    """Serve until Ctrl-C or SIGTERM; `announce` gets the address."""
     server = uvicorn.Server(uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=1))
     # Pages that are open have requests that never end, of which uvicorn would tell with a traceback for each.
     logging.getLogger("uvicorn.error").addFilter(lambda record: not server.should_exit)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from conftest import ROOT, Recipe
+from dialogsum_sft import Summarizer
 from fake_endpoint import serving
 
 import pytest
@@ -52,8 +53,11 @@ def test_windows_are_refused(recipe: Recipe, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.slow
-def test_a_port_in_use_is_one_line(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use_is_one_line_before_a_model_is_loaded(
+    recipe: Recipe, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("gradio", reason="gradio is not installed")
+    monkeypatch.setattr(Summarizer, "__init__", lambda *_: pytest.fail("the model was opened"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         line = refused(recipe, capsys, *ENDPOINT, f"--port={port}")
