@@ -190,16 +190,14 @@ class Summarizer:
                     yield self._summary(row, prompt, drawn)
                 bar.update()
 
-    def kept(
-        self, prompts: Sequence[Prompt], journal: Path
-    ) -> tuple[list[tuple[Prompt, list[Completion]]], list[str]]:
-        """Each prompt with its completions in `journal` that `stream` without `faults_again` takes; and notes."""
+    def kept(self, prompts: Sequence[Prompt], journal: Path) -> list[tuple[Prompt, list[Completion]]]:
+        """Each prompt with its completions in `journal` that `stream` without `faults_again` takes."""
         number, names = self._args.num_candidates, list(dict.fromkeys(map(digest, prompts)))
         opened = Journal(journal, self._journal_settings, names, number)
         done: dict[str, list[Completion]] = {name: [] for name in names}
         for at, completion in opened.done.items():
             done[names[at // number]].append(completion)
-        return [(prompt, done[digest(prompt)]) for prompt in prompts], opened.notes
+        return [(prompt, done[digest(prompt)]) for prompt in prompts]
 
     def record(self) -> dict[str, Any]:
         """Model, engine and prompt, as label.json has them."""

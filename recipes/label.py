@@ -72,9 +72,9 @@ def main() -> None:
     with locked(state):  # a second run would ask for the same summaries
         # 4. What is to be asked, and what it may cost
         prompts = summarizer.prompts(rows)
-        before, notes = summarizer.kept(prompts, state)
+        before = summarizer.kept(prompts, state)
         number, most = estimated(before, args.num_candidates, args.max_new_tokens, args.max_requests)
-        note(*summarizer.notes, *inputs.notes, *notes, f"{len(rows)} dialogues; {most.before('summaries')}")
+        note(*summarizer.notes, *inputs.notes, f"{len(rows)} dialogues; {most.before('summaries')}")
         note(f"answers are kept in {state} as they come: the same command goes on after an interruption")
 
         # 5. Summaries, judged as they come
@@ -82,7 +82,7 @@ def main() -> None:
             rows[:number], prompts=prompts[:number], journal=state, progress="labelling", faults_again=False
         )
         labels = [judged(row, dataclasses.asdict(one)) for row, one in zip(rows[:number], summaries, strict=True)]
-        after, _ = summarizer.kept(prompts, state)
+        after = summarizer.kept(prompts, state)
         summarizer.close()
 
         # 6. Files

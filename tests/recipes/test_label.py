@@ -119,7 +119,9 @@ def test_a_dialogue_is_labelled_once_and_bad_input_is_named(label: Any, server: 
     assert [row["dialogue"] for row in rows_of(tmp_path / "out" / "train.jsonl")] == [CHAT.strip()]
 
 
-def test_max_requests_stops_and_the_same_command_goes_on(label: Any, server: Server, tmp_path: Path) -> None:
+def test_max_requests_stops_and_the_same_command_goes_on(
+    label: Any, server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     calls = table(tmp_path / "calls.jsonl", 10)
     status, _, err = label(calls, "--max_requests=4")
     assert status == 75
@@ -132,6 +134,10 @@ def test_max_requests_stops_and_the_same_command_goes_on(label: Any, server: Ser
     assert "this run took 6 requests: 42 + 18 tokens; all of it 10 requests: 70 + 30 tokens" in err
     assert (status, len(server.contents), len(set(server.contents))) == (0, 10, 10)
     assert label(calls, "--max_requests=1", "--num_candidates=2")[0] == 2
+    for tokens, aside in ((9, "jsonl.old"), (128, "jsonl.old2")):  # other settings, and the earlier ones once more
+        caplog.clear()
+        said = label(calls, f"--max_new_tokens={tokens}", "--max_requests=1")[2] + caplog.text
+        assert re.findall(r"set aside as predictions\.partial\.(.*)", said) == [aside]
 
 
 def test_a_second_run_in_the_folder_is_refused(label: Any, server: Server, tmp_path: Path) -> None:
