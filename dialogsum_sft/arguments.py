@@ -1,7 +1,7 @@
 """The options that TRL and transformers lack."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from dialogsum_sft import InputError
@@ -143,17 +143,8 @@ class GenerationArguments:
         help="Longest prompt and summary together, in tokens; a longer dialogue loses turns. Default: the model's "
         "number of positions.",
     )
-    long: str = HfArg(
-        default="shorten",
-        help="How a dialogue that does not fit into a prompt is summarised. shorten: without its middle, as in "
-        "training; map_reduce: windows of whole turns, then their summaries; refine: each window after the summary "
-        "of those before.",
-        metadata={"choices": ["shorten", "map_reduce", "refine"]},
-    )
-    long_overlap: float = HfArg(
-        default=2.0,
-        help="How many turns a window repeats of the one before; below 1 the share of its turns, such as 0.1.",
-    )
+    long: str = field(default="shorten", init=False)  # options of LongArguments alone
+    long_overlap: float = field(default=2.0, init=False)
     max_batch_tokens: int = HfArg(
         default=16384, help="Size of a generation batch in tokens: rows times (longest prompt + max_new_tokens)."
     )
@@ -197,7 +188,24 @@ class GenerationArguments:
 
 
 @dataclass
-class EvalArguments(GenerationArguments):
+class LongArguments(GenerationArguments):
+    """The same, and how dialogues are summarised that do not fit into a prompt."""
+
+    long: str = HfArg(
+        default="shorten",
+        help="How a dialogue that does not fit into a prompt is summarised. shorten: without its middle, as in "
+        "training; map_reduce: windows of whole turns, then their summaries; refine: each window after the summary "
+        "of those before.",
+        metadata={"choices": ["shorten", "map_reduce", "refine"]},
+    )
+    long_overlap: float = HfArg(
+        default=2.0,
+        help="How many turns a window repeats of the one before; below 1 the share of its turns, such as 0.1.",
+    )
+
+
+@dataclass
+class EvalArguments(LongArguments):
     """Options of recipes/eval.py alone."""
 
     output_dir: str = HfArg(
@@ -265,7 +273,7 @@ class InputArguments(GenerationArguments):
 
 
 @dataclass
-class SummarizeArguments(InputArguments):
+class SummarizeArguments(LongArguments, InputArguments):
     """Options of recipes/summarize.py alone."""
 
     follow: str | None = HfArg(

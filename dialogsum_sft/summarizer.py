@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from dialogsum_sft import InputError
-from dialogsum_sft.arguments import DialogueArguments, GenerationArguments
+from dialogsum_sft.arguments import DialogueArguments, GenerationArguments, LongArguments
 from dialogsum_sft.data.answers import is_cut_off, read_answer
 from dialogsum_sft.data.counts import Counts
 from dialogsum_sft.data.dialogue import restore_speakers
@@ -104,7 +104,7 @@ class Summarizer:
         `options` are those of recipes/summarize.py, such as `max_new_tokens` or `instruction`; others are those of the
         training. Raises InputError for what does not exist or fit.
         """
-        types = (ModelConfig, DialogueArguments, GenerationArguments)
+        types = (ModelConfig, DialogueArguments, LongArguments)
         given = _found(str(name)) | checked_options(types, options)
         values = use_defaults(given) | given
 

@@ -32,8 +32,6 @@ def main() -> None:
     if args.engine == "vllm":
         raise InputError("--engine vllm writes no text as it is made: start `vllm serve`, and give --engine openai")
     page = load_page()
-    if args.long != "shorten":
-        raise InputError(f"--long {args.long}: the page shows one call for each dialogue; summarize takes it")
     listener = page.listen(args.port)
 
     # 2. Model

@@ -126,8 +126,6 @@ def check_folder(folder: Path, args: LabelArguments) -> Path:
             faults.append(f"--output_dir {folder} lies in {name}, which is read: give another")
     if not 0 <= args.validation_share < 1:
         faults.append(f"--validation_share {args.validation_share}: give a share such as 0.1, or 0 for none")
-    if args.long != "shorten":
-        faults.append(f"--long {args.long} is not for labels, which take one answer for each dialogue: leave it out")
     if args.sheet_size < 0:
         faults.append(f"--sheet_size {args.sheet_size}: give 0 or more")
     if args.accept is not None and (args.input_files or args.dataset_name):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dialogsum_sft import InputError
-from dialogsum_sft.arguments import GenerationArguments
+from dialogsum_sft.arguments import LongArguments
 from dialogsum_sft.data.encoding import build_prompts
 from dialogsum_sft.data.prompts import PromptSettings
 from dialogsum_sft.generation.engine import Completion, System
@@ -38,7 +38,7 @@ def planned(
 ) -> list[Plan]:
     settings = settings or PromptSettings("Sum up.")
     prompts = build_prompts(ROWS, tokenizer, settings, 180)
-    return make_plans(ROWS, prompts, tokenizer, settings, Limits(), GenerationArguments(long=way, **options))
+    return make_plans(ROWS, prompts, tokenizer, settings, Limits(), LongArguments(long=way, **options))
 
 
 class Model:
@@ -80,7 +80,7 @@ def test_map_reduce_summarises_windows_then_their_summaries(chatml_tokenizer: Pr
     assert [prompt.coverage for prompt in prompts] == [{}, coverage]
     assert model.keys[0] == "a"  # one call: the dialogue's name; windows by their prompts
     assert model.keys[-1] == digest(prompts[1])
-    assert coverage_record(GenerationArguments(long="map_reduce"), prompts) == {
+    assert coverage_record(LongArguments(long="map_reduce"), prompts) == {
         **{"way": "map_reduce", "overlap": 2.0, "dialogues": 1},
         **coverage,
     }
@@ -160,9 +160,7 @@ def test_shorten_is_one_call_with_its_coverage(chatml_tokenizer: PreTrainedToken
     assert coverage["turns_seen"] == pytest.approx(1 - lost["dropped_turns"] / 40)
     tokens = len(chatml_tokenizer(ROWS[1]["dialogue"])["input_ids"])
     assert coverage["tokens_seen"] == pytest.approx(1 - lost["dropped_tokens"] / tokens)
-    assert coverage_record(GenerationArguments(), prompts)["turns_seen"] == pytest.approx(
-        (1 + coverage["turns_seen"]) / 2
-    )
+    assert coverage_record(LongArguments(), prompts)["turns_seen"] == pytest.approx((1 + coverage["turns_seen"]) / 2)
 
 
 def test_a_prompt_without_room_for_two_summaries_is_an_error(

@@ -142,7 +142,6 @@ def test_labels_are_read_back(tmp_path: Path) -> None:
     [
         ({"validation_share": 1.0}, "--validation_share 1.0: give a share such as 0.1, or 0 for none"),
         ({"sheet_size": -1}, "--sheet_size -1: give 0 or more"),
-        ({"long": "refine"}, "--long refine is not for labels, .*: leave it out"),
         ({"accept": "a.csv", "input_files": ["b"]}, "--accept takes decisions in .*: leave the dialogues out"),
         ({"input_files": ["."]}, "--output_dir out lies in ., which is read: give another"),
         ({"output_dir": "other"}, "other has train.jsonl of another program: give another --output_dir"),

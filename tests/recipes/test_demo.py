@@ -46,12 +46,6 @@ def test_vllm_is_refused(recipe: Recipe, capsys: pytest.CaptureFixture[str], tin
     assert "start `vllm serve`, and give --engine openai" in line
 
 
-def test_windows_are_refused(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--long refine: the page shows one call for each dialogue" in refused(
-        recipe, capsys, *ENDPOINT, "--long=refine", "--max_length=512"
-    )
-
-
 @pytest.mark.slow
 def test_a_port_in_use_is_one_line_before_a_model_is_loaded(
     recipe: Recipe, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

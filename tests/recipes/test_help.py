@@ -42,6 +42,11 @@ def options_of(recipe) -> Described:
     return describe(main_of(recipe))
 
 
+def fields_of(recipe):
+    """Our options of a recipe."""
+    return [field for kind in OURS.get(recipe, ()) for field in dataclasses.fields(kind) if field.init]
+
+
 @pytest.fixture
 def help_of(monkeypatch, capsys):
     def call(recipe, option="--help", columns=100):
@@ -66,7 +71,7 @@ def test_help_lists_our_options_within_the_width(help_of, recipe, columns):
 
     names = listed(shown)
     assert len(names) == len(set(names))
-    assert {field.name for kind in OURS.get(recipe, ()) for field in dataclasses.fields(kind)} <= set(names)
+    assert {field.name for field in fields_of(recipe)} <= set(names)
     assert max(map(len, shown.splitlines())) <= columns
     assert shown.startswith(f"usage: {recipe}.py [--config NAME|FILE.yaml] [options]")
 
@@ -91,10 +96,15 @@ def test_the_hundred_other_options_of_trl_are_behind_help_all(help_of):
     assert "learning_rate" in listed(short)
     assert f"list the other {len(hidden)} options too" in " ".join(short.split())
     assert len(hidden) > 80
-    for recipe, kinds in OURS.items():
+    for recipe in OURS:
         words = " ".join(help_of(recipe, "--help_all").split())
-        for field in (field for kind in kinds for field in dataclasses.fields(kind)):
+        for field in fields_of(recipe):
             assert " ".join(field.metadata["help"].replace("%%", "%").split()) in words
+
+
+def test_windows_of_long_dialogues_are_of_the_recipes_that_make_them():
+    names = {recipe: {option.name for option in options_of(recipe).options} for recipe in RECIPES}
+    assert {recipe for recipe, own in names.items() if {"long", "long_overlap"} & own} == {"eval", "summarize"}
 
 
 def test_a_generating_recipe_does_not_list_training_options(help_of):
