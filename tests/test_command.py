@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -11,10 +10,9 @@ import textwrap
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from conftest import ROOT, recipe_module, training_args
-from dialogsum_sft import cli, command
+from conftest import ROOT, training_args
+from dialogsum_sft import command
 
 import pytest
 
@@ -90,46 +88,6 @@ def test_what_needs_no_model_imports_no_torch() -> None:
     done = subprocess.run(lines, capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
     assert os.times().children_user - started < 0.3
-
-
-def readme_commands() -> list[str]:
-    """The commands of the README's code blocks that start a verb or a recipe, without pipes and comments."""
-    blocks = (ROOT / "README.md").read_text().split("```")[1::2]
-    lines = [line.split("  #")[0].split(" | ")[-1] for block in blocks for line in block.splitlines()]
-    return [line for line in lines if re.match(r"dialogsum-sft [a-z]|.*\brecipes/\w+\.py", line)]
-
-
-@pytest.mark.parametrize("line", readme_commands())
-def test_every_command_of_the_readme_parses(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = shlex.split(line)
-    if "--adapter_path" in words:
-        adapter = tmp_path / words[words.index("--adapter_path") + 1]
-        adapter.mkdir(parents=True)
-        (adapter / "adapter_config.json").write_text("{}")
-    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
-    if words[0] == "dialogsum-sft":
-        name, rest = command.VERBS[words[1]][0], words[2:]
-    else:
-        at = next(n for n, word in enumerate(words) if word.startswith("recipes/"))
-        name, rest = Path(words[at]).stem, words[at + 1 :]
-    module = recipe_module(name)
-    parsed: list[object] = []
-
-    def parse_alone(*args: Any, **options: Any) -> None:
-        parsed.extend(cli.parse(*args, **options))
-        raise StopIteration
-
-    monkeypatch.setattr(module, "parse", parse_alone)
-    monkeypatch.setattr(sys, "argv", [f"{name}.py", *rest])
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(StopIteration):
-        module.main()
-    assert parsed
-
-
-def test_the_readme_shows_the_console_script() -> None:
-    verbs = {line.split()[1] for line in readme_commands() if line.startswith("dialogsum-sft")}
-    assert {"sft", "eval", "summarize"} <= verbs
 
 
 def test_the_wheel_has_every_package() -> None:

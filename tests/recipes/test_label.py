@@ -269,9 +269,7 @@ def test_the_commands_of_the_readme(
         (tmp_path / "calls" / f"{number}.txt").write_text(f"Ann: Number {number}.\nBen: Fine.", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    section = (
-        (ROOT / "README.md").read_text(encoding="utf-8").split("## Dialogues without summaries")[1].split("\n## ")[0]
-    )
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## Label dialogues without summaries")[1]
     lines = re.findall(r"^dialogsum-sft (.*)$", section.split("\n## ")[0], re.MULTILINE)
     assert [line.split()[0] for line in lines] == ["label", "label", "sft"]
     lines[0] = lines[0].replace("https://example.org/v1", server.url)
