@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_type_hints
 
-from dialogsum_sft import InputError, Stopped
+from dialogsum_sft import InputError, Stopped, __version__
 from dialogsum_sft.distributed import exit_process
 from dialogsum_sft.files import own_folder
 from dialogsum_sft.launch import HELP, start_processes, write_status
@@ -109,6 +109,9 @@ def parse(
     parser = _Parser(types, allow_abbrev=False, add_help=False)
     flags = {option for action in parser._actions for option in action.option_strings if option.startswith("--")}
     args = list(sys.argv[1:] if argv is None else argv)
+    if "--version" in args:
+        sys.stdout.write(f"dialogsum-sft {__version__}\n")
+        sys.exit()
     asked = {"-h", "--help", "--help_all"} & set(args)
     if asked or _describing.get():
         parser.set_defaults(**(defaults({}) if defaults is not None else {}))

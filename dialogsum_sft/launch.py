@@ -36,7 +36,7 @@ def start_processes() -> int | None:
     Raises InputError where the config or one of these options is wrong.
     """
     words = {word.split("=")[0] for word in sys.argv[1:]}
-    if OPTION not in words or words & {"-h", "--help", "--help_all"}:
+    if OPTION not in words or words & {"-h", "--help", "--help_all", "--version"}:
         return None
     if "RANK" in os.environ:
         raise InputError(f"{OPTION}: a launcher has started this process already: leave one of them out")

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 
-from dialogsum_sft import InputError
+from dialogsum_sft import InputError, __version__
 from dialogsum_sft.arguments import DataArguments, EvalArguments, TrainArguments
 from dialogsum_sft.cli import _FORMER_NAMES, parse, run
 
@@ -45,6 +45,13 @@ def test_defaults():
 
 def test_parse_returns_one_instance_of_each_dataclass_in_order():
     assert [type(part) for part in parse(SFT, ["--output_dir", "runs/x", *NO_BF16])] == list(SFT)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as end:
+        parse(SFT, ["--config", "quickstart", "--version"])
+    assert not end.value.code
+    assert capsys.readouterr().out == f"dialogsum-sft {__version__}\n"
 
 
 def test_no_in_yaml_is_the_choice_no(config):

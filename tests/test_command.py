@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from conftest import ROOT, training_args
-from dialogsum_sft import command
+from dialogsum_sft import __version__, command
 
 import pytest
 
@@ -54,6 +54,12 @@ def test_an_unknown_verb_is_one_line(call: Call, capsys: pytest.CaptureFixture[s
     error = capsys.readouterr().err
     assert error.startswith(f"error: {verb} is no verb of dialogsum-sft: {message}")
     assert error.count("\n") == 1
+
+
+def test_the_version_of_the_command_and_of_a_verb(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (("--version",), ("merge", "--version")):
+        assert call(*words) == 0
+        assert capsys.readouterr().out == f"dialogsum-sft {__version__}\n"
 
 
 def test_a_verb_runs_its_recipe(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
