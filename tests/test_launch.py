@@ -137,7 +137,7 @@ def test_mistakes_of_the_launch(
     assert said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("word", ["-h", "--help", "--help_all"])
+@pytest.mark.parametrize("word", ["-h", "--help", "--help_all", "--version"])
 def test_help_starts_no_processes(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["sft.py", "--accelerate_config", "ddp", word])
     assert start_processes() is None
