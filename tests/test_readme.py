@@ -6,8 +6,10 @@ from functools import cache
 from pathlib import Path
 
 from conftest import ROOT
+from dialogsum_sft import __version__
 
 import pytest
+import yaml
 
 PAGES = sorted(path for pattern in ("*.md", "[a-z]*/README.md", "[a-z]*/*/README.md") for path in ROOT.glob(pattern))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -54,3 +56,9 @@ def test_the_lines_of_the_table_of_errors_are_ours() -> None:
     for row in rows:
         for part in filter(None, (part.strip(" :.") for part in re.split(r"\.\.\.|nan", row))):
             assert any(part in text for text in texts), part
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == __version__
+    assert {"cff-version", "message", "title", "authors", "license"} <= set(citation)
