@@ -80,7 +80,7 @@ def score_run(
     them (see `answers.with_summary`). Where a row has `predictions_by_reference`, these are scored and `prediction` is
     diagnosed.
 
-    The scores stand in metrics.json as the README says. They depend on the rows, the tokenizer and the seed only.
+    recipes/README.md describes the record. Scores depend on the rows, the tokenizer and the seed only.
     `human` and `share_of_human` are None where no dialogue has two references; `unfinished` is the share of the
     summaries that were cut off, 0 to 1, and None where no row has a `finish_reason`. The further parts (`model`,
     `data`, `prompt`, `engine`, `versions`, ...) follow in the order given.
