@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import parse_flag_from_env
+from accelerate.utils.memory import should_reduce_batch_size
 from trl import ModelConfig, SFTConfig
 
 logger = logging.getLogger(__name__)
@@ -119,4 +120,13 @@ def describe(training_args: SFTConfig, model_args: ModelConfig) -> str:
     return (
         f"{device}: dtype {model_args.dtype}, {autocast}, activation checkpointing {checkpointing}, "
         f"learning_rate {training_args.learning_rate:g} ({what})"
+    )
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a GPU or the machine ran out of memory; torch reports some of it as a plain RuntimeError."""
+    return (
+        isinstance(error, torch.OutOfMemoryError)
+        or should_reduce_batch_size(error)
+        or "not enough memory" in str(error)
     )

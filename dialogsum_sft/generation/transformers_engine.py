@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 from dialogsum_sft import InputError
 from dialogsum_sft.data.encoding import Prompt
 from dialogsum_sft.generation.engine import Completion, System, Watch, to_completion
+from dialogsum_sft.hardware import is_out_of_memory
 from dialogsum_sft.kernels.unpadded import CACHE, can_unpad, prefill
 
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 from peft import PeftModel
 from transformers import (
     DynamicCache,
@@ -190,7 +190,7 @@ def in_batches(
         try:
             made = call(batch)
         except RuntimeError as error:  # torch.OutOfMemoryError is one
-            if not _out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             tokens = lengths[batch[0]] + max_new_tokens
             if len(batch) == 1:
@@ -209,14 +209,6 @@ def in_batches(
         # After the except clause, as the error holds the tensors of the failed batch until its end.
         if torch.accelerator.is_available():
             torch.accelerator.empty_cache()
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    return (
-        isinstance(error, torch.OutOfMemoryError)
-        or should_reduce_batch_size(error)
-        or "not enough memory" in str(error)
-    )
 
 
 @contextlib.contextmanager
