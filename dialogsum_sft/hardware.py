@@ -128,5 +128,5 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return (
         isinstance(error, torch.OutOfMemoryError)
         or should_reduce_batch_size(error)
-        or "not enough memory" in str(error)
+        or any(words in str(error) for words in ("out of memory", "not enough memory"))
     )

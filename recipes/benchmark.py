@@ -65,7 +65,9 @@ class BenchmarkArguments:
     recipe_config: str = HfArg(default="quickstart", help="Config of recipes/sft.py: a file, or a name in configs/.")
     rounds: int = HfArg(default=2, help="How often each system is run, in turn.")
     max_steps: int = HfArg(default=8, help="Training steps of a run.")
-    dialogues: int = HfArg(default=24, help="Dialogues to summarise, the first of the test split; 0: only the speed of training.")
+    dialogues: int = HfArg(
+        default=24, help="Dialogues to summarise, the first of the test split; 0: only the speed of training."
+    )
     tutorial_dialogues: int = HfArg(
         default=4, help="Of these, so many evenly spread ones for the tutorial's slow loop."
     )

@@ -14,6 +14,7 @@ from dialogsum_sft import InputError, Stopped
 from dialogsum_sft.checks import backend_of, check_steps
 from dialogsum_sft.distributed import lost_another, on_any_process, run_on_main
 from dialogsum_sft.files import free_space, size_of
+from dialogsum_sft.hardware import is_out_of_memory
 from dialogsum_sft.kernels.fused_lora import fuse_lora
 from dialogsum_sft.kernels.supervised_logits import supervised_forward
 from dialogsum_sft.modeling import train_in_float32
@@ -107,11 +108,24 @@ class ResumableSFTTrainer(SFTTrainer):
         )
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """`SFTTrainer.train`, but a run that was stopped after its last step trains no further."""
+        """`SFTTrainer.train`, but a run that was stopped after its last step trains no further.
+
+        Raises Stopped where memory runs out.
+        """
         try:
             return super().train(*args, **kwargs)
         except AlreadyTrained:
             return TrainOutput(self.state.global_step, 0.0, {"train_runtime": 0.0})
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            size = "x".join(map(str, self.step_batches[-1].shape)) if self.step_batches else "unknown size"
+            raise Stopped(
+                f"out of memory in step {self.state.global_step + 1}, after a batch of {size} tokens: give a smaller "
+                "--per_device_train_batch_size and more --gradient_accumulation_steps, --activation_checkpointing "
+                f"true, or --load_in_4bit true. {resume_hint(Path(self.args.output_dir))}",
+                status=1,
+            ) from error
 
     def final_metrics(self, metrics: dict[str, Any]) -> dict[str, Any]:
         """`metrics` of the training, the tokens trained on, and the evaluation of the weights that will be saved.

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from conftest import tiny_model
+from dialogsum_sft import Stopped
 from dialogsum_sft.modeling import load_model
 from dialogsum_sft.training import trainer
 from dialogsum_sft.training.trainer import ResumableSFTTrainer
@@ -72,3 +73,32 @@ def test_the_hint_names_checkpoint_and_command(monkeypatch: pytest.MonkeyPatch, 
     (tmp_path / "checkpoint-12").mkdir()
     (tmp_path / "checkpoint-3" / "complete.json").write_text("{}")
     assert trainer.resume_hint(tmp_path).startswith(f"The same command resumes from {tmp_path}/checkpoint-3: ")
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("CUDA error: out of memory"), None]
+)
+def test_memory_that_runs_out_is_one_line(
+    chatml_tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: RuntimeError | None,
+) -> None:
+    made = ResumableSFTTrainer(
+        model=tiny_model(chatml_tokenizer),
+        args=SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, max_steps=1, per_device_train_batch_size=2),
+        train_dataset=Dataset.from_list(ROWS),
+        processing_class=copy.deepcopy(chatml_tokenizer),
+    )
+
+    def fail(*_: object, **__: object) -> torch.Tensor:
+        raise error or RuntimeError("a fault of another kind")
+
+    monkeypatch.setattr(made, "compute_loss", fail)
+    with pytest.raises(Stopped if error else RuntimeError) as raised:
+        made.train()
+    if error:
+        assert str(raised.value).startswith(
+            "out of memory in step 1, after a batch of 2x2 tokens: give a smaller --per"
+        )
+        assert raised.value.status == 1
