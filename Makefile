@@ -9,6 +9,7 @@ VLLM := .venv-vllm
 quickstart: $(READY)
 	$(BIN)/python recipes/sft.py --config recipes/configs/quickstart.yaml
 	$(BIN)/python recipes/eval.py --adapter_path runs/quickstart/adapter
+	@echo "135M parameters and 156 dialogues show the pipeline. For real use: recipes/configs/qwen3_1_7b.yaml or larger, on a GPU."
 
 # Two workers, a file of tests each at a time, in the order of the folders. One thread each: more would wait for cores.
 test: lint

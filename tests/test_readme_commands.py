@@ -44,6 +44,7 @@ ELSEWHERE = {
     r"make test-vllm|vllm serve": "needs vLLM, which no CI has: make test-vllm runs tests/recipes/test_vllm.py",
     r"llama-server|ollama": "no package has it: tests/publish/test_llama_cpp.py and test_modelfile.py",
     r"(uv )?pip |pipx |uvx |apt-get ": "installs what make test has installed; tests/test_command.py: the wheel",
+    r"raw=|curl |score=|\$score ": "needs the network: tests/recipes/test_published_outputs.py has files of that layout",
     r"hf auth login": "needs an account of the hub",
     r"mkdir ": "no program of ours",
 }
