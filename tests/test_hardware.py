@@ -79,7 +79,7 @@ def precision(given, device):
 @pytest.mark.parametrize(
     ("device", "adapter", "full"),
     [
-        (CPU, ("bfloat16", False, False), ("float32", False, False)),
+        (CPU, ("bfloat16", False, False), ("float32", True, False)),
         (CPU_WITHOUT, ("float32", False, False), ("float32", False, False)),
         (MPS, ("bfloat16", False, False), ("float32", False, False)),
         (T4, ("float16", False, True), ("float32", False, True)),
@@ -101,6 +101,8 @@ def test_precision_follows_the_device(device, adapter, full):
         (A100, {"fp16": True}, ("float16", False, True)),
         (A100, {"bf16": False}, ("bfloat16", False, False)),
         (CPU, {"bf16": True}, ("bfloat16", True, False)),
+        (CPU, {"use_peft": False, "dtype": "bfloat16"}, ("float32", False, False)),
+        (CPU, {"use_peft": False, "bf16": False}, ("float32", False, False)),
     ],
 )
 def test_an_explicit_precision_sets_the_others(device, given, expected):
@@ -132,7 +134,8 @@ def test_activation_checkpointing_is_left_to_the_memory_unless_it_is_given(monke
 def test_this_cpu_accepts_its_defaults(flags):
     argv = ["--output_dir=x", *flags.split()]
     training_args, model_args = parse((SFTConfig, ModelConfig), argv, defaults=training_defaults)
-    assert training_args.bf16 is ("--bf16=true" in flags)
+    full = not model_args.use_peft
+    assert training_args.bf16 is ("--bf16=true" in flags or (full and current_device().bf16))
     assert training_args.device.type == "cpu"
     assert training_args.to_dict()["activation_checkpointing"] == "by memory"
     if model_args.load_in_4bit:

@@ -33,7 +33,7 @@ ELSEWHERE = {
     r"python recipes/merge.py": "tests/recipes/test_merge.py",
     r"python recipes/(sft|eval).py .*--accelerate_config fsdp2": "tests/recipes/test_sharded.py, on two CPU ranks",
     r"accelerate launch .*fsdp2": "tests/recipes/test_sharded.py, on two CPU ranks",
-    r"(accelerate launch .*|python recipes/(eval|inspect_data).py .*)(qwen3_8b|llama3_2_3b|CONFIG)": (
+    r"(accelerate launch .*|dialogsum-sft sft .*|python recipes/(eval|inspect_data).py .*)(qwen3_8b|llama3_2_3b|CONFIG)": (
         "needs the hub: tests/recipes/test_families.py trains a tiny model of the class"
     ),
     r"python tests/cost_table.py": "tests/test_cost_table.py",
@@ -44,7 +44,7 @@ ELSEWHERE = {
     r"make test-vllm|vllm serve": "needs vLLM, which no CI has: make test-vllm runs tests/recipes/test_vllm.py",
     r"llama-server|ollama": "no package has it: tests/publish/test_llama_cpp.py and test_modelfile.py",
     r"(uv )?pip |pipx |uvx |apt-get ": "installs what make test has installed; tests/test_command.py: the wheel",
-    r"raw=|curl |score=|\$score ": "needs the network: tests/recipes/test_published_outputs.py has files of that layout",
+    r"raw=|curl |score=|\$score ": "needs the network; tests/recipes/test_published_outputs.py: such files",
     r"hf auth login": "needs an account of the hub",
     r"mkdir ": "no program of ours",
 }
