@@ -31,7 +31,6 @@ def render_batch(
     *,
     template_kwargs: Mapping[str, Any] = TEMPLATE_KWARGS,
     add_generation_prompt: bool = False,
-    faults: dict[int, str] | None = None,
 ) -> list[list[int]]:
     """Token ids of conversations through the tokenizer's chat template.
 
@@ -41,11 +40,10 @@ def render_batch(
     `sanitize_control_tokens`). Conversations without one, nearly all, are tokenized in one call, to the same ids.
     Where the template has no system role, the system message becomes the head of the user's turn.
 
-    Raises InputError when there is no chat template or it cannot render the messages. With `faults`, a template that
-    cuts apparent control tokens out of a text is recorded there as {index: reason} instead, and the ids are empty.
+    Raises InputError when there is no chat template or it cannot render the messages.
     """
     check_template(tokenizer)
-    return render(tokenizer, conversations, template_kwargs, add_generation_prompt, faults)[0]
+    return render(tokenizer, conversations, template_kwargs, add_generation_prompt, None)[0]
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -73,6 +71,9 @@ def render(
     """Ids and texts of conversations; the text is empty where a message contains control tokens.
 
     `prompts` is the result of this function for the beginnings of the same conversations: only the rest is tokenized.
+
+    Raises InputError for messages that the template cannot render. With `faults`, a template that cuts apparent
+    control tokens out of a text is recorded there as {index: reason} instead, and the ids are empty.
     """
     template = str(tokenizer.chat_template)
     chats = [_folded(tokenizer, template, messages) for messages in conversations]

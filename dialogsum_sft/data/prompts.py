@@ -143,7 +143,7 @@ def encode_batch(
 
     Raises InputError where the rendered prompt is not the beginning of the rendered conversation, as with templates
     that add a thinking block to the prompt alone: the model would be trained with one prompt and used with another.
-    `faults` is that of `render_batch`; the row of such a pair has no ids.
+    `faults` is that of `render`; the row of such a pair has no ids.
     """
     rows = [
         settings.messages(dialogue, summary, own)

@@ -140,7 +140,7 @@ def _meanings(match: re.Match[str], text: str) -> set[float]:
     (plain, _), tail = _value(match), text[match.end("number") :]
     if re.match(r"['’]?s\b", tail) and 1000 <= plain < 2100 and plain % 10 == 0:
         values.add(plain % 100)
-    if 1 <= plain <= 12 and re.match(r"\s*(?:p\.?\s?m\b|o['’]\s?clock)(?i:)", tail, re.IGNORECASE):
+    if 1 <= plain <= 12 and re.match(r"\s*(?:p\.?\s?m\b|o['’]\s?clock)", tail, re.IGNORECASE):
         values.add(plain + 12)
     if 13 <= plain <= 24 and re.match(r":00|\s?h\b|\s?hrs\b", tail):
         values.add(plain - 12)

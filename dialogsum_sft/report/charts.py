@@ -23,6 +23,7 @@ TRAINING = {
 }
 
 MAX_POINTS = 240  # of a curve; a chart is about 320 pixels wide
+_STEPS = 4  # about how many an axis has
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class Scale:
         return round(start + (value - self.low) / (self.high - self.low) * length, 1)
 
 
-def scale(values: Sequence[float], *, zero: bool = True, exact: bool = False, parts: int = 4) -> Scale:
-    """An axis over all values, and 0 with `zero`, in about `parts` steps of 1, 2 or 5 times a power of ten.
+def scale(values: Sequence[float], *, zero: bool = True, exact: bool = False) -> Scale:
+    """An axis over all values, and 0 with `zero`, in about four steps of 1, 2 or 5 times a power of ten.
 
     It begins and ends at a tick, with `exact` at the lowest and highest value.
     """
@@ -47,8 +48,8 @@ def scale(values: Sequence[float], *, zero: bool = True, exact: bool = False, pa
     low, high = (min(low, 0.0), max(high, 0.0)) if zero else (low, high)
     high = 1.0 if low == high == 0 else high
     span = high - low or abs(high)
-    power = 10.0 ** math.floor(math.log10(span / parts))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power * parts >= span * 0.999)
+    power = 10.0 ** math.floor(math.log10(span / _STEPS))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power * _STEPS >= span * 0.999)
     first = math.floor(low / step + 1e-9)
     last = max(math.ceil(high / step - 1e-9), first + 1)
     ticks = [float(f"{index * step:.12g}") for index in range(first, last + 1)]

@@ -130,7 +130,7 @@ addEventListener("DOMContentLoaded", () => {
       text.append(kind ? make("mark", { className: kind, title: data.findings[kind] }, piece) : piece);
     }
     if (output.findings.includes("empty")) text.append(make("span", { className: "quiet" }, "(empty)"));
-    else if (output.findings.includes("unfinished")) text.append(make("span", { className: "cut", title: "cut off" }, " \u2026"));
+    else if (output.findings.includes("unfinished")) text.append(make("span", { title: "cut off" }, " \u2026"));
     const scores = make("dl", { className: "scores" });
     data.types.forEach((type, i) => {
       const gain = system ? output.scores[i] - row.outputs[0].scores[i] : null;
