@@ -18,11 +18,11 @@ from dialogsum_sft.training.trainer import ResumableSFTTrainer
 from transformers import PreTrainedTokenizerBase
 
 # Options of the training that are an evaluation's default: the dataset and the prompt; the base model of an adapter.
-_FILES = ("train_file", "validation_file", "test_file", "dialogue_file", "validation_share", "validation_seed")
+_SPLITS = ("train_file", "validation_file", "test_file", "dialogue_file", "validation_share", "validation_seed")
 _DATA: tuple[str, ...] = (
     *("dataset_name", "dataset_config", "dataset_revision", "summary_columns", "summary_join", "topic_column"),
     "dialogue_format",
-    *_FILES,
+    *_SPLITS,
 )
 _COLUMNS = ("dialogue_column", "id_column", "speaker_key", "text_key", "speaker_column")
 _PROMPT = ("instruction", "system_prompt", "rename_speakers", "max_length", "trust_remote_code")
@@ -94,7 +94,7 @@ def evaluation_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     names = _DATA + _COLUMNS + _PROMPT + _model_options(given)
     if "dataset_name" in given:  # other data than that of the training
-        names = tuple(name for name in names if name not in _FILES)
+        names = tuple(name for name in names if name not in _SPLITS)
     arguments = _whole_paths(folder, record, names, given)
     defaults = {option: arguments[option] for option in names if arguments.get(option) is not None}
     defaults |= {option: arguments[own] for option, own in _RENAMED.items() if arguments.get(own) is not None}
