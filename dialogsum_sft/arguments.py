@@ -143,7 +143,7 @@ class GenerationArguments:
         help="Longest prompt and summary together, in tokens; a longer dialogue loses turns. Default: the model's "
         "number of positions.",
     )
-    long: str = field(default="shorten", init=False)  # options of LongArguments alone
+    long: str = field(default="shorten", init=False)  # not an option here, but of LongArguments
     long_overlap: float = field(default=2.0, init=False)
     max_batch_tokens: int = HfArg(
         default=16384, help="Size of a generation batch in tokens: rows times (longest prompt + max_new_tokens)."
@@ -258,7 +258,7 @@ class EvalArguments(LongArguments):
 
 @dataclass
 class InputArguments(GenerationArguments):
-    """Dialogues without summaries, of recipes/summarize.py and recipes/label.py."""
+    """Dialogues without summaries, of recipes/summarize.py, recipes/label.py and recipes/demo.py."""
 
     input_files: list[str] | None = HfArg(
         default=None,

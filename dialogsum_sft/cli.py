@@ -46,7 +46,9 @@ class _Parser(TrlParser):
 
 
 class Described(Exception):
-    """The options that a recipe reads, whether it `launches` and what its words are; `describe` returns it."""
+    """Raised by `parse` instead of parsing, for `describe`: the options of a recipe, whether it `launches` processes,
+    and the option that takes words without a name (`positional`).
+    """
 
     def __init__(self, options: list[Option], launches: bool, positional: str | None) -> None:
         super().__init__("a recipe's options were asked for")
@@ -278,7 +280,8 @@ def run(main: Callable[[], None], *, launches: bool = False) -> None:
     A recipe that `launches` starts several processes of itself where `--accelerate_config` says so.
 
     2: a user's mistake. 75: the run was asked to stop and can be resumed. 1: the run cannot continue (a loss that is
-    not finite, a full disk). 130: Ctrl-C before there was anything to save. 141: nobody reads the output any more.
+    not finite, a full disk). 130: Ctrl-C that the recipe does not handle; summaries and answers so far are kept. 141:
+    nobody reads the output any more.
     """
     # Deprecations inside the libraries, which a user cannot fix.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft)\.")

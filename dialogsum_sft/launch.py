@@ -1,4 +1,4 @@
-"""`--accelerate_config NAME`: a recipe starts its own processes, as `accelerate launch` would, and ends as they do."""
+"""`--accelerate_config NAME`: a recipe starts its processes as `accelerate launch` would; it has their exit status."""
 
 import argparse
 import logging

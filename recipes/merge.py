@@ -93,8 +93,8 @@ def main() -> None:
         raise InputError(
             f"the model as written gives other logits than in memory, by {reload_difference:.1e}: nothing is kept"
         )
-
     del written
+
     # 4. Write a GGUF file too where one is asked for, and compare again
     notes = export_gguf(partial, name, args.gguf, tokenizer, stop_ids, record, of_adapter, rows) if args.gguf else []
 

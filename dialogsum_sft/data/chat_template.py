@@ -1,7 +1,7 @@
 """Chat templates: messages become token ids.
 
-Training and generation render through the same functions with the same template arguments, so that a model generates
-behind the token ids that it was trained behind.
+Training and generation render through the same functions with the same template arguments, so that the token ids
+before a summary are the same in both.
 """
 
 import json

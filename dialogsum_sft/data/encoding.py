@@ -48,9 +48,9 @@ def training_rows(
 ) -> tuple[Dataset | IterableDataset, Counts]:
     """One row for each reference (and once more with its speakers exchanged, if `swap`), at most `max_length` tokens.
 
-    A dialogue that is too long loses whole turns from its middle (`dialogue.shorten`), never its summary; a row that
-    does not fit with one turn is dropped and counted. Every row passes `label_fault`. The rows are on disk; with
-    streaming they are encoded, and counted, during training.
+    A dialogue that is too long loses its middle (`shortening.shorten`), never its summary; a row that still does not
+    fit is dropped and counted. Every row passes `label_fault`. The rows are on disk; with streaming they are encoded,
+    and counted, during training.
 
     Raises InputError when more than 1% of the rows are lost unless `allow_dropped_rows`.
     """
@@ -216,7 +216,6 @@ def shorten_to_fit(
     `length_of` counts the tokens of the whole row or prompt around the dialogue. Its surplus sets the dialogue's
     budget; a few rounds are needed as tokens merge at the dialogue's ends.
     """
-
     count = functools.partial(count_tokens, tokenizer)
     budget = count([dialogue.text])[0] - (length_of(dialogue.text) - limit)
     for _ in range(4):

@@ -1,4 +1,4 @@
-"""Prompts: dialogues become chat messages and training rows. No other module holds prompt text."""
+"""Prompts: dialogues become chat messages and training rows."""
 
 import hashlib
 import json

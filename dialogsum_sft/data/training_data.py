@@ -67,7 +67,7 @@ def dialogue_digest(dialogue: str) -> bytes:
 
 
 def rows_fingerprint(rows: Dataset) -> str:
-    """Hash of the ids, token ids and labels of all training rows,as 16 hex digits."""
+    """Hash of the ids, token ids and labels of all training rows, as 16 hex digits."""
     digest = hashlib.sha256()
     for column in ("input_ids", "labels"):
         for chunk in rows.data.column(column).chunks:

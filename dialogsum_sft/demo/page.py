@@ -1,4 +1,4 @@
-"""The page: a Gradio application that only this machine can reach, and whose browser asks nobody else."""
+"""The page: a Gradio application that only this machine can reach, and that loads nothing from elsewhere."""
 
 import contextlib
 import errno
@@ -155,7 +155,10 @@ def serve(application: FastAPI, listener: socket.socket, announce: Any) -> None:
 
 
 class _Closed:
-    """Refuses what the page does not ask for, large bodies, and requests of other pages; forbids other hosts to it."""
+    """Refuses what the page does not ask for, large bodies, and requests of other pages.
+
+    By its policy the browser loads nothing for the page from other hosts.
+    """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app, self.max_bytes = app, max_bytes

@@ -33,7 +33,6 @@ MISSING = object()
 
 def value_in(row: Row, path: str) -> Any:
     """The value of a column, or of a nested field such as `choices.0.text`; `MISSING` if there is none."""
-
     if path in row:
         return row[path]
     value: Any = row

@@ -50,7 +50,6 @@ class _Matcher:
 
     def __post_init__(self) -> None:
         self.chosen = self.examples[: self.limit]
-        # Of each example its predictions, each with the references of its row; None where it is for all.
         self.given: Given = defaultdict(list)
         self.places = self._places()
         plain_names = Counter(map(plain, self.places))

@@ -69,7 +69,6 @@ class Journal:
                 self.notes.append(
                     f"{path}: from an evaluation with another {', '.join(changed)}; set aside as {aside.name}"
                 )
-
         self.done = {index[key]: completion for key, completion in known.items() if key in index}
         self.kept = sum(not completion.may_pass for completion in known.values())
         self.may_pass = self.kept < len(known)

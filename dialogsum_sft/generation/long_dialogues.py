@@ -204,7 +204,7 @@ class LongDialogue:
         yield [self._fitting(together, "")]
 
     def refine(self) -> Steps:
-        """Each window is summarised behind the summary of those before."""
+        """Each window is summarised after the summary of those before."""
         summary = ""
         for window in self._windows:
             text = window.dialogue.text

@@ -21,7 +21,7 @@ from dialogsum_sft.tables import Table
 
 KEPT, SET_ASIDE, DROPPED = "kept", "set aside", "dropped"
 DECISIONS = ("accepted", "corrected", "rejected")
-# Written by recipes/label.py, in the order in which recipes/README.md names them.
+# The files that recipes/label.py writes.
 OUTPUTS = ("train.jsonl", "validation.jsonl", "set_aside.jsonl", "sheet.csv", "sheet.html", "label.json")
 _STATE, _LABELS, _DECISIONS = ".label", "labels.jsonl", "decisions.jsonl"
 

@@ -74,8 +74,7 @@ def write_report(
 
     The first run provides the baselines and the human ceiling, and all others are compared with it. `training_log` is
     a `training.jsonl`; where it is None or not a file, the page has no training curves. `judged` are the tables of a
-    judge. `seed` and `resamples` are of
-    the paired tests.
+    judge. `seed` and `resamples` are of the paired tests.
 
     Raises InputError unless all runs have the same dialogues, references and protocol, or for a broken log.
     """
