@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from dialogsum_sft import InputError, Stopped, Summarizer, files  # Summarizer first: it sets how torch's threads wait
 from dialogsum_sft.arguments import DialogueArguments, SummarizeArguments
@@ -115,7 +115,7 @@ def follow(
     kind: str,
     output_file: Path | None,
     interruption: Interruption,
-) -> None:
+) -> NoReturn:
     """Summarise the files of a folder as they appear, until Ctrl-C or SIGTERM; started again, it goes on."""
     folder = Path(str(args.follow)).expanduser()
     if args.input_files or args.dataset_name:
