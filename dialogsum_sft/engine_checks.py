@@ -43,15 +43,16 @@ def _engine(eval_args: GenerationArguments, model_args: ModelConfig, processes: 
         )
     if processes != int(os.environ.get("WORLD_SIZE", "1")):
         yield "WORLD_SIZE is set, but this process is alone: start it with python, or by accelerate launch"
-    kwargs: dict[str, Any] = {}
+    read: dict[str, dict[str, Any]] = {}
     for option in ("extra_body", "vllm_kwargs", "generation_kwargs"):
         try:
-            kwargs = json_option(option, getattr(eval_args, option))
+            read[option] = json_option(option, getattr(eval_args, option))
         except InputError as error:
             yield str(error)
     for option in ("max_new_tokens", "max_batch_tokens"):
         if getattr(eval_args, option) < 1:
             yield f"--{option} {getattr(eval_args, option)}: give 1 or more"
+    kwargs = read.get("generation_kwargs", {})
     if eval_args.num_candidates < 1:
         yield f"--num_candidates {eval_args.num_candidates}: give 1 or more"
     if eval_args.num_candidates > 1 and not kwargs.get("do_sample", True):

@@ -35,6 +35,14 @@ def test_all_faults_of_an_evaluation_are_named() -> None:
     ]
 
 
+def test_options_of_vllm_are_not_taken_for_decoding_options() -> None:
+    options = EvalArguments(engine="vllm", vllm_kwargs='{"tensor_parallel_size": 2}', generation_kwargs="{")
+    with pytest.raises(InputError) as error:
+        check_engine(options, MODEL, 1)
+    (fault,) = error.value.args
+    assert fault.startswith("--generation_kwargs is not JSON")
+
+
 @pytest.mark.parametrize(
     ("kwargs", "fault"),
     [
