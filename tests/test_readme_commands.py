@@ -33,7 +33,7 @@ ELSEWHERE = {
     r"python recipes/merge.py": "tests/recipes/test_merge.py",
     r"python recipes/(sft|eval).py .*--accelerate_config fsdp2": "tests/recipes/test_sharded.py, on two CPU ranks",
     r"accelerate launch .*fsdp2": "tests/recipes/test_sharded.py, on two CPU ranks",
-    r"(accelerate launch .*|dialogsum-sft sft .*|python recipes/(eval|inspect_data).py .*)(qwen3_8b|llama3_2_3b|CONFIG)": (
+    r"(accelerate launch|dialogsum-sft sft|python recipes/(eval|inspect_data).py) .*(qwen3_8b|llama3_2_3b|CONFIG)": (
         "needs the hub: tests/recipes/test_families.py trains a tiny model of the class"
     ),
     r"python tests/cost_table.py": "tests/test_cost_table.py",
