@@ -31,8 +31,8 @@ def test_thirty_kills_do_not_change_the_weights(forked: ForkedSft, tmp_path: Pat
     rows = (SAMPLE / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     dataset = tmp_path / "rows.jsonl"
     dataset.write_text("".join(rows[:6]), encoding="utf-8")
-    options = DROPOUT | {"dataset_name": dataset, "max_length": 150, "num_train_epochs": 10, "save_total_limit": 2}
-    options |= {"per_device_train_batch_size": 2}  # 30 steps
+    options = DROPOUT | {"dataset_name": dataset, "max_length": 150, "num_train_epochs": 6, "save_total_limit": 2}
+    options |= {"per_device_train_batch_size": 2}  # 18 steps
     chance = random.Random(0)
     started = time.monotonic()
     forked.start(tmp_path / "whole", tmp_path / "log", **options)
