@@ -68,3 +68,7 @@ def _help() -> str:
     for name in names:
         lines = [*lines[:-1], f"{lines[-1]} {name}"] if len(lines[-1]) + len(name) < 100 else [*lines, f" {name}"]
     return _HELP.format(verbs=verbs, configs="\n        ".join(line.strip() for line in lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -257,14 +257,28 @@ def train_in_float32(model: torch.nn.Module) -> None:
             parameter.data = parameter.data.float()
 
 
+def check_adapter_folder(folder: Path) -> None:
+    """Raise InputError for a folder without an adapter; the line says which other folder or option is meant."""
+    if (folder / "adapter_config.json").is_file():
+        return
+    if not folder.is_dir():
+        why = "there is no such folder"
+    elif (folder / "adapter" / "adapter_config.json").is_file():
+        why = f"it is in {folder / 'adapter'}"
+    elif (folder / "config.json").is_file():
+        why = "it is a whole model: give it as --model_name_or_path"
+    else:
+        why = "adapter_config.json is missing (recipes/sft.py writes adapter/)"
+    raise InputError(f"no adapter in {folder}: {why}")
+
+
 def check_adapter(path: str, model_name: str, *, any_base: bool = False) -> None:
     """Raise InputError unless `path` holds an adapter in safetensors that was trained on the base `model_name`.
 
     With `any_base` the base may have another name; its shapes are checked when the adapter is loaded.
     """
     folder = Path(path)
-    if not (folder / "adapter_config.json").is_file():
-        raise InputError(f"no adapter in {path}: adapter_config.json is missing (recipes/sft.py writes adapter/)")
+    check_adapter_folder(folder)
     if not (folder / "adapter_model.safetensors").is_file():
         raise InputError(f"no weights in {path}: adapter_model.safetensors is missing there")
     try:

@@ -82,14 +82,17 @@ def main() -> None:
     note(*inputs.notes)
 
     # 4. Summaries, each written as it is made
-    faults = list(inputs.faults)
+    faults, lost = list(inputs.faults), []
     journal = journal_of(output_file)
-    made = records(summarizer, inputs.rows, faults, journal, show=output_file is not None or not sys.stdout.isatty())
+    made = records(
+        summarizer, inputs.rows, faults, lost, journal, show=output_file is not None or not sys.stdout.isatty()
+    )
     with kept(journal), opened(output_file) as file:
         for piece in written(kind, inputs.rows, made, mark=MARK if output_file else ""):
             interruption.check()
             file.write(piece)
             file.flush()
+    note(*shortened(lost))
     if output_file is not None:
         note(f"{output_file}: {len(inputs.rows)} summaries")
     summarizer.close()
@@ -98,13 +101,22 @@ def main() -> None:
 
 
 def records(
-    summarizer: Summarizer, rows: list[dict[str, Any]], faults: list[str], journal: Path | None, *, show: bool = False
+    summarizer: Summarizer,
+    rows: list[dict[str, Any]],
+    faults: list[str],
+    lost: list[str],
+    journal: Path | None,
+    *,
+    show: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """The summaries in order, as records; dialogues without a summary are added to `faults`."""
+    """The summaries in order, as records; dialogues without one are added to `faults`, shortened ones to `lost`."""
     progress = "summarising" if show else None
     for row, summary in zip(rows, summarizer.stream(rows, journal=journal, progress=progress), strict=True):
         if summary.fault is not None:
             faults.append(f"{row['id']}: no summary: {summary.fault}")
+        elif summary.dropped_tokens and summary.windows == 1:
+            what = f"{summary.dropped_turns} of {len(row['turns'])} turns, {summary.dropped_tokens} tokens"
+            lost.append(f"{row['id']}: too long for a prompt: {what} are left out; --long map_reduce reads all")
         yield dataclasses.asdict(summary)
 
 
@@ -137,20 +149,22 @@ def follow(
                 interruption.check()
                 ready = read_settled(watch, read_file)
                 faults: list[str] = []
-                made = records(summarizer, [row for *_, inputs in ready for row in inputs.rows], faults, journal)
+                lost: list[str] = []
+                made = records(summarizer, [row for *_, inputs in ready for row in inputs.rows], faults, lost, journal)
                 for path, version, inputs in ready:
                     own = list(itertools.islice(made, len(inputs.rows)))
                     try:
                         place = add(done, path, version, inputs, own, kind) if len(faults) < len(own) else None
                     except InputError as error:
                         faults, place = [f"{path}: {error}"], None
-                    note(*shortened(faults))
+                    note(*shortened(faults), *shortened(lost))
                     if place is None:
                         watch.leave(path, version)
                     else:
                         note(f"{path}: {len(own) - len(faults)} of {len(own)} summaries in {place}")
                         number += 1
                     faults.clear()
+                    lost.clear()
                 if ready:
                     Journal.remove(journal)
                 else:

@@ -272,7 +272,8 @@ def check_comparable(runs: Sequence[Run]) -> None:
         if differences:
             raise InputError(
                 f"{refused}: {'; '.join(differences)}. Evaluate both on the same split with the same "
-                "--summary_columns and --rouge_tokenizer; eval.py --predictions_file scores again without a model"
+                "--summary_columns, --rouge_tokenizer and --strip_preamble; eval.py --predictions_file scores again "
+                "without a model"
             )
         pairs = zip(runs[0].rows, run.rows, strict=True)
         keys = ("dialogue", "references")

@@ -149,7 +149,7 @@ def difference_table(runs: Sequence[Run], differences: Sequence[Mapping[str, Com
         ["", "", "difference", "95% interval", "p", "won/tied/lost"],
         labels=2,
         note=f"Bold: p < 0.05. Bootstrap intervals and permutation tests of {resamples:,} resamples; p is Holm's over "
-        f"the {sum(map(len, differences))} tests of this table.",
+        f"the {sum(map(len, differences))} tests of this table, the intervals are of each alone.",
     )
     for run, tests in zip(runs[1:], differences, strict=True):
         for number, (kind, test) in enumerate(tests.items()):

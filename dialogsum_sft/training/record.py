@@ -11,6 +11,7 @@ from dialogsum_sft import InputError, files, provenance
 from dialogsum_sft.data.prompts import PromptSettings
 from dialogsum_sft.data.sources import serves_both
 from dialogsum_sft.data.training_data import TrainingData, dialogue_digest
+from dialogsum_sft.modeling import check_adapter_folder
 from dialogsum_sft.training import manifest
 from dialogsum_sft.training.checkpoints import step_of
 from dialogsum_sft.training.trainer import ResumableSFTTrainer
@@ -95,6 +96,8 @@ def evaluation_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     names = _DATA + _COLUMNS + _PROMPT + _model_options(given)
     if "dataset_name" in given:  # other data than that of the training
         names = tuple(name for name in names if name not in _SPLITS)
+    else:
+        names += ("allow_dropped_rows",)
     arguments = _whole_paths(folder, record, names, given)
     defaults = {option: arguments[option] for option in names if arguments.get(option) is not None}
     defaults |= {option: arguments[own] for option, own in _RENAMED.items() if arguments.get(own) is not None}
@@ -133,8 +136,8 @@ def _record_of(given: Mapping[str, Any]) -> tuple[Path, dict[str, Any] | None]:
     folder = Path(adapter or model or "")
     if given.get("engine") == "openai":
         return folder, read_run_record(folder) if model and not adapter else None
-    if adapter and not (folder / "adapter_config.json").is_file():
-        raise InputError(f"no adapter in {adapter}: adapter_config.json is missing (recipes/sft.py writes adapter/)")
+    if adapter:
+        check_adapter_folder(folder)
     return folder, read_run_record(folder)
 
 

@@ -73,6 +73,16 @@ def test_exports_and_subtitles_are_read_as_dialogues(summarize: Any, server: Ser
     assert "end-to-end" not in server.contents[0]
 
 
+def test_what_a_long_dialogue_loses_is_said(summarize: Any, tiny_folder: Path, tmp_path: Path) -> None:
+    chat = write(
+        tmp_path / "long.txt", "".join(f"{'Ann' if n % 2 else 'Ben'}: This is turn {n}.\n" for n in range(60))
+    )
+    limits = [f"--model_name_or_path={tiny_folder}", "--max_length=200", "--max_new_tokens=20"]
+    out, err = summarize(chat, *limits)
+    assert out == "So: Ann: This is turn 59.\n"
+    assert re.search(r"long.txt: too long for a prompt: \d+ of 60 turns, \d+ tokens are left out; --long map_red", err)
+
+
 def test_folders_globs_and_files_keep_their_order(summarize: Any, tmp_path: Path) -> None:
     for name in ("b", "a"):
         write(tmp_path / "chats" / f"{name}.txt", f"Ann: I am {name}.\nBen: {name}!")

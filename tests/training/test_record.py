@@ -54,6 +54,12 @@ def test_an_evaluation_has_the_files_of_the_training_unless_it_has_a_dataset(tmp
     assert not defaults.keys() & FILES.keys()
 
 
+def test_rows_that_the_training_was_allowed_to_drop_are_dropped_again(tmp_path: Path) -> None:
+    folder = trained(tmp_path, arguments=ARGUMENTS | {"allow_dropped_rows": True})
+    assert evaluation_defaults({"adapter_path": str(folder)})["allow_dropped_rows"] is True
+    assert "allow_dropped_rows" not in evaluation_defaults({"adapter_path": str(folder), "dataset_name": "other"})
+
+
 @pytest.mark.parametrize(("seed", "expected"), [(None, 7), (3, 3)])
 def test_a_share_is_that_of_the_training(tmp_path: Path, seed: int | None, expected: int) -> None:
     share = {"validation_share": 0.1, "validation_seed": seed, "seed": 7, "dataset_train_split": "all"}
@@ -148,6 +154,15 @@ def test_an_adapter_of_another_run_than_the_manifest_is_noted(tmp_path: Path) ->
 
 def test_a_folder_without_an_adapter_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no adapter in .*: adapter_config.json is missing"):
+        evaluation_defaults({"adapter_path": str(tmp_path)})
+    with pytest.raises(InputError, match="no adapter in .*nowhere: there is no such folder"):
+        evaluation_defaults({"adapter_path": str(tmp_path / "nowhere")})
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match="it is a whole model: give it as --model_name_or_path"):
+        evaluation_defaults({"adapter_path": str(tmp_path)})
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match="no adapter in .*: it is in .*adapter$"):
         evaluation_defaults({"adapter_path": str(tmp_path)})
 
 
