@@ -82,7 +82,7 @@ def main() -> None:
     note(*inputs.notes)
 
     # 4. Summaries, each written as it is made
-    faults, lost = list(inputs.faults), []
+    faults, lost = list(inputs.faults), list[str]()
     journal = journal_of(output_file)
     made = records(
         summarizer, inputs.rows, faults, lost, journal, show=output_file is not None or not sys.stdout.isatty()
