@@ -4,7 +4,7 @@ import json
 import socket
 from pathlib import Path
 
-from conftest import SAMPLE, output_of, sample_dialogues
+from conftest import SAMPLE, output_of, recipe_module, sample_dialogues
 from dialogsum_sft import modeling
 from dialogsum_sft.evaluation.runs import score_run
 
@@ -27,6 +27,7 @@ def evaluate(recipe, monkeypatch, capsys):
     def refuse(*_, **__):
         raise AssertionError("a model, a tokenizer or a connection was opened")
 
+    recipe_module("eval")  # a module of the library that is imported after this would keep the replacements
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setenv("COLUMNS", "100")

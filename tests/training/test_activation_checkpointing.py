@@ -6,7 +6,7 @@ import logging
 from conftest import ROOT
 from dialogsum_sft.arguments import DataArguments, TrainArguments
 from dialogsum_sft.cli import parse
-from dialogsum_sft.hardware import training_defaults
+from dialogsum_sft.hardware import current_device, training_defaults
 from dialogsum_sft.modeling import embedded_model
 from dialogsum_sft.training import activation_checkpointing, memory
 from dialogsum_sft.training.activation_checkpointing import needs_checkpointing, set_activation_checkpointing
@@ -110,9 +110,11 @@ def test_the_embedded_model_trains_on_this_cpu_with_default_precision(recipe, tm
     flags = ["--model_name_or_path=embedded", "--dataset_name=sample", f"--output_dir={tmp_path}", "--max_steps=1"]
     recipe("sft", *flags, "--max_train_samples=1")
     out = capsys.readouterr().out
-    assert "dtype float32, no autocast, activation checkpointing off, learning_rate 2e-05 (all weights)" in out
+    autocast = "bf16 autocast" if current_device().bf16 else "no autocast"
+    assert f"dtype float32, {autocast}, activation checkpointing off, learning_rate 2e-05 (all weights)" in out
     arguments = json.loads((tmp_path / "model" / "run.json").read_text())["arguments"]
-    assert arguments["activation_checkpointing"] is arguments["gradient_checkpointing"] is arguments["bf16"] is False
+    assert arguments["activation_checkpointing"] is arguments["gradient_checkpointing"] is False
+    assert arguments["bf16"] is current_device().bf16
 
 
 @pytest.mark.slow
