@@ -62,16 +62,21 @@ def start(
     def work() -> None:
         for number, descriptor in enumerate((source, target, errors)):
             os.dup2(descriptor, number)
-        os.closerange(3, 256)
-        sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
-        faulthandler.enable()  # pytest's own writes to a descriptor that is closed here
-        atexit._clear()  # what was registered before belongs to the tests
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        torch.set_num_threads(1)
-        sys.argv = [f"{name}.py", *map(str, args)]
-        run(recipe_module(name).main)
+        run_recipe([f"{name}.py", *map(str, args)])
 
     leave(work)
+
+
+def run_recipe(argv: list[str]) -> None:
+    """Run the recipe that `argv` begins with in this forked process, whose descriptors 0 to 2 are its own."""
+    os.closerange(3, 256)
+    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
+    faulthandler.enable()  # pytest's own writes to a descriptor that is closed here
+    atexit._clear()  # what was registered before belongs to the tests
+    torch.set_num_threads(1)
+    sys.argv = argv
+    run(recipe_module(Path(argv[0]).stem).main)
 
 
 def leave(work: Callable[[], None]) -> NoReturn:

@@ -1,7 +1,5 @@
 """Sweeps of recipes/sweep.py over a tiny model, whose trials are forked: they import nothing and start at once."""
 
-import atexit
-import faulthandler
 import json
 import os
 import signal
@@ -10,12 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from conftest import recipe_module
-from dialogsum_sft.cli import run
-from forked_recipe import leave
+from forked_recipe import leave, run_recipe
 from sft_runs import sft_args
-
-import torch
 
 
 class ForkedTrial:
@@ -49,15 +43,9 @@ def start(command: list[str], log: Path, environment: Mapping[str, str]) -> Fork
         descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         for number in (1, 2):
             os.dup2(descriptor, number)
-        os.closerange(3, 256)  # with the locks of the worker
-        sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
-        faulthandler.enable()  # pytest's own writes to a descriptor that is closed here
-        atexit._clear()
         os.environ.clear()
         os.environ.update(environment)
-        torch.set_num_threads(1)
-        sys.argv = command
-        run(recipe_module(Path(command[0]).stem).main)
+        run_recipe(command)  # without the locks of the worker, which are descriptors
 
     leave(work)
 
