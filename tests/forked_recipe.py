@@ -68,11 +68,24 @@ def start(
     leave(work)
 
 
+def replace_files_of_the_parent() -> None:
+    """Let go of the parent's locks and sockets in a forked process: /dev/null takes their descriptors.
+
+    None is closed. An object of the parent may close its own later, and torch aborts the process when that fails.
+    """
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in map(int, os.listdir("/dev/fd")):
+        if descriptor > 2:
+            with contextlib.suppress(OSError):  # the descriptor that listed the folder
+                os.fstat(descriptor)
+                os.dup2(null, descriptor, inheritable=False)
+
+
 def run_recipe(argv: list[str]) -> None:
     """Run the recipe that `argv` begins with in this forked process, whose descriptors 0 to 2 are its own."""
-    os.closerange(3, 256)
+    replace_files_of_the_parent()
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
-    faulthandler.enable()  # pytest's own writes to a descriptor that is closed here
+    faulthandler.enable()  # pytest's own writes to a descriptor that was replaced
     atexit._clear()  # what was registered before belongs to the tests
     torch.set_num_threads(1)
     sys.argv = argv

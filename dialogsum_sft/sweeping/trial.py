@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -174,6 +175,7 @@ def _error_line(log: Path, status: int) -> str:
     if status == -signal.SIGKILL:
         return "ended by SIGKILL: see whether memory ran out"
     if status < 0:
-        return f"ended by {signal.Signals(-status).name}: {lines[-1] if lines else 'it said nothing'} (see {log})"
+        said = [line for line in lines if line.startswith("what():")] or lines or ["it said nothing"]  # of C++
+        return f"ended by {signal.Signals(-status).name}: {textwrap.shorten(said[-1], 200)} (see {log})"
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     return (errors or lines or [f"ended with status {status}"])[-1]
