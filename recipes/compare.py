@@ -21,7 +21,7 @@ from dialogsum_sft.evaluation.runs import Run, read_run
 from dialogsum_sft.judge import Judge, check_judge
 from dialogsum_sft.report.judge_tables import judge_tables
 from dialogsum_sft.report.report import write_report
-from dialogsum_sft.report.summary import dialogue_panel, difference_table, tables
+from dialogsum_sft.report.run_tables import dialogue_panel, difference_table, tables
 from dialogsum_sft.tables import Table
 
 from rich.console import Console

@@ -49,7 +49,7 @@ from dialogsum_sft.modeling import check_adapter, load_tokenizer, public_name
 from dialogsum_sft.provenance import git_revision, hardware, versions
 from dialogsum_sft.publish import model_card
 from dialogsum_sft.report.report import write_report
-from dialogsum_sft.report.summary import dialogue_panel, tables
+from dialogsum_sft.report.run_tables import dialogue_panel, tables
 from dialogsum_sft.training.likelihood_model import add_likelihoods, open_likelihood
 from dialogsum_sft.training.record import compare_with_training, evaluation_defaults
 

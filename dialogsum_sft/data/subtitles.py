@@ -4,7 +4,7 @@ import html
 import re
 
 from dialogsum_sft.data.dialogue import Turn
-from dialogsum_sft.data.labels import is_heading, label_starts
+from dialogsum_sft.data.speaker_labels import is_heading, label_starts
 
 _AT = r"(?:\d{1,2}:)?\d{1,2}:\d{1,2}[.,]\d{1,3}"
 _TIMING = re.compile(rf"\s*{_AT}\s*-->\s*{_AT}(?:\s.*)?")

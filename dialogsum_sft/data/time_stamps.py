@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dialogsum_sft.data.dialogue import Dialogue, Turn
-from dialogsum_sft.data.labels import BIDI, MARKS, is_heading, is_name, label_of, labelled
+from dialogsum_sft.data.speaker_labels import BIDI, MARKS, is_heading, is_name, label_of, labelled
 
 _B = rf"[{BIDI}]*"
 _MONTH = r"[^\W\d_]{3,10}\.?"

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dialogsum_sft.data.dialogue import Dialogue
-from dialogsum_sft.data.labels import (
+from dialogsum_sft.data.speaker_labels import (
     NOISE,
     ROLES,
     SPEAKER,

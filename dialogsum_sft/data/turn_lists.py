@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dialogsum_sft.data.dialogue import Dialogue
-from dialogsum_sft.data.labels import ROLES, label_starts, turns_at
+from dialogsum_sft.data.speaker_labels import ROLES, label_starts, turns_at
 from dialogsum_sft.data.stored_lists import stored_list
 from dialogsum_sft.data.turn_objects import (
     SPEAKER_KEYS,

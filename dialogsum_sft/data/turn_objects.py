@@ -10,7 +10,7 @@ from typing import Any
 
 from dialogsum_sft.data.columns import has, value_of
 from dialogsum_sft.data.dialogue import Turn
-from dialogsum_sft.data.labels import ROLES
+from dialogsum_sft.data.speaker_labels import ROLES
 
 # Keys without case, `_` and `-`: speakerName is speaker_name.
 SPEAKER_KEYS = (

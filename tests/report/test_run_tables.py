@@ -3,7 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dialogsum_sft.evaluation.runs import Run, compare_runs, score_run
-from dialogsum_sft.report.summary import (
+from dialogsum_sft.report.run_tables import (
     diagnostics_table,
     dialogue_panel,
     difference_table,
