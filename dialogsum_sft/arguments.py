@@ -35,6 +35,10 @@ class DialogueArguments:
     speaker_column: str | None = HfArg(
         default=None, help="Column with the speakers, where the dialogue column is a list of texts."
     )
+    drop_times: bool = HfArg(
+        default=False,
+        help="Leave the time stamps of exported chats and transcripts out: each turn with one becomes 'Name: text'.",
+    )
     rename_speakers: bool = HfArg(
         default=False, help="Replace speakers' names by #Person1#, ... in prompts, and restore them in summaries."
     )

@@ -12,12 +12,13 @@ DUPLICATE = "same dialogue and summary as an earlier row"  # and the same id, wh
 IN_OTHER_SPLIT = "dialogue is in the evaluation split too"
 HELD_OUT = "held out for validation"  # by --validation_share
 EMPTY_ROW = "row is empty"  # as spreadsheets leave them
+TIMES_STAY = "turns keep their time stamps in the prompts; --drop_times true leaves them out"
 T = TypeVar("T")
 _EXPECTED = (DUPLICATE, HELD_OUT, EMPTY_ROW)  # these do not count as lost
 
 _DETAILS = (
     *("one_speaker", "system_lines", "skipped_turns", "skipped_parts", "html_texts"),
-    *("dropped_turns", "cut_turns", "dropped_tokens"),
+    *("time_stamps", "dropped_times", "dropped_turns", "cut_turns", "dropped_tokens"),
 )
 
 
@@ -38,6 +39,8 @@ class Counts:
     skipped_turns: int = 0  # without text, such as tool calls
     skipped_parts: int = 0  # images, tool calls and the like beside a text
     html_texts: int = 0  # turns whose text was taken from HTML
+    time_stamps: int = 0  # turns whose time stamp stays in the dialogue's text
+    dropped_times: int = 0  # turns without theirs, by --drop_times
     shortened: int = 0  # training rows whose dialogue lost turns or words to fit
     dropped_turns: int = 0
     cut_turns: int = 0

@@ -58,6 +58,11 @@ class Dialogue:
         *others, last = turns
         return cls((*others, Turn(last.speaker, last.raw.rstrip("\n"), last.label, last.time)))
 
+    def without_times(self) -> Self:
+        """The same turns, in which a label with a time stamp is the speaker's name alone: `Name: text`."""
+        turns = [turn if turn.time is None else Turn.spoken(turn.speaker, turn.text) for turn in self.turns]
+        return type(self).of(turns) if turns else self
+
     def record(self) -> list[dict[str, Any]]:
         """The turns beside `text`, as stored in datasets and in predictions.jsonl: `from_record` reads them."""
         return [

@@ -26,6 +26,7 @@ class DialogueReader:
     keys: TurnKeys
     format: str
     named: bool
+    drop_times: bool = False
 
     def dialogue(self, row: Mapping[str, Any], counts: Counts) -> Dialogue:
         """The dialogue of a row, parsed once. Raises ValueError where there is none."""
@@ -46,7 +47,12 @@ class DialogueReader:
         counts.drop_system_lines(dropped)
         if not dialogue.turns:
             raise ValueError(f"{column} has no turns")
-        return dialogue
+        stamped = sum(turn.time is not None for turn in dialogue.turns)
+        if not self.drop_times:
+            counts.time_stamps += stamped
+            return dialogue
+        counts.dropped_times += stamped
+        return dialogue.without_times()
 
 
 def open_reader(
@@ -58,7 +64,8 @@ def open_reader(
     """
     keys = TurnKeys(data_args.speaker_key, data_args.text_key)
     _check_keys(rows, columns, keys, source)
-    return DialogueReader(columns, keys, _format(rows, columns, data_args), data_args.dialogue_format is not None)
+    named = data_args.dialogue_format is not None
+    return DialogueReader(columns, keys, _format(rows, columns, data_args), named, data_args.drop_times)
 
 
 def _check_keys(rows: list[dict[str, Any]], columns: Columns, keys: TurnKeys, source: str) -> None:

@@ -19,7 +19,7 @@ from dialogsum_sft.data.columns import (
     text_of,
     value_of,
 )
-from dialogsum_sft.data.counts import HELD_OUT, IN_OTHER_SPLIT, Counts, longest_pass
+from dialogsum_sft.data.counts import HELD_OUT, IN_OTHER_SPLIT, TIMES_STAY, Counts, longest_pass
 from dialogsum_sft.data.dialogue_reader import DialogueReader, open_reader
 from dialogsum_sft.data.grouping import FEATURES, group, join_neighbours, text_hash
 from dialogsum_sft.data.row_files import BadRow, Place, Row, one_line, reason_of
@@ -133,6 +133,8 @@ def load_examples(
     if counts.system_lines:
         such = ", such as: " + "; ".join(map(one_line, counts.system_examples)) if counts.system_examples else ""
         notes.append(f"{name} ({split}): {counts.system_lines} lines that an app wrote are left out{such}")
+    if counts.time_stamps:
+        notes.append(f"{name} ({split}): {counts.time_stamps} {TIMES_STAY}")
     if counts.one_speaker > counts.kept / 2:
         named = keys_of(value_of(good[0], columns.dialogue))
         notes.append(

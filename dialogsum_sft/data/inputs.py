@@ -28,7 +28,7 @@ from dialogsum_sft.data.columns import (
     text_of,
     value_of,
 )
-from dialogsum_sft.data.counts import Counts
+from dialogsum_sft.data.counts import TIMES_STAY, Counts
 from dialogsum_sft.data.dialogue import Dialogue
 from dialogsum_sft.data.dialogue_reader import open_reader, read_dialogue
 from dialogsum_sft.data.row_files import SUFFIXES, BadRow, Place, Row, one_line, read_file, suffix_of
@@ -139,6 +139,8 @@ def _checked(inputs: Inputs, args: DialogueArguments) -> Inputs:
     for name, what in (("skipped_turns", "turns without text"), ("skipped_parts", "images and calls beside a text")):
         if number := getattr(counts, name):
             inputs.notes.append(f"{number} {what} are left out")
+    if counts.time_stamps:
+        inputs.notes.append(f"{counts.time_stamps} {TIMES_STAY}")
     if counts.one_speaker:
         inputs.notes.append(f"no speakers were found in {counts.one_speaker} of {len(inputs.rows)} dialogues")
     if unknown := [

@@ -24,7 +24,8 @@ _HYPERPARAMETERS = (
     *("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_modules_to_save", "use_rslora", "use_dora"),
     *("learning_rate", "lr_scheduler_type", "warmup_steps", "optim", "weight_decay", "max_grad_norm"),
     *("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "max_length"),
-    *("packing", "neftune_noise_alpha", "loss_type", "rename_speakers", "swap_speakers", "seed"),
+    *("packing", "neftune_noise_alpha", "loss_type", "drop_times", "rename_speakers", "swap_speakers"),
+    "seed",
 )
 
 

@@ -33,7 +33,7 @@ _WITHOUT_EFFECT = (
 # Options that determine the rows. The fingerprints cover them, except in a stream, whose rows are not known before.
 _ROW_OPTIONS = (
     *("dataset_", "dialogue_column", "summary_columns", "id_column", "topic_column", "max_train_samples"),
-    *("instruction", "system_prompt", "max_length", "swap_speakers", "rename_speakers"),
+    *("instruction", "system_prompt", "max_length", "swap_speakers", "rename_speakers", "drop_times"),
     *("dialogue_format", "speaker_key", "text_key", "speaker_column", "summary_join"),
     *("train_file", "validation_file", "dialogue_file", "validation_share", "validation_seed"),
 )

@@ -26,7 +26,7 @@ _DATA: tuple[str, ...] = (
     *_SPLITS,
 )
 _COLUMNS = ("dialogue_column", "id_column", "speaker_key", "text_key", "speaker_column")
-_PROMPT = ("instruction", "system_prompt", "rename_speakers", "max_length", "trust_remote_code")
+_PROMPT = ("instruction", "system_prompt", "drop_times", "rename_speakers", "max_length", "trust_remote_code")
 _BASE = ("model_name_or_path", "model_revision", "dtype", "attn_implementation")
 _QUANTISATION = ("load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "use_bnb_nested_quant")
 _PATHS = ("model_name_or_path", "dataset_name")  # which stand in arguments without their folders if absolute

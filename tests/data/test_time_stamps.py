@@ -1,6 +1,11 @@
 """Exported chats and transcripts of meetings as other people's programs write them; every name is invented."""
 
+from pathlib import Path
+
+from dialogsum_sft.data.transcripts import detect_format, parse
+
 import pytest
+from odd_files import lines, load, write
 from reading import Said, read
 
 YO: Said = [("Ines", "hi"), ("Tom", "yo")]
@@ -225,3 +230,39 @@ MEETINGS: dict[str, tuple[str, Said, int]] = {
 def test_exports_with_time_stamps(name: str) -> None:
     text, said, dropped = (WHATSAPP | CHATS | MEETINGS)[name]
     assert read(text) == (said, dropped)
+
+
+WITHOUT = {
+    "[12/03/24, 10:15:02] Anna: hi\nand more\n[12/03/24, 10:15:40] Ben: yo": "Anna: hi\nand more\nBen: yo",
+    "10:15:02 From Anna to Everyone: hi\n10:15:40 From Ben to Everyone: yo": "Anna: hi\nBen: yo",
+    "Mara Olsen  0:13\nGood morning.\nAll well?\n\nJon Pirie  0:20\nYes.": "Mara Olsen: Good morning.\nAll well?\n"
+    "Jon Pirie: Yes.",
+    "Anna (10:15): hi\nBen (10:16): at 10:20?": "Anna: hi\nBen: at 10:20?",
+    "[10:15] hello all\n[10:16] and again": "hello all\nand again",
+    "Anna: see you at 10:15\nBen: yes": "Anna: see you at 10:15\nBen: yes",
+}
+
+
+@pytest.mark.parametrize("text", WITHOUT)
+def test_turns_without_their_time_stamps(text: str) -> None:
+    dialogue, _ = parse(text, detect_format([text]))
+    bare = dialogue.without_times()
+    assert bare.text == WITHOUT[text]
+    assert [(turn.speaker, turn.text, turn.time) for turn in bare.turns] == [
+        (turn.speaker, turn.text, None) for turn in dialogue.turns
+    ]
+
+
+def test_time_stamps_are_counted_and_left_out_when_asked(tmp_path: Path) -> None:
+    chat = "12/3/24, 14:10 - Ann: hi\n12/3/24, 14:11 - Bo: yo"
+    path = write(tmp_path, "a.jsonl", lines({"dialogue": chat, "summary": "Hi."}))
+    kept, bare = load(path), load(path, drop_times=True)
+    assert kept.rows[0]["dialogue"] == chat
+    assert (kept.counts.time_stamps, kept.counts.dropped_times) == (2, 0)
+    assert any(
+        note.endswith("2 turns keep their time stamps in the prompts; --drop_times true leaves them out")
+        for note in kept.notes
+    )
+    assert bare.rows[0]["dialogue"] == "Ann: hi\nBo: yo"
+    assert (bare.counts.time_stamps, bare.counts.dropped_times) == (0, 2)
+    assert not any("time stamps" in note for note in bare.notes)

@@ -6,7 +6,13 @@ from typing import Any
 
 from dialogsum_sft import InputError
 from dialogsum_sft.data.prompts import PromptSettings
-from dialogsum_sft.training.record import check_prompt, evaluation_defaults, note_of_other_run, read_run_record
+from dialogsum_sft.training.record import (
+    check_prompt,
+    evaluation_defaults,
+    note_of_other_run,
+    read_run_record,
+    use_defaults,
+)
 
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -52,6 +58,12 @@ def test_an_evaluation_has_the_files_of_the_training_unless_it_has_a_dataset(tmp
     assert evaluation_defaults({"adapter_path": str(folder)}).items() >= FILES.items()
     defaults = evaluation_defaults({"adapter_path": str(folder), "dataset_name": "other"})
     assert not defaults.keys() & FILES.keys()
+
+
+def test_time_stamps_that_the_training_left_out_are_left_out_again(tmp_path: Path) -> None:
+    given = {"adapter_path": str(trained(tmp_path, arguments=ARGUMENTS | {"drop_times": True}))}
+    assert evaluation_defaults(given)["drop_times"] is True
+    assert use_defaults(given)["drop_times"] is True
 
 
 def test_rows_that_the_training_was_allowed_to_drop_are_dropped_again(tmp_path: Path) -> None:
