@@ -23,7 +23,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from dialogsum_sft import InputError, Stopped, Summarizer, files  # Summarizer first: it sets how torch's threads wait
+# First, as Summarizer sets how the threads of torch wait.
+from dialogsum_sft import RESUMABLE, InputError, Stopped, Summarizer, files
 from dialogsum_sft.arguments import DialogueArguments, SummarizeArguments
 from dialogsum_sft.cli import note, parse, run, shortened
 from dialogsum_sft.data.following import Done, Version, Watch, summary_path, version_of
@@ -171,7 +172,7 @@ def follow(
                     time.sleep(min(1.0, max(0.05, args.settle_seconds / 4)))
     except Stopped as stopped:
         line = f"stopped: {number} files were summarised; started again, it goes on"
-        raise Stopped(line, 0 if stopped.status == 75 else 130) from None
+        raise Stopped(line, 0 if stopped.status == RESUMABLE else 130) from None
 
 
 def read_settled(watch: Watch, read_file: Callable[[list[str]], Inputs]) -> list[tuple[Path, Version, Inputs]]:
@@ -221,7 +222,7 @@ def kept(journal: Path | None) -> Iterator[None]:
         if journal is None:
             raise Stopped("interrupted", 143 if terminated else 130) from None
         line = "interrupted: the summaries so far are kept, the same command goes on"
-        raise Stopped(line, 75 if terminated else 130) from None
+        raise Stopped(line, RESUMABLE if terminated else 130) from None
     except InputError as error:
         raise InputError(
             *(line if journal else str(line).replace(KEPT, "").rstrip() for line in error.args)
