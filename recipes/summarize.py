@@ -27,6 +27,7 @@ from typing import Any, NoReturn, TextIO
 from dialogsum_sft import RESUMABLE, InputError, Stopped, Summarizer, files
 from dialogsum_sft.arguments import DialogueArguments, SummarizeArguments
 from dialogsum_sft.cli import note, parse, run, shortened
+from dialogsum_sft.data.file_kinds import has_dialogues, why_not
 from dialogsum_sft.data.following import Done, Version, Watch, summary_path, version_of
 from dialogsum_sft.data.inputs import Inputs, open_inputs, read_inputs
 from dialogsum_sft.generation.journal import Journal, locked
@@ -140,7 +141,7 @@ def follow(
     journal = journal_of(output_file or folder / "summaries")
     if journal is None:
         raise InputError(f"--output_file {output_file}: with --follow give a file, or leave it out")
-    number = 0
+    number, watch = 0, None
     try:
         with kept(journal):
             done = Done(journal / "followed.jsonl", folder, output_file)
@@ -164,6 +165,7 @@ def follow(
                     else:
                         note(f"{path}: {len(own) - len(faults)} of {len(own)} summaries in {place}")
                         number += 1
+                        watch.unused.discard(path)
                     faults.clear()
                     lost.clear()
                 if ready:
@@ -171,14 +173,20 @@ def follow(
                 else:
                     time.sleep(min(1.0, max(0.05, args.settle_seconds / 4)))
     except Stopped as stopped:
-        line = f"stopped: {number} files were summarised; started again, it goes on"
+        left = f", {len(watch.unused)} were not used" if watch and watch.unused else ""
+        line = f"stopped: {number} files were summarised{left}; started again, it goes on"
         raise Stopped(line, 0 if stopped.status == RESUMABLE else 130) from None
 
 
 def read_settled(watch: Watch, read_file: Callable[[list[str]], Inputs]) -> list[tuple[Path, Version, Inputs]]:
-    """The files that are complete and new, with their dialogues; a line says which cannot be read, and why."""
+    """The files that are complete and new, with their dialogues; a line names each that is not used, and why."""
     ready = []
     for path, version in watch.settled()[:AT_ONCE]:
+        if not has_dialogues(path):
+            if path not in watch.unused:
+                note(f"{path}: not used: {why_not(path)}")
+            watch.leave(path, version)
+            continue
         try:
             inputs = read_file([str(path)])
         except InputError as error:
