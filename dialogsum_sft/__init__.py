@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 
+RESUMABLE = 75  # exit status (EX_TEMPFAIL) of a run that was asked to stop and goes on when it is started again
+
+
 class InputError(Exception):
     """A user's mistake: what was found, where, and what to do. Recipes exit with status 2 on it.
 
@@ -21,7 +24,7 @@ class InputError(Exception):
 class Stopped(Exception):
     """A run that ends early, described in one line.
 
-    Recipes exit with `status`: 75 if it was asked to stop and resumes when started again, 1 if it cannot continue.
+    Recipes exit with `status`: RESUMABLE if it was asked to stop and goes on when started again, else 1.
     """
 
     def __init__(self, message: str, status: int = 1) -> None:
@@ -41,7 +44,7 @@ for _cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
 if TYPE_CHECKING:
     from dialogsum_sft.summarizer import Summarizer, Summary
 
-__all__ = ["InputError", "Stopped", "Summarizer", "Summary", "__version__"]
+__all__ = ["RESUMABLE", "InputError", "Stopped", "Summarizer", "Summary", "__version__"]
 
 
 # torch and transformers are imported when the first of these names is used.

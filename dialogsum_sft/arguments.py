@@ -149,6 +149,7 @@ class GenerationArguments:
     )
     long: str = field(default="shorten", init=False)  # not an option here, but of LongArguments
     long_overlap: float = field(default=2.0, init=False)
+    strip_preamble: bool = field(default=False, init=False)  # of EvalArguments
     max_batch_tokens: int = HfArg(
         default=16384, help="Size of a generation batch in tokens: rows times (longest prompt + max_new_tokens)."
     )

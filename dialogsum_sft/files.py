@@ -70,8 +70,19 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
+def share_files(folder: Path) -> None:
+    """Give the files of a folder the mode that the folder has by the umask: libraries write weights for their owner
+    alone (0600), through temporary files.
+    """
+    mode = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(mode)
+
+
 def replace_folder(partial: Path, final: Path) -> None:
-    """Rename a complete folder to its final name; an older one is deleted afterwards."""
+    """Rename a complete folder to its final name, with files of the usual modes; an older one is deleted then."""
+    share_files(partial)
     old = final.with_name(f".{final.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if final.exists():

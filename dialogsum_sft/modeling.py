@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dialogsum_sft import InputError
 from dialogsum_sft.base_names import cached_name, same_base
-from dialogsum_sft.files import public
+from dialogsum_sft.files import public, share_files
 from dialogsum_sft.hardware import resolve_dtype
 from dialogsum_sft.kernels.fused_lora import fuse_lora
 from dialogsum_sft.token_ids import drop_pad_token, fit_tokenizer
@@ -74,7 +74,8 @@ def embedded_model() -> Path:
             model.config._name_or_path = EMBEDDED_HUB_ID
             model.save_pretrained(partial)
             AutoTokenizer.from_pretrained(source, gguf_file=_EMBEDDED_GGUF).save_pretrained(partial)
-            partial.chmod(0o755)
+            partial.chmod(cache.stat().st_mode)  # mkdtemp makes it for its owner alone
+            share_files(partial)
             partial.rename(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)

@@ -1,10 +1,13 @@
-"""Versions of packages, git revision and hardware, as recorded with a result."""
+"""Versions of packages, git revision and hardware, as recorded with a result; how records of options differ."""
 
 import hashlib
+import json
 import os
 import platform
 import subprocess
 import sys
+import textwrap
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -78,3 +81,17 @@ def weights_digest(path: str | None) -> str | None:
         files = sorted(Path(path).glob("*.safetensors"))
         content = repr([(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any], *, prefix: str = "--") -> list[str]:
+    """`--lora_r 16 there, 4 here` for each option whose value in a record is not that of this run."""
+    names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+    return [f"{prefix}{name} {_shown(there.get(name))} there, {_shown(here.get(name))} here" for name in names]
+
+
+def _shown(value: Any) -> str:
+    """A value as on the command line, shortened."""
+    if value is None:
+        return "not given"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return textwrap.shorten(text, 80) if len(text.split()) < 2 else repr(textwrap.shorten(text, 80))

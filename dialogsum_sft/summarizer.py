@@ -26,10 +26,10 @@ from dialogsum_sft.generation.engine import Completion, Watch, max_prompt_tokens
 from dialogsum_sft.generation.journal import Journal
 from dialogsum_sft.generation.long_dialogues import carry_out, digest, make_plans
 from dialogsum_sft.generation.python_options import checked_options
-from dialogsum_sft.generation.summarise import completions, decisive_settings, open_engine, summarise
+from dialogsum_sft.generation.summarise import completions, decisive_options, decisive_settings, open_engine, summarise
 from dialogsum_sft.generation.transformers_engine import TransformersEngine
-from dialogsum_sft.modeling import EMBEDDED, check_adapter, load_tokenizer, public_name
-from dialogsum_sft.training.record import compare_with_training, use_defaults
+from dialogsum_sft.modeling import EMBEDDED, load_tokenizer, public_name
+from dialogsum_sft.training.record import check_use, use_defaults
 
 from accelerate import PartialState
 from huggingface_hub import snapshot_download
@@ -84,16 +84,11 @@ class Summarizer:
         check_engine(generation_args, model_args, processes)
         self.dialogue_args, self._args, self._model_args = dialogue_args, generation_args, model_args
         self.settings = PromptSettings.from_arguments(dialogue_args)
-        adapter, base = generation_args.adapter_path, str(model_args.model_name_or_path)
         self._tokenizer = None
         if model_args.model_name_or_path:
-            trust = generation_args.trust_remote_code
+            adapter, trust = generation_args.adapter_path, generation_args.trust_remote_code
             self._tokenizer = load_tokenizer(model_args, adapter_path=adapter, trust_remote_code=trust)
-        if adapter is not None:
-            check_adapter(adapter, base, any_base=generation_args.any_base)
-        own_prompt = generation_args.allow_other_prompt or self._tokenizer is None
-        prompt = None if own_prompt else (self.settings, self._tokenizer)
-        self.notes = compare_with_training(Path(adapter or base), prompt, [])[1]
+        self.notes = check_use(model_args, generation_args, self.settings, self._tokenizer)[1]
         self._engine = open_engine(generation_args, model_args, self._tokenizer, evaluate_base=False)
 
     @classmethod
@@ -280,8 +275,10 @@ class Summarizer:
         """Whole dialogues are in the file of one process, windows in that of another: each sets aside its own."""
         if folder is None:
             return None
-        file = {"process_index": process_index, "num_processes": 2}
-        journal = Journal(folder, self._journal_settings, names, self._args.num_candidates, **file)
+        ranks = {"process_index": process_index, "num_processes": 2}
+        options = decisive_options(self._model_args, self.dialogue_args, self._args)
+        number = self._args.num_candidates
+        journal = Journal(folder, self._journal_settings, names, number, **ranks, options=options)
         for note in journal.notes:
             logger.warning(note)
         if faults_again:

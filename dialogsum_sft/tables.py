@@ -1,5 +1,6 @@
 """One table type, printed in a terminal, as Markdown or as LaTeX."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -73,6 +74,8 @@ class Table:
         return "\n".join([*lines, *(["", self.note] if self.note else [])])
 
     def latex(self) -> str:
+        """With the rules of booktabs; the label is the title's words before a colon, as in tab:beyond-rouge."""
+
         def line(cells: list[str]) -> str:
             return rf"{' & '.join(cells)} \\"
 
@@ -80,13 +83,15 @@ class Table:
             return "".join(_LATEX.get(char, char) for char in text)
 
         title = f"{self.title}." if self.title else ""
-        lines = [r"\begin{table}", r"\centering"]
-        lines += [rf"\caption{{{escape(' '.join(filter(None, [title, self.note])))}}}"]
-        lines += [rf"\begin{{tabular}}{{{'l' * self.labels}{'r' * (self._columns() - self.labels)}}}", r"\hline"]
-        lines += [line(list(map(escape, self.header))), r"\hline"] if self.header else []
+        label = "-".join(re.findall(r"[a-z0-9]+", self.title.split(":")[0].lower())) or "table"
+        lines = [r"% needs \usepackage{booktabs}", r"\begin{table}", r"\centering"]
+        lines += [rf"\caption{{{escape(' '.join(filter(None, [title, self.note])))}}}", rf"\label{{tab:{label}}}"]
+        lines += [rf"\begin{{tabular}}{{{'l' * self.labels}{'r' * (self._columns() - self.labels)}}}", r"\toprule"]
+        lines += [line(list(map(escape, self.header))), r"\midrule"] if self.header else []
         for number, cells in enumerate(self._marked(escape, r"\textbf{{{}}}")):
-            lines += [line(cells), *([r"\hline"] if number in self.section_ends else [])]
-        return "\n".join([*lines, r"\hline", r"\end{tabular}", r"\end{table}"])
+            is_end = number in self.section_ends and number < len(self.rows) - 1
+            lines += [line(cells), *([r"\midrule"] if is_end else [])]
+        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"])
 
     def _columns(self) -> int:
         return len(self.header) or max(map(len, self.rows), default=0)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dialogsum_sft import InputError, Stopped
+from dialogsum_sft import RESUMABLE, InputError, Stopped
 from dialogsum_sft.arguments import JudgeArguments
 from dialogsum_sft.cli import note, parse, run
 from dialogsum_sft.evaluation.runs import Run, read_run
@@ -90,7 +90,7 @@ def ask_judge(args: CompareArguments, judge_args: JudgeArguments, runs: Sequence
     note(f"the judge took {judge.taken.after()}")
     if left:
         stopped = f"stopped after --max_requests {judge_args.max_requests}; {left} requests are left"
-        raise Stopped(f"{stopped}: the same command goes on with them", status=75)
+        raise Stopped(f"{stopped}: the same command goes on with them", status=RESUMABLE)
     pairs, single = judge.save(seed=args.seed, resamples=args.resamples)
     note(f"{folder / 'judge.json'}: its figures; {folder / 'judge.jsonl'}: every question's answer")
     return judge_tables(str(judge_args.judge_model), pairs, single)

@@ -28,7 +28,6 @@ from dialogsum_sft.cli import parse, run
 from dialogsum_sft.data.answers import read_answer
 from dialogsum_sft.data.counts import counts_table
 from dialogsum_sft.data.encoding import Prompt, build_prompts
-from dialogsum_sft.data.examples import Examples
 from dialogsum_sft.data.prompts import PromptSettings
 from dialogsum_sft.data.training_data import data_record, evaluated_split, first_examples, load_evaluation
 from dialogsum_sft.distributed import run_on_main, started_processes
@@ -38,31 +37,32 @@ from dialogsum_sft.evaluation.consensus import consensus
 from dialogsum_sft.evaluation.matching import match_examples
 from dialogsum_sft.evaluation.prediction_columns import read_predictions
 from dialogsum_sft.evaluation.predictions import own_references
-from dialogsum_sft.evaluation.runs import Run, finished_run, name_of_file, score_run
+from dialogsum_sft.evaluation.run_folders import finished_run, name_of_file
+from dialogsum_sft.evaluation.runs import Run, score_run
 from dialogsum_sft.evaluation.tokenizers import tokenizer_warnings
 from dialogsum_sft.generation.doubts import doubts, doubts_of_finished, outcomes
 from dialogsum_sft.generation.engine import Completion, Engine, System, max_prompt_tokens
 from dialogsum_sft.generation.journal import Journal, digests
 from dialogsum_sft.generation.long_dialogues import Plan, carry_out, coverage_line, coverage_record, make_plans
-from dialogsum_sft.generation.summarise import decisive_settings, open_engine, prediction, summarise
-from dialogsum_sft.modeling import check_adapter, load_tokenizer, public_name
+from dialogsum_sft.generation.summarise import decisive_options, decisive_settings, open_engine, prediction, summarise
+from dialogsum_sft.modeling import load_tokenizer, public_name
 from dialogsum_sft.provenance import git_revision, hardware, versions
 from dialogsum_sft.publish import model_card
 from dialogsum_sft.report.report import write_report
 from dialogsum_sft.report.run_tables import dialogue_panel, tables
 from dialogsum_sft.training.likelihood_model import add_likelihoods, open_likelihood
-from dialogsum_sft.training.record import compare_with_training, evaluation_defaults
+from dialogsum_sft.training.record import check_use, evaluation_defaults
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from rich.console import Console
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import set_seed
 from trl import ModelConfig, ScriptArguments
 
 # What metrics.json records beside the scores.
-RECORD = ["model", "data", "prompt", "long", "engine", "settings", "versions", "git_revision", "hardware", "seconds"]
-RECORD += ["likelihood"]
+RECORD = ["model", "data", "prompt", "options", "long", "engine", "settings", "versions", "git_revision", "hardware"]
+RECORD += ["seconds", "likelihood"]
 
 
 def main() -> None:
@@ -96,7 +96,8 @@ def main() -> None:
         tokenizer = load_tokenizer(
             model_args, adapter_path=eval_args.adapter_path, trust_remote_code=eval_args.trust_remote_code
         )
-    known = check_training_record(console, model_args, eval_args, settings, tokenizer, split)
+    known, warnings = check_use(model_args, eval_args, settings, tokenizer, split.rows["dialogue"])
+    warn(console, warnings)
     engine = open_engine(
         eval_args, model_args, tokenizer, evaluate_base=eval_args.evaluate_base, output_dir=eval_args.output_dir
     )
@@ -113,6 +114,7 @@ def main() -> None:
         },
         "data": data_record(script_args, data_args, examples) | {"shortened": shortened, "trained_on": known},
         "prompt": settings.record(tokenizer),
+        "options": decisive_options(script_args, model_args, data_args, eval_args),
     }
 
     # 4. Summaries and scores of one system after the other
@@ -126,26 +128,8 @@ def main() -> None:
 
     # 5. Model card, report, tables
     if state.is_main_process:
-        note_scores(console, engine.systems, runs)
+        say(console, *model_card.note_scores(engine.systems[-1].weights, [one.record for one in runs]))
     show_results(console, eval_args, runs, notes)
-
-
-def check_training_record(
-    console: Console,
-    model_args: ModelConfig,
-    eval_args: EvalArguments,
-    settings: PromptSettings,
-    tokenizer: PreTrainedTokenizerBase | None,
-    split: Examples,
-) -> int | None:
-    """Refuse an adapter of another base model or prompt; return how many dialogues were trained on, if known."""
-    if eval_args.adapter_path is not None:
-        check_adapter(eval_args.adapter_path, str(model_args.model_name_or_path), any_base=eval_args.any_base)
-    folder = Path(eval_args.adapter_path or str(model_args.model_name_or_path))
-    prompt = None if eval_args.allow_other_prompt or tokenizer is None else (settings, tokenizer)
-    known, warnings = compare_with_training(folder, prompt, split.rows["dialogue"])
-    warn(console, warnings)
-    return known
 
 
 def summarise_system(
@@ -169,14 +153,26 @@ def summarise_system(
         ],
         "candidates": eval_args.num_candidates,
     }
-    ranks = {"process_index": state.process_index, "num_processes": state.num_processes}
     ids, number = [row["id"] for row in rows], eval_args.num_candidates
-    journal = Journal(folder, settings, ids, number, **ranks)
-    finished = run_on_main(lambda: finished_run(folder, digests(settings)))
+    ranks = {"process_index": state.process_index, "num_processes": state.num_processes}
+    options = record["options"] | ({} if system.adapter else {"adapter_path": None})
+    journal = Journal(folder, settings, ids, number, options=options, **ranks)
+    finished = run_on_main(
+        lambda: finished_run(
+            folder,
+            digests(settings),
+            options,
+            [row["references"] for row in rows],
+            tokenizer=eval_args.rouge_tokenizer,
+            strip_preamble=eval_args.strip_preamble,
+        )
+    )
     if finished and not journal.may_pass:
-        say(console, f"{folder}: all {len(rows)} summaries are there, with the same settings")
+        say(console, f"{finished.folder}: all {len(rows)} summaries are there, with the same settings")
         warn(console, doubts_of_finished(finished.rows, [plan.only_prompt for plan in plans]))
-        return finished.rows, {part: finished.record[part] for part in RECORD if part in finished.record}
+        kept = {part: finished.record[part] for part in RECORD if part in finished.record}
+        own = {} if finished.folder == folder else {"data": record["data"], "options": options}
+        return finished.rows, kept | own
 
     say(console, *journal.notes)
     if journal.kept:
@@ -184,7 +180,7 @@ def summarise_system(
         say(console, f"{folder}: {journal.kept}{whole} summaries are there from an earlier evaluation")
 
     def complete(asked: dict[str, Prompt]) -> dict[str, list[Completion]]:
-        own = Journal(folder, settings, list(asked), number, **ranks)
+        own = Journal(folder, settings, list(asked), number, options=options, **ranks)
         state.wait_for_everyone()  # each has read the files of all before one goes on writing
         drawn = summarise(
             engine,
@@ -211,6 +207,7 @@ def summarise_system(
     model = {"adapter": files.public(eval_args.adapter_path)} if system.adapter else {}
     return predictions, record | {
         "model": record["model"] | model,
+        "options": options,
         "long": long,
         "engine": engine.record | engine_record | {"outcomes": outcomes(chosen)},
         "settings": digests(settings),
@@ -275,7 +272,15 @@ def score_file(
     say(console, *matched.notes, f"{path.name}: matched by {matched.by}")
     warn(console, matched.warnings)
     warn(console, tokenizer_warnings(matched.rows, eval_args.rouge_tokenizer))
-    name, file_id = name_of_file(path, Path(eval_args.output_dir), eval_args.prediction_column)
+    name, file_id = name_of_file(
+        path,
+        Path(eval_args.output_dir),
+        eval_args.prediction_column,
+        strip_preamble=eval_args.strip_preamble,
+        summary_columns=data_args.summary_columns,
+        max_eval_samples=limit,
+        rouge_tokenizer=None if eval_args.rouge_tokenizer == "default" else eval_args.rouge_tokenizer,
+    )
     model = {"base": None, "predictions_file": path.name, "file_id": file_id, "column": predictions.column}
     record = {
         "model": model | {"matched_by": matched.by, "dialogues_with_several_predictions": matched.differing},
@@ -285,19 +290,6 @@ def score_file(
         "git_revision": git_revision(),
     }
     return score(eval_args, System(name, eval_args.prediction_column or name), bert_scorer, matched.rows, record)
-
-
-def note_scores(console: Console, systems: list[System], runs: list[Run]) -> None:
-    """Put the scores of the last system, and of the one before for comparison, into the model card of its weights."""
-    weights = systems[-1].weights
-    if weights is None or not model_card.can_be_written(weights):
-        return
-    try:
-        noted = model_card.write(weights, runs[-1].record, runs[-2].record if len(runs) > 1 else None)
-        end = "scores noted" if noted else "keeps its scores of more dialogues"
-    except OSError as error:  # another user's folder
-        end = f"the scores could not be noted here ({error.strerror})"
-    say(console, f"{weights / 'README.md'}: {end}")
 
 
 def show_results(console: Console, eval_args: EvalArguments, runs: list[Run], notes: list[str]) -> None:

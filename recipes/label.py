@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dialogsum_sft import InputError, Stopped, files
+from dialogsum_sft import RESUMABLE, InputError, Stopped, files
 from dialogsum_sft.arguments import DialogueArguments, LabelArguments
 from dialogsum_sft.cli import note, parse, run, shortened
 from dialogsum_sft.data.inputs import open_inputs
@@ -100,7 +100,7 @@ def main() -> None:
         note(f"this run took {measured(new_completions(before, after)).after()}; all of it {total.after()}")
     if number < len(rows):
         left = f"stopped after --max_requests {args.max_requests}; {len(rows) - number} dialogues are left"
-        raise Stopped(f"{left}: the same command goes on with them", status=75)
+        raise Stopped(f"{left}: the same command goes on with them", status=RESUMABLE)
     end(folder, counts, inputs.faults)
 
 

@@ -23,9 +23,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from dialogsum_sft import InputError, Stopped, Summarizer, files  # Summarizer first: it sets how torch's threads wait
+# First, as Summarizer sets how the threads of torch wait.
+from dialogsum_sft import RESUMABLE, InputError, Stopped, Summarizer, files
 from dialogsum_sft.arguments import DialogueArguments, SummarizeArguments
 from dialogsum_sft.cli import note, parse, run, shortened
+from dialogsum_sft.data.file_kinds import has_dialogues, why_not
 from dialogsum_sft.data.following import Done, Version, Watch, summary_path, version_of
 from dialogsum_sft.data.inputs import Inputs, open_inputs, read_inputs
 from dialogsum_sft.generation.journal import Journal, locked
@@ -139,7 +141,7 @@ def follow(
     journal = journal_of(output_file or folder / "summaries")
     if journal is None:
         raise InputError(f"--output_file {output_file}: with --follow give a file, or leave it out")
-    number = 0
+    number, watch = 0, None
     try:
         with kept(journal):
             done = Done(journal / "followed.jsonl", folder, output_file)
@@ -163,6 +165,7 @@ def follow(
                     else:
                         note(f"{path}: {len(own) - len(faults)} of {len(own)} summaries in {place}")
                         number += 1
+                        watch.unused.discard(path)
                     faults.clear()
                     lost.clear()
                 if ready:
@@ -170,14 +173,20 @@ def follow(
                 else:
                     time.sleep(min(1.0, max(0.05, args.settle_seconds / 4)))
     except Stopped as stopped:
-        line = f"stopped: {number} files were summarised; started again, it goes on"
-        raise Stopped(line, 0 if stopped.status == 75 else 130) from None
+        left = f", {len(watch.unused)} were not used" if watch and watch.unused else ""
+        line = f"stopped: {number} files were summarised{left}; started again, it goes on"
+        raise Stopped(line, 0 if stopped.status == RESUMABLE else 130) from None
 
 
 def read_settled(watch: Watch, read_file: Callable[[list[str]], Inputs]) -> list[tuple[Path, Version, Inputs]]:
-    """The files that are complete and new, with their dialogues; a line says which cannot be read, and why."""
+    """The files that are complete and new, with their dialogues; a line names each that is not used, and why."""
     ready = []
     for path, version in watch.settled()[:AT_ONCE]:
+        if not has_dialogues(path):
+            if path not in watch.unused:
+                note(f"{path}: not used: {why_not(path)}")
+            watch.leave(path, version)
+            continue
         try:
             inputs = read_file([str(path)])
         except InputError as error:
@@ -221,7 +230,7 @@ def kept(journal: Path | None) -> Iterator[None]:
         if journal is None:
             raise Stopped("interrupted", 143 if terminated else 130) from None
         line = "interrupted: the summaries so far are kept, the same command goes on"
-        raise Stopped(line, 75 if terminated else 130) from None
+        raise Stopped(line, RESUMABLE if terminated else 130) from None
     except InputError as error:
         raise InputError(
             *(line if journal else str(line).replace(KEPT, "").rstrip() for line in error.args)

@@ -154,3 +154,16 @@ def test_public_cuts_paths_and_tokens(value: object, seen: object) -> None:
 
 def test_free_space_of_a_folder_that_does_not_exist_yet(tmp_path):
     assert files.free_space(tmp_path / "a" / "b") == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o007, 0o660)])
+def test_a_folder_that_takes_its_name_has_files_of_the_usual_mode(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        (tmp_path / ".a.partial" / "inner").mkdir(parents=True)
+        for name in ("model.safetensors", "inner/b"):
+            os.close(os.open(tmp_path / ".a.partial" / name, os.O_CREAT, 0o600))
+        files.replace_folder(tmp_path / ".a.partial", tmp_path / "a")
+    finally:
+        os.umask(before)
+    assert {(tmp_path / "a" / name).stat().st_mode & 0o777 for name in ("model.safetensors", "inner/b")} == {mode}

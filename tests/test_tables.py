@@ -64,17 +64,19 @@ def test_markdown_escapes_pipes_and_marks_bold_cells():
 def test_latex_escapes_and_has_sections():
     assert scores().latex() == "\n".join(
         [
+            r"% needs \usepackage{booktabs}",
             r"\begin{table}",
             r"\centering",
             r"\caption{Scores \& shares. F1 x 100.}",
+            r"\label{tab:scores-shares}",
             r"\begin{tabular}{lrr}",
-            r"\hline",
+            r"\toprule",
             r" & ROUGE-1 & of human \\",
-            r"\hline",
+            r"\midrule",
             r"base\_1 [red] & 22.04 & 41\% \\",
-            r"\hline",
+            r"\midrule",
             r"a|b & \textbf{45.10} & 80\% \\",
-            r"\hline",
+            r"\bottomrule",
             r"\end{tabular}",
             r"\end{table}",
         ]

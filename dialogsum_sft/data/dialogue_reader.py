@@ -1,5 +1,6 @@
 """The dialogue of a row: from text in one of the formats, or from a list of turns."""
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -107,15 +108,15 @@ def dialogues_of(value: Any) -> tuple[list[Any], bool]:
     """The dialogues of a value, and whether it is one alone: a text, an object, or turns (objects or tuples).
 
     Of any other iterable, also one that gives its items once, each item is a dialogue. Raises InputError for what is
-    none, and for tables, whose rows or names would be taken for turns.
+    none: for paths, and for tables, whose rows or names would be taken for turns.
     """
     if isinstance(value, (str, Mapping)):
-        return [value], True
-    if isinstance(value, (bytes, PurePath)) or not isinstance(value, Iterable):
+        return [_no_path(value)], True
+    if isinstance(_no_path(value), bytes) or not isinstance(value, Iterable):
         raise InputError(f"{type(value).__name__} is no dialogue: give a text, a list of turns, or a list of these")
     if hasattr(value, "columns"):
         raise InputError(f"{type(value).__name__} is a table: give its column with the dialogues")
-    every = list(value)
+    every = [_no_path(one) for one in value]
     are_objects = bool(every) and all(isinstance(one, Mapping) for one in every)
     if are_objects and not any(plain_key(str(name)) in SPEAKER_KEYS for one in every for name in one):
         column = dialogue_column(list(dict.fromkeys(name for one in every for name in one)))
@@ -125,6 +126,17 @@ def dialogues_of(value: Any) -> tuple[list[Any], bool]:
             )
     is_one = bool(every) and all(isinstance(one, (Mapping, tuple)) for one in every)
     return ([every], True) if is_one else (every, False)
+
+
+def _no_path(value: Any) -> Any:
+    """The value. Raises InputError for a path, also as a text that names a file which is there."""
+    is_text = isinstance(value, str) and "\n" not in value and os.path.isfile(value)
+    if is_text or isinstance(value, PurePath):
+        raise InputError(
+            f"{str(value)!r} is a path, not a dialogue: read the file, as in "
+            f'summarize(Path({str(value)!r}).read_text(encoding="utf-8"))'
+        )
+    return value
 
 
 def read_dialogue(value: Any, args: DialogueArguments, counts: Counts) -> Dialogue:

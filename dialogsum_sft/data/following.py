@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dialogsum_sft import InputError, files
-from dialogsum_sft.data.inputs import has_dialogues, is_hidden, is_same
+from dialogsum_sft.data.inputs import is_hidden, is_same
 
 # Names of files that are being written, downloaded or edited.
 _PARTIAL = re.compile(r"[~#]|.*(~|\.(part|partial|tmp|temp|download|crdownload|filepart)(\..*)?)$", re.IGNORECASE)
@@ -78,16 +78,18 @@ class Done:
 
 class Watch:
     """Finds files in `folder` and the folders in it that have not changed for `settle_seconds`, by the clock of this
-    process. Hidden files, names of partial downloads and of editors, summaries and empty files are left out.
+    process. Hidden files, names of partial downloads and of editors, summaries and empty files are left out. `unused`
+    are the files that were found, but not summarised as they are.
     """
 
     def __init__(self, folder: Path, settle_seconds: float, done: Done) -> None:
         self.folder, self.settle_seconds, self.done = folder, settle_seconds, done
         self._since: dict[Path, tuple[Version, float]] = {}
         self._left: dict[Path, Version] = {}
+        self.unused: set[Path] = set()
 
     def settled(self) -> list[tuple[Path, Version]]:
-        """The files to summarise now, the oldest first."""
+        """The files to look at now, the oldest first."""
         if not self.folder.is_dir():
             raise InputError(f"--follow {self.folder}: there is no such folder")
         now, found = time.monotonic(), {}
@@ -106,12 +108,13 @@ class Watch:
         return sorted(ready, key=lambda one: (one[1].modified, one[0]))
 
     def leave(self, path: Path, version: Version) -> None:
-        """Do not give this version of a file again."""
+        """Do not give this version of a file, which is not used, again."""
         self._left[path] = version
+        self.unused.add(path)
 
 
 def _is_complete_name(name: str) -> bool:
-    return has_dialogues(Path(name)) and not _PARTIAL.match(name) and not _SUMMARY.match(name)
+    return not _PARTIAL.match(name) and not _SUMMARY.match(name)
 
 
 def _whole_lines(path: Path) -> list[dict[str, Any]]:

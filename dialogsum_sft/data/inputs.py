@@ -1,6 +1,5 @@
 """Dialogues to summarise: from texts with one dialogue each, tables with one a row, and standard input."""
 
-import codecs
 import glob
 import gzip
 import itertools
@@ -25,28 +24,18 @@ from dialogsum_sft.data.columns import (
     id_column,
     name_of,
     named_fields,
-    text_of,
     value_of,
 )
 from dialogsum_sft.data.counts import TIMES_STAY, Counts
 from dialogsum_sft.data.dialogue import Dialogue
 from dialogsum_sft.data.dialogue_reader import open_reader, read_dialogue
-from dialogsum_sft.data.row_files import SUFFIXES, BadRow, Place, Row, one_line, read_file, suffix_of
+from dialogsum_sft.data.file_kinds import KINDS, check_kind, decoded, has_dialogues
+from dialogsum_sft.data.row_files import BadRow, Place, Row, one_line, read_file, suffix_of
 from dialogsum_sft.data.sources import open_source
 from dialogsum_sft.data.turn_lists import keys_of
 from dialogsum_sft.data.turn_objects import SPEAKER_KEYS, plain_key
 
 STANDARD_INPUT = "standard input"
-_TEXTS = (".txt", ".vtt", ".srt", ".md", ".log", ".text")
-_IMAGE, _SOUND = "an image, not text", "a recording, not text: transcribe it first"
-_NO_TEXTS = {
-    b"%PDF-": "a PDF: save its text as .txt",
-    b"PK\x03\x04": "a zip, Word or Excel file: save it as .txt, or a table as .csv",
-    b"\xd0\xcf\x11\xe0": "an old Word or Excel file: save it as .txt, or a table as .csv",
-    b"{\\rtf": "an RTF document: save it as .txt",
-    **dict.fromkeys((b"\x89PNG", b"\xff\xd8\xff", b"GIF8"), _IMAGE),
-    **dict.fromkeys((b"ID3", b"OggS", b"fLaC", b"RIFF"), _SOUND),
-}
 
 
 @dataclass
@@ -169,8 +158,7 @@ def _files(name: str, inputs: Inputs, output_file: Path | None) -> Iterator[Path
         others = Counter(one.suffix.lower() or one.name for one in found if one not in known)
         if not known:
             listed = f"; it has {', '.join(others)}" if others else ""
-            kinds = ", ".join(dict.fromkeys((*_TEXTS, *SUFFIXES)))
-            raise InputError(f"{name}: the folder has no files with dialogues ({kinds}){listed}")
+            raise InputError(f"{name}: the folder has no files with dialogues ({KINDS}){listed}")
         if others:
             listed = ", ".join(f"{number} {suffix}" for suffix, number in others.items())
             inputs.notes.append(f"{name}: other files are left out: {listed}")
@@ -188,11 +176,6 @@ def _files(name: str, inputs: Inputs, output_file: Path | None) -> Iterator[Path
         raise InputError(f"{'no file matches' if glob.has_magic(name) else 'no such file:'} {name}{hint}")
 
 
-def has_dialogues(path: Path) -> bool:
-    """Whether a file is one to summarise, by the end of its name."""
-    return bool(suffix_of(path)) or Path(path.name.lower().removesuffix(".gz")).suffix in _TEXTS
-
-
 def is_same(path: Path, output_file: Path | None) -> bool:
     """Whether a file is the one that is written."""
     return output_file is not None and path.resolve() == output_file.resolve()
@@ -208,11 +191,11 @@ def _read(inputs: Inputs, path: Path, args: DialogueArguments, trained: Mapping[
     try:
         if suffix is not None and suffix != ".txt":
             with path.open("rb") as file:
-                _check_kind(file.read(8))
+                check_kind(file.read(8))
             _add_rows(inputs, str(path), read_file(path), args, trained)
             return
         content = path.read_bytes()
-        text = _text(gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content)
+        text = decoded(gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{path} is a damaged gz file: {error}") from error
     except OSError as error:
@@ -224,7 +207,7 @@ def _read(inputs: Inputs, path: Path, args: DialogueArguments, trained: Mapping[
 
 
 def _read_standard_input(inputs: Inputs, content: bytes, args: DialogueArguments, trained: Mapping[str, str]) -> None:
-    text = _text(content)
+    text = decoded(content)
     if not _is_json(text):
         inputs.add(STANDARD_INPUT, read_dialogue(text, args, inputs.counts), {}, {})
         return
@@ -235,27 +218,6 @@ def _read_standard_input(inputs: Inputs, content: bytes, args: DialogueArguments
             _add_rows(inputs, STANDARD_INPUT, read_file(path), args, trained)
         except InputError as error:
             raise InputError(str(error).replace(str(path), STANDARD_INPUT)) from error
-
-
-def _text(content: bytes) -> str:
-    """Raises ValueError for what is no text."""
-    _check_kind(content)
-    if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
-        return text_of(content.decode("utf-32", errors="replace"), "the text")
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # Windows' editors and Teams
-        return text_of(content.decode("utf-16", errors="replace"), "the text")
-    if b"\0" in content:
-        raise ValueError("this is no text, but a binary file (or UTF-16 without a mark: save it as UTF-8)")
-    try:
-        return text_of(content.decode("utf-8-sig"), "the text")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"this is no UTF-8 text (byte {error.start}): save it as UTF-8") from error
-
-
-def _check_kind(content: bytes) -> None:
-    for start, what in _NO_TEXTS.items():
-        if content.startswith(start):
-            raise ValueError(f"this is {what}")
 
 
 def _is_json(text: str) -> bool:

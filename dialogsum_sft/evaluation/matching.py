@@ -30,6 +30,8 @@ def match_examples(
     or one for each row of the dataset (`rows_read` of them, as the hub lays DialogSum out), whose ids may be those of
     the rows. Where the predictions for the rows of a dialogue differ, each is scored against its own row's reference.
 
+    Lines of text that begin with an id and a tab are split there.
+
     Raises InputError when the numbers differ, ids are missing, unknown or repeated, or labels belong elsewhere.
     """
     check_limit(limit)
@@ -57,6 +59,7 @@ class _Matcher:
         self.plain = {plain(name): place for name, place in self.places.items() if plain_names[plain(name)] == 1}
 
     def matched(self) -> Matched:
+        self._split_ids()
         predictions, rows = self.predictions, self.predictions.rows
         columns = known_columns(predictions, self.examples, self._place)
         self._choose_ids(columns)
@@ -76,6 +79,24 @@ class _Matcher:
 
     def _note(self, notes: Iterable[str]) -> None:
         self.notes += [f"{self.predictions.path.name}: {note}" for note in notes]
+
+    def _split_ids(self) -> None:
+        """Lines of text that begin with an id of the dataset and a tab are ids and summaries; all of them, or none."""
+        predictions = self.predictions
+        parts = [row["prediction"].partition("\t") for row in predictions.rows] if predictions.is_text else []
+        known = [bool(tab) and self._place(name.strip()) is not None for name, tab, _ in parts]
+        if not any(known):
+            return
+        if not all(known):
+            other = predictions.rows[known.index(False)]["place"]
+            raise InputError(
+                f"{predictions.path}: {sum(known)} of {len(known)} lines begin with an id of {self.dataset} and a "
+                f"tab, {other} does not: begin each line so, or none"
+            )
+        for row, (name, _, text) in zip(predictions.rows, parts, strict=True):
+            row |= {"id": name.strip(), "prediction": text}
+        predictions.raw = [{"id": row["id"], "prediction": row["prediction"]} for row in predictions.rows]
+        self._note(["its lines are read as id, tab and summary"])
 
     def _choose_ids(self, columns: Sequence[KnownColumn]) -> None:
         """Take ids from a column that has the dataset's, unless they are in one known by name."""

@@ -1,8 +1,6 @@
 """An evaluated run: predictions, record, scores of each dialogue and diagnoses, computed once and used everywhere."""
 
-import hashlib
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -12,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from dialogsum_sft import InputError, files
 from dialogsum_sft.data.answers import with_summary
 from dialogsum_sft.data.dialogue import Dialogue
-from dialogsum_sft.data.row_files import suffix_of
 from dialogsum_sft.data.transcripts import dialogue_of
 from dialogsum_sft.evaluation import diagnostics
 from dialogsum_sft.evaluation.baselines import baseline_scores, human_scores, share_of_human
@@ -206,47 +203,6 @@ def read_run(folder: Path, name: str | None = None) -> Run:
         seed = (record.get("engine") or {}).get("seed", 42)
         record |= _scored("", folder, rows, tokenizer, seed, False, None, {}).record
     return Run(name or folder.resolve().name, folder, rows, record, scores, [diagnose(row) for row in rows])
-
-
-def finished_run(folder: Path, settings: dict[str, str]) -> Run | None:
-    """The run in `folder` if it has all summaries of these settings. InputError where it is of a predictions file."""
-    try:
-        finished = read_run(folder)
-    except InputError:  # missing, incomplete or changed
-        return None
-    if file := (finished.record.get("model") or {}).get("predictions_file"):
-        raise InputError(f"{folder} has the scores of {file}: give another --output_dir")
-    return finished if finished.record.get("settings") == settings else None
-
-
-def name_of_file(path: Path, output_dir: Path, column: str | None = None) -> tuple[str, str]:
-    """Name of the run of a predictions file, and a hash of the file's path, which its record has as `file_id`.
-
-    The name is that of the file without its ending, if that is a known one, then that of the column if one was named,
-    and numbered where eval-NAME is the run of another file or column, or of an engine.
-    """
-    origin = f"{path.resolve()}\0{column}" if column else str(path.resolve())
-    file_id = hashlib.blake2b(origin.encode(errors="surrogateescape"), digest_size=6).hexdigest()
-    ending = suffix_of(path) or next((end for end in (".txt.gz", ".txt") if path.name.lower().endswith(end)), "")
-    name = path.name[: len(path.name) - len(ending)] or "file"
-    if name == "predictions":  # of a run, whose own record stays
-        name = f"{path.resolve().parent.name.removeprefix('eval-')}-rescored"
-    if re.fullmatch(r"(base|tuned|served)(-map_reduce|-refine)?(-mbr\d+)?", name):  # names of engines' runs
-        name += "-file"
-    if column:
-        name += "-" + re.sub(r"[^\w.-]+", "_", column)[:60]
-    numbered, number = name, 1
-    while (folder := output_dir / f"eval-{numbered}").exists() and _file_id(folder) != file_id:
-        number += 1
-        numbered = f"{name}-{number}"
-    return numbered, file_id
-
-
-def _file_id(folder: Path) -> str | None:
-    try:
-        return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["model"]["file_id"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
 
 
 def _predictions(rows: Sequence[Row]) -> list[str | list[str]]:

@@ -35,8 +35,9 @@ def compare(a: Sequence[float], b: Sequence[float], *, seed: int = 42, resamples
     """Compare the scores of two systems on the same dialogues, in the same order.
 
     `ci95` is the paired percentile bootstrap interval of the mean difference (Efron 1979; Koehn 2004 for text). `p` is
-    that of the two-sided paired permutation test (Noreen 1989): the share of random exchanges of the two systems'
-    scores, dialogue by dialogue, whose mean difference is as large. The observed one is counted, so `p` is never 0.
+    that of the two-sided paired permutation test (Noreen 1989): the share of exchanges of the two systems' scores,
+    dialogue by dialogue, whose mean difference is as large. Exchanges are random, and all where these are no more than
+    `resamples`. The observed one is counted, so `p` is never 0.
 
     Raises ValueError when the lengths differ or there are no scores.
     """
@@ -44,21 +45,35 @@ def compare(a: Sequence[float], b: Sequence[float], *, seed: int = 42, resamples
         raise ValueError(f"{len(a)} and {len(b)} scores: paired tests need as many of both, and at least one")
     differences = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
     observed = abs(differences.mean())
-    rng = np.random.default_rng(seed)
+    count, rng = len(differences), np.random.default_rng(seed)
+    every = 2**count if 2**count <= resamples else None  # the number of all exchanges
+    total = every or resamples
     as_large = 0
-    for start in range(0, resamples, 1000):  # a thousand at a time, for memory
-        exchanged = rng.integers(0, 2, (min(1000, resamples - start), len(differences)), dtype=np.int8)
-        means = (1.0 - 2.0 * exchanged) @ differences / len(differences)
+    for start in range(0, total, 1000):  # a thousand at a time, for memory
+        size = min(1000, total - start)
+        if every:
+            exchanged = np.arange(start, start + size)[:, None] >> np.arange(count) & 1
+        else:
+            exchanged = rng.integers(0, 2, (size, count), dtype=np.int8)
+        means = (1.0 - 2.0 * exchanged) @ differences / count
         as_large += int((np.abs(means) >= observed - _TIE).sum())
     wins, losses = (int((sign * differences > _TIE).sum()) for sign in (1, -1))
     return Comparison(
         difference=float(differences.mean()),
         ci95=confidence_interval(differences, seed=seed, resamples=resamples),
-        p=(as_large + 1) / (resamples + 1),
+        p=as_large / every if every else (as_large + 1) / (resamples + 1),
         wins=wins,
         ties=len(differences) - wins - losses,
         losses=losses,
     )
+
+
+def least_p(dialogues: int, tests: int = 1) -> float:
+    """The least p that a permutation test over this many dialogues can have, adjusted by Holm's method for `tests`.
+
+    Of the 2^n exchanges, the one that was observed and its mirror image always have a difference as large.
+    """
+    return min(1.0, tests * 2.0 / 2.0**dialogues)
 
 
 def holm(ps: Sequence[float]) -> list[float]:

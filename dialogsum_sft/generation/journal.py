@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, ClassVar, Self
 from dialogsum_sft import InputError
 from dialogsum_sft.files import FORMAT
 from dialogsum_sft.generation.engine import Completion
+from dialogsum_sft.provenance import differences
 
 from filelock import FileLock, Timeout
 
@@ -21,13 +22,13 @@ from filelock import FileLock, Timeout
 class Journal:
     """The completions of an unfinished evaluation, in `folder`/predictions.partial.jsonl.
 
-    The first line has a digest of each of the `settings` that decide a prediction. Each further line is a completion,
-    with its dialogue's id and the number of the candidate, on disk before `append` returns. On opening, `done` holds
-    {index: completion} of an interrupted evaluation with the same settings, in `ids` x `candidates` order; an
-    incomplete last line is dropped. Those with a fault that may pass are in `again` instead, to be made again. A
-    journal with other settings is set aside. `notes` says both. Of all completions with these settings, also of other
-    ids (those of the windows of long dialogues), `kept` is the number without such a fault, and `may_pass` whether one
-    has it.
+    The first line has a digest of each of the `settings` that decide a prediction, and `options`, of which a note
+    names those that differ. Each further line is a completion, with its dialogue's id and the number of the candidate,
+    on disk before `append` returns. On opening, `done` holds {index: completion} of an interrupted evaluation with the
+    same settings, in `ids` x `candidates` order; an incomplete last line is dropped. Those with a fault that may pass
+    are in `again` instead, to be made again. A journal with other settings is set aside. `notes` says both. Of all
+    completions with these settings, also of other ids (those of the windows of long dialogues), `kept` is the number
+    without such a fault, and `may_pass` whether one has it.
 
     Each process writes a file of its own and reads those of all: construct it on all processes before entering it on
     any. A subclass with a `kind` of its own, a dataclass with `may_pass`, keeps other results in files of its `name`.
@@ -45,6 +46,7 @@ class Journal:
         *,
         process_index: int = 0,
         num_processes: int = 1,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = folder
         self.notes: list[str] = []
@@ -52,6 +54,7 @@ class Journal:
         self.again: list[int] = []
         self._keys = [(name, number) for name in ids for number in range(candidates)]
         self._settings = digests(settings)
+        self._options = dict(options or {})
         self._own = self._path(process_index)
         self._length = 0  # bytes of this process's file that are complete
         self._aside: dict[Path, Path] = {}
@@ -60,14 +63,17 @@ class Journal:
         for path in sorted(folder.glob(f"{self.name}.partial*.jsonl")):
             header, completions, length = self._read(path)
             ours = path == self._own or (process_index == 0 and path not in map(self._path, range(num_processes)))
-            if header == self._settings:
+            there = header.get("settings", {})
+            if there == self._settings:
                 known |= dict(completions)
                 self._length = length if path == self._own else self._length
             elif ours and completions:
                 self._aside[path] = aside = _unused(path)
-                changed = sorted(name for name in self._settings if header.get(name) != self._settings[name])
+                why = differences(header["options"], self._options) if "options" in header else []
+                changed = sorted(name for name in self._settings if there.get(name) != self._settings[name])
+                why = why or [f"other {', '.join(changed)}"]
                 self.notes.append(
-                    f"{path}: from an evaluation with another {', '.join(changed)}; set aside as {aside.name}"
+                    f"{path}: from an evaluation with other settings ({'; '.join(why)}); set aside as {aside.name}"
                 )
         self.done = {index[key]: completion for key, completion in known.items() if key in index}
         self.kept = sum(not completion.may_pass for completion in known.values())
@@ -89,7 +95,8 @@ class Journal:
         self._file.truncate(self._length)
         self._file.seek(self._length)
         if not self._length:
-            self._write([{"format": FORMAT, "settings": self._settings}])
+            options = {"options": self._options} if self._options else {}
+            self._write([{"format": FORMAT, "settings": self._settings, **options}])
         return self
 
     def __exit__(
@@ -121,16 +128,16 @@ class Journal:
                 path.unlink(missing_ok=True)
 
     @classmethod
-    def _read(cls, path: Path) -> tuple[dict[str, str], list[tuple[tuple[str, int], Any]], int]:
-        """Settings, completions, and the bytes of all complete lines; a file of another format has no settings."""
-        header: dict[str, str] = {}
+    def _read(cls, path: Path) -> tuple[dict[str, Any], list[tuple[tuple[str, int], Any]], int]:
+        """Header, completions, and the bytes of all complete lines; another format's header is empty."""
+        header: dict[str, Any] = {}
         completions = []
         length = 0
         for number, line in enumerate(path.read_bytes().splitlines(keepends=True)):
             try:
                 record: dict[str, Any] = json.loads(line) if line.endswith(b"\n") else {}
                 if number == 0:
-                    header = record["settings"] if record["format"] == FORMAT else {}
+                    header = record if record["format"] == FORMAT else {}
                 else:
                     completions.append(((record.pop("id"), record.pop("candidate")), cls.kind(**record)))
             except (ValueError, TypeError, KeyError):  # an incomplete line

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dialogsum_sft import InputError
+from dialogsum_sft import InputError, files
 from dialogsum_sft.arguments import GenerationArguments, json_option
 from dialogsum_sft.data.chat_template import TEMPLATE_KWARGS
 from dialogsum_sft.data.dialogue import restore_speakers
@@ -44,6 +44,16 @@ logger = logging.getLogger(__name__)
 
 # How candidates are sampled unless --generation_kwargs say otherwise: greedy ones would all be alike.
 CANDIDATE_KWARGS = {"do_sample": True, "temperature": 0.7}
+# Options that decide summaries or what they are scored with, in the order of messages.
+_DECISIVE = (
+    *("dataset_name", "dataset_config", "dataset_test_split", "dataset_revision", "test_file", "validation_file"),
+    *("dialogue_file", "validation_share", "max_eval_samples", "dialogue_column", "id_column", "speaker_column"),
+    *("dialogue_format", "speaker_key", "text_key", "summary_columns", "summary_join", "instruction", "system_prompt"),
+    *("rename_speakers", "model_name_or_path", "model_revision", "dtype", "load_in_4bit", "load_in_8bit"),
+    *("bnb_4bit_quant_type", "adapter_path", "engine", "base_url", "served_model_name", "extra_body", "vllm_kwargs"),
+    *("max_new_tokens", "max_length", "generation_kwargs", "num_candidates", "seed", "long", "long_overlap"),
+    *("rouge_tokenizer", "strip_preamble"),
+)
 
 
 def open_engine(
@@ -122,13 +132,17 @@ def open_engine(
 
 
 def _system(name: str, label: str, eval_args: GenerationArguments, **fields: Any) -> System:
-    """With several candidates, or windows, a system of its own, whose scores no model card takes."""
-    number, way = eval_args.num_candidates, eval_args.long
-    if way != "shorten":
-        name, label, fields = f"{name}-{way}", f"{label}, {way}", fields | {"weights": None}
-    if number == 1:
-        return System(name, label, **fields)
-    return System(f"{name}-mbr{number}", f"{label}, best of {number}", **(fields | {"weights": None}))
+    """With windows, several candidates or without preambles a system of its own, whose scores no model card takes."""
+    suffixes = {}
+    if eval_args.long != "shorten":
+        suffixes[eval_args.long] = eval_args.long
+    if eval_args.num_candidates > 1:
+        suffixes[f"mbr{eval_args.num_candidates}"] = f"best of {eval_args.num_candidates}"
+    if eval_args.strip_preamble:
+        suffixes["stripped"] = "without preambles"
+    if suffixes:
+        fields["weights"] = None
+    return System("-".join([name, *suffixes]), ", ".join([label, *suffixes.values()]), **fields)
 
 
 def _served(eval_args: GenerationArguments, model: str, output_dir: str | Path | None) -> System:
@@ -260,6 +274,13 @@ def decisive_settings(
         "versions": {name: versions()[name] for name in ("transformers", "torch", "peft")},
         **({} if args.long == "shorten" else {"long": [args.long, args.long_overlap]}),
     }
+
+
+def decisive_options(*arguments: Any) -> dict[str, Any]:
+    """The options that decide summaries and their references, of dataclasses of options, for messages and records."""
+    given = {name: value for part in arguments for name, value in vars(part).items()}
+    kept = {name: given[name] for name in _DECISIVE if name in given}
+    return files.public(kept)
 
 
 def share(todo: Sequence[int], lengths: Sequence[int], process_index: int, num_processes: int) -> list[int]:

@@ -6,6 +6,7 @@ kept in the card's metadata (`model-index`, which the hub displays) and read fro
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,19 @@ def write(
             results = [result for result in results if result not in same] + new
     files.write_text(folder / "README.md", _content(folder, record, results))
     return taken
+
+
+def note_scores(weights: Path | None, records: Sequence[dict[str, Any]]) -> list[str]:
+    """Put the scores of the last record, and of the one before for comparison, into the card of its weights, if it can
+    have one; returns what there is to say."""
+    if weights is None or not can_be_written(weights):
+        return []
+    try:
+        noted = write(weights, records[-1], records[-2] if len(records) > 1 else None)
+        end = "scores noted" if noted else "keeps its scores of more dialogues"
+    except OSError as error:  # another user's folder
+        end = f"the scores could not be noted here ({error.strerror})"
+    return [f"{weights / 'README.md'}: {end}"]
 
 
 def _results(tuned: dict[str, Any], base: dict[str, Any] | None) -> list[EvalResult]:

@@ -24,7 +24,7 @@ from dialogsum_sft.evaluation.runs import Run, check_comparable, compare_runs
 from dialogsum_sft.evaluation.significance import Comparison
 from dialogsum_sft.evaluation.tokenizers import words
 from dialogsum_sft.report import charts
-from dialogsum_sft.report.run_tables import likelihood_table, reference_flags
+from dialogsum_sft.report.run_tables import few_dialogues, likelihood_table, reference_flags
 from dialogsum_sft.tables import Table
 
 import jinja2
@@ -107,6 +107,7 @@ def write_report(
             if all(isinstance(run.record.get(kind), dict) for run in runs)
         },
         differences=differences,
+        few=few_dialogues(len(runs[0].rows), sum(map(len, differences))),
         scores=[
             charts.scores(
                 name,

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dialogsum_sft.evaluation.likelihood import LIKELIHOOD, measured_alike
 from dialogsum_sft.evaluation.rouge import HEADLINE
 from dialogsum_sft.evaluation.runs import Run
-from dialogsum_sft.evaluation.significance import Comparison
+from dialogsum_sft.evaluation.significance import Comparison, least_p
 from dialogsum_sft.tables import Table
 
 from rich.console import Group
@@ -142,14 +142,24 @@ def reference_flags(of_references: Mapping[str, float | None]) -> str:
     )
 
 
+def few_dialogues(dialogues: int, tests: int) -> str:
+    """Where no p can be below 0.05, whatever the systems, a sentence that says so."""
+    least = least_p(dialogues, tests)
+    if least <= 0.05:
+        return ""
+    return f"With {dialogues} dialogues no p can be below {least:.2g}, whatever the systems: evaluate on more."
+
+
 def difference_table(runs: Sequence[Run], differences: Sequence[Mapping[str, Comparison]], resamples: int) -> Table:
     """The paired tests of `compare_runs`, which were made with `resamples`; significant differences are bold."""
+    count = sum(map(len, differences))
     table = Table(
         f"Differences from {runs[0].name}, over the same dialogues",
         ["", "", "difference", "95% interval", "p", "won/tied/lost"],
         labels=2,
         note=f"Bold: p < 0.05. Bootstrap intervals and permutation tests of {resamples:,} resamples; p is Holm's over "
-        f"the {sum(map(len, differences))} tests of this table, the intervals are of each alone.",
+        f"the {count} tests of this table, the intervals are of each alone. "
+        + few_dialogues(len(runs[0].rows), count),
     )
     for run, tests in zip(runs[1:], differences, strict=True):
         for number, (kind, test) in enumerate(tests.items()):

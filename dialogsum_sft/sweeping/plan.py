@@ -171,3 +171,12 @@ def _evaluation(script_args: ScriptArguments, data_args: DataArguments) -> dict[
 def digest_of(identity: Mapping[str, Any]) -> dict[str, str]:
     """Each part of an identity as JSON, to say which differs."""
     return {name: json.dumps(value, sort_keys=True, default=str) for name, value in identity.items()}
+
+
+def parts_of(digest: Mapping[str, str]) -> dict[str, Any]:
+    """The options of an identity that was made JSON, of a mapping each of its entries as `search lora_r`."""
+    made: dict[str, Any] = {}
+    for name, written in digest.items():
+        value = json.loads(written)
+        made |= {f"{name} {key}": one for key, one in value.items()} if isinstance(value, dict) else {name: value}
+    return made

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dialogsum_sft import InputError, files
-from dialogsum_sft.sweeping.plan import Plan, digest_of
+from dialogsum_sft.provenance import differences
+from dialogsum_sft.sweeping.plan import Plan, digest_of, parts_of
 from dialogsum_sft.sweeping.space import suggest
 
 import optuna
@@ -184,9 +185,9 @@ class SharedStudy:
         own, known = digest_of(self.plan.identity()), self._study.user_attrs.get("sweep")
         if known is None:
             self._study.set_user_attr("sweep", own)
-        elif changed := [name for name in own if own[name] != known.get(name)]:
+        elif changed := differences(parts_of(known), parts_of(own)):
             raise InputError(
-                f"{self.folder} holds another sweep ({', '.join(changed)} differ): give another --output_dir; "
+                f"{self.folder} holds another sweep ({'; '.join(changed)}): give another --output_dir; "
                 "trials may be raised"
             )
 

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dialogsum_sft import InputError, Stopped, files
+from dialogsum_sft import RESUMABLE, InputError, Stopped, files
 from dialogsum_sft.files import own_folder
 from dialogsum_sft.sweeping.plan import Plan, config_text
 from dialogsum_sft.sweeping.study import Claimed, SharedStudy
 
-RESUMABLE = 75  # of a run that was asked to stop and goes on when it is started again
 _STOPPED = {RESUMABLE, 130, 143, -signal.SIGTERM, -signal.SIGINT}
 _POLL = 0.1  # seconds between looks at a process and its log
 

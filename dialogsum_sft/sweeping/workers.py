@@ -6,10 +6,10 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 
-from dialogsum_sft import InputError, Stopped
+from dialogsum_sft import RESUMABLE, InputError, Stopped
 from dialogsum_sft.arguments import SweepArguments
 from dialogsum_sft.sweeping.study import Claimed, SharedStudy
-from dialogsum_sft.sweeping.trial import RESUMABLE, Result, Trial
+from dialogsum_sft.sweeping.trial import Result, Trial
 
 import psutil
 import torch

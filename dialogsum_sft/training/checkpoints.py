@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dialogsum_sft import InputError
-from dialogsum_sft.files import FORMAT, sync_folder, write_json
+from dialogsum_sft.files import FORMAT, share_files, sync_folder, write_json
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
@@ -83,6 +83,7 @@ def mark_complete(checkpoint: Path, processes: int, backend: str | None = None) 
 
     Call it on one process when all have written their parts. `backend` is that of `checks.backend_of`.
     """
+    share_files(checkpoint)
     sizes = {}
     (checkpoint / MARKER).unlink(missing_ok=True)
     for path in sorted(path for path in checkpoint.rglob("*") if path.is_file()):

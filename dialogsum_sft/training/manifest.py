@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dialogsum_sft import InputError, files
+from dialogsum_sft.provenance import differences
 from dialogsum_sft.training.checkpoints import Shapes, damage, find_checkpoints, newest_complete, set_aside, step_of
 
 NAME = "manifest.json"
@@ -16,6 +17,13 @@ _IDENTITY = (
     *("lora_target_modules", "lora_target_parameters", "lora_modules_to_save", "use_dora", "use_rslora", "lora_alpha"),
     *("dtype", "load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "use_bnb_nested_quant", "sharded_by"),
 )
+_FACTS = {"base_model": "--model_name_or_path", "processes": "--num_processes", "sharded_by": "sharded by"}
+# Of these, the hashes: a message names the options that differ, or this where none of them does.
+_HASHES = {
+    "data_fingerprint": "other training data under the same options",
+    "rows_fingerprint": "other training data under the same options",
+    "template_sha256": "another chat template",
+}
 # Options with these beginnings do not change the weights: where, how often and on which device something is written,
 # shown or evaluated; what is recomputed to save memory; what the fingerprints, base_model and template_sha256 cover.
 _WITHOUT_EFFECT = (
@@ -94,6 +102,10 @@ class RunFolder:
         names = ("model_name_or_path", "chat_template_path", "dataset_name", *_FILES)
         paths = {name: arguments.get(name) for name in names}
         self.paths = {name: str(path) for name, path in paths.items() if files.public(path) != path}
+        # What the hashes of the run cover, for messages.
+        rows = {name for name in arguments if name.startswith(_ROW_OPTIONS)}
+        options = {name: arguments.get(name) for name in sorted(rows | {"chat_template_path"})}
+        self.options: dict[str, Any] = json.loads(json.dumps(options, default=str))
 
     def check_start(self) -> str | None:
         """Whether the run may start; changes nothing. Returns a line if the run has finished already.
@@ -132,11 +144,8 @@ class RunFolder:
         if manifest is None:
             contents = "checkpoints" if checkpoints else final[0].name
             raise InputError(f"{folder} holds {contents} but no {NAME} that says of which run: {anew}")
-        # DeepSpeed's optimizer states are one file a process, which it cannot share anew.
-        zero = str(self.run.get("sharded_by")).startswith("ZeRO")
-        other = changes(manifest["run"], self.run, (*_IDENTITY, "processes") if zero else _IDENTITY)
-        if other:
-            raise InputError(f"{folder} holds another run ({', '.join(other)}): {anew}")
+        if other := self._differences(manifest):
+            raise InputError(f"{folder} holds another run ({'; '.join(other)}): {anew}")
         changed = changes(manifest["run"], self.run)
         # The checkpoint of a finished run has no steps left, unless there are more of them now.
         finished = manifest["finished_at_step"] is not None and final
@@ -146,6 +155,21 @@ class RunFolder:
             resumes = "to resume with the new ones add --force_resume true, or " if resumable else ""
             raise InputError(f"{folder} holds this run with other values: {', '.join(changed)}; {resumes}{anew}")
         return manifest
+
+    def _differences(self, manifest: dict[str, Any]) -> list[str]:
+        """What makes the run of a manifest another one, by the options that differ; none where it is this one."""
+        old = manifest["run"]
+        # DeepSpeed's optimizer states are one file a process, which it cannot share anew.
+        identity = (*_IDENTITY, "processes") if str(self.run.get("sharded_by")).startswith("ZeRO") else _IDENTITY
+        names = [name for name in identity if old.get(name) != self.run.get(name)]
+        there, here = (
+            {_FACTS.get(name, f"--{name}"): run.get(name) for name in names if name not in _HASHES}
+            for run in (old, self.run)
+        )
+        hashes = [name for name in names if name in _HASHES]
+        named = differences(manifest["options"], self.options) if hashes and "options" in manifest else []
+        named = named or list(dict.fromkeys(_HASHES[name] for name in hashes))
+        return differences(there, here, prefix="") + named
 
     def open(self, shapes: Shapes | None) -> tuple[Path | None, list[str]]:
         """Write the manifest; return the checkpoint to resume from (None: step 0), and notes on what was done.
@@ -186,6 +210,7 @@ class RunFolder:
             if history := old.get("changed", []) + changed:
                 more["changed"] = history
         record = {"format": files.FORMAT, "sha256": sha256_of(self.run), "finished_at_step": None, "paths": self.paths}
+        record["options"] = self.options
         files.write_json(self.output_dir / NAME, record | more | {"run": self.run})
         return checkpoint, notes
 

@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from dialogsum_sft import InputError, files, provenance
+from dialogsum_sft.arguments import GenerationArguments
 from dialogsum_sft.data.prompts import PromptSettings
 from dialogsum_sft.data.sources import serves_both
 from dialogsum_sft.data.training_data import TrainingData, dialogue_digest
-from dialogsum_sft.modeling import check_adapter_folder
+from dialogsum_sft.modeling import check_adapter, check_adapter_folder
 from dialogsum_sft.training import manifest
 from dialogsum_sft.training.checkpoints import step_of
 from dialogsum_sft.training.trainer import ResumableSFTTrainer
 
 from transformers import PreTrainedTokenizerBase
+from trl import ModelConfig
 
 # Options of the training that are an evaluation's default: the dataset and the prompt; the base model of an adapter.
 _SPLITS = ("train_file", "validation_file", "test_file", "dialogue_file", "validation_share", "validation_seed")
@@ -174,6 +176,24 @@ def _other_split(arguments: Mapping[str, Any]) -> dict[str, Any]:
         f"{name} was trained on and would serve the evaluation too: give other dialogues by --test_file or "
         "--dataset_name, or a slice by --dataset_test_split"
     )
+
+
+def check_use(
+    model_args: ModelConfig,
+    args: GenerationArguments,
+    settings: PromptSettings,
+    tokenizer: PreTrainedTokenizerBase | None,
+    dialogues: Sequence[str] = (),
+) -> tuple[int | None, list[str]]:
+    """How many of the `dialogues` the model was trained on (None: unknown), and warnings about it.
+
+    Raises InputError for an adapter of another base model, and for another prompt than that of the training.
+    """
+    base = str(model_args.model_name_or_path)
+    if args.adapter_path is not None:
+        check_adapter(args.adapter_path, base, any_base=args.any_base)
+    prompt = None if args.allow_other_prompt or tokenizer is None else (settings, tokenizer)
+    return compare_with_training(Path(args.adapter_path or base), prompt, dialogues)
 
 
 def compare_with_training(

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from dialogsum_sft import InputError, Stopped
+from dialogsum_sft import RESUMABLE, InputError, Stopped
 from dialogsum_sft.distributed import all_reduce_max, run_on_main
 from dialogsum_sft.files import free_space
 from dialogsum_sft.training.checkpoints import expected_size, find_checkpoints
@@ -19,8 +19,6 @@ import torch
 from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
-
-RESUMABLE = 75  # sysexits' EX_TEMPFAIL: the run resumes when it is started again
 
 
 class StopRequest:

@@ -54,6 +54,21 @@ INLINE: dict[str, tuple[str, Said, int]] = {
         [("SPEAKER_00", "hi."), ("SPEAKER_01", "yo."), ("SPEAKER_00", "ok.")],
         0,
     ),
+    "names of two words": (
+        "Anna Smith: hi. Ben Jones: yo? Anna Smith: ok. Ben Jones: bye.",
+        [("Anna Smith", "hi."), ("Ben Jones", "yo?"), ("Anna Smith", "ok."), ("Ben Jones", "bye.")],
+        0,
+    ),
+    "names of two words once, as in prose": (
+        "Anna Smith: the one thing she asked: why? Ben Jones: no answer.",
+        [("Anna Smith", "the one thing she asked: why? Ben Jones: no answer.")],
+        0,
+    ),
+    "times before names of two words": (
+        "[10:15] Anna Smith: hi. [10:16] Ben Jones: yo.",
+        [("Anna Smith", "hi."), ("Ben Jones", "yo.")],
+        0,
+    ),
     "brackets": (
         "[Agent] hi. [Customer] yo. [Agent] ok.",
         [("Agent", "hi."), ("Customer", "yo."), ("Agent", "ok.")],

@@ -49,6 +49,17 @@ def test_dialogues_by_id_in_any_order(match):
     assert [row["id"] for row in matched.rows] == ["test_0", "test_1", "test_2"]
 
 
+@pytest.mark.parametrize("order", [(2, 0, 1), (0, 1, 2)])
+def test_lines_of_id_tab_and_summary_are_matched_by_id(match, order):
+    matched = match("".join(f"test_{i}\t{SUMMARIES[i]}\n" for i in order), "p.txt")
+    assert (predictions(matched), matched.by) == (SUMMARIES, "ids")
+    assert matched.notes == ["p.txt: its lines are read as id, tab and summary"]
+
+
+def test_a_tab_after_other_words_stays_in_the_summary(match):
+    assert predictions(match("Zero:\ta.\nOne:\tb.\nTwo:\tc.\n", "p.txt")) == ["Zero:\ta.", "One:\tb.", "Two:\tc."]
+
+
 def test_dialogues_by_order(match):
     assert predictions(match("\n".join(SUMMARIES), "p.txt")) == SUMMARIES
     assert match([{"prediction": text} for text in SUMMARIES]).by == "order"
@@ -203,7 +214,12 @@ def test_references_of_another_dataset(match):
             "p.txt",
             r"its lines begin with ids \('test_0 Tom.'\)",
         ),
-        ("test_0\tTom.\ntest_1\tAnna.\ntest_2\tBen.\n", "p.txt", "its lines begin with ids"),
+        ("test_2: Ben.\ntest_0: Tom.\ntest_1: Anna.\n", "p.txt", r"its lines begin with ids \('test_2: Ben.'\)"),
+        (
+            "test_2\tBen.\nTom.\ntest_1\tAnna.\n",
+            "p.txt",
+            r"p.txt: 2 of 3 lines begin with an id of data .* and a tab, line 2 does not: begin each line so, or none",
+        ),
         (
             [{"id": "test_0", "prediction": "a"}, {"prediction": "b"}],
             "p.jsonl",

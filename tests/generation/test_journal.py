@@ -67,11 +67,18 @@ def test_the_journal_of_another_evaluation_is_set_aside_with_a_note(tmp_path: Pa
     partial = Journal(tmp_path, SETTINGS, IDS)
     assert partial.done == {}
     (note,) = partial.notes
-    assert "from an evaluation with another generation, model; set aside as predictions.partial.jsonl.old" in note
+    assert "with other settings (other generation, model); set aside as predictions.partial.jsonl.old" in note
     with partial:
         partial.append([(1, completion("B"))])
     assert [line["text"] for line in lines(tmp_path / "predictions.partial.jsonl")[1:]] == ["B"]
     assert [line["text"] for line in lines(tmp_path / "predictions.partial.jsonl.old")[1:]] == ["A"]
+
+
+def test_a_journal_that_is_set_aside_names_the_options_that_differ(tmp_path: Path) -> None:
+    with Journal(tmp_path, {"model": "other"}, IDS, options={"max_new_tokens": 80, "dtype": None}) as partial:
+        partial.append([(0, completion("A"))])
+    (note,) = Journal(tmp_path, SETTINGS, IDS, options={"max_new_tokens": 100, "dtype": "float32"}).notes
+    assert "(--max_new_tokens 80 there, 100 here; --dtype not given there, float32 here); set aside as" in note
 
 
 def test_what_was_set_aside_before_stays(tmp_path: Path) -> None:

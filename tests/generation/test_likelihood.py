@@ -200,7 +200,7 @@ def test_a_journal_of_other_summaries_is_set_aside(make: Make, tmp_path: Path) -
     make().measure(tmp_path, ROWS)
     other = make().measure(tmp_path, [*ROWS[:4], ROWS[4] | {"prediction": "No."}])
     assert other.resumed == 0
-    assert "with another summaries; set aside as likelihood.partial.jsonl.old" in other.notes[0]
+    assert "with other settings (other summaries); set aside as likelihood.partial.jsonl.old" in other.notes[0]
 
 
 def test_a_value_that_is_not_finite_is_refused(

@@ -123,7 +123,7 @@ def test_preambles_are_counted_and_taken_off_on_request(scored, examples, tmp_pa
     assert [row["prediction"] for row in found] == chatty
     assert "with a preamble" in printed
     assert kept["diagnostics"]["preamble"] == 1
-    found, stripped, _ = scored(path, "--strip_preamble=true")
+    found, stripped, _ = scored(path, "--strip_preamble=true", name="chatty-stripped")
     assert [row["prediction"] for row in found] == texts
     assert stripped["rouge1"]["mean"] > kept["rouge1"]["mean"]
     assert stripped["fingerprint"]["preambles"] == "taken off" != kept["fingerprint"]["preambles"]
@@ -169,7 +169,7 @@ def test_a_script_that_the_default_tokenizer_drops(scored, tmp_path):
     assert metrics["human"]["rouge1"] == {"mean": 0, "max": 0}
     assert metrics["share_of_human"] == {}
     assert "give --rouge_tokenizer unicode" in " ".join(printed.split())
-    _, metrics, _ = scored(path, source, "--rouge_tokenizer=unicode", dataset=False)
+    _, metrics, _ = scored(path, source, "--rouge_tokenizer=unicode", name="zh-2", dataset=False)
     assert metrics["rouge1"]["mean"] == pytest.approx(50, abs=9)
 
 

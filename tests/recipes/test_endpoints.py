@@ -103,7 +103,7 @@ def test_each_answer_that_is_no_summary_is_counted_and_named(
 
 
 def test_refused_fields_are_recorded_and_the_evaluation_stays_the_same(
-    evaluate: Evaluate, server: Server, tmp_path: Path
+    evaluate: Evaluate, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def script(content: str, number: int) -> Any:
         refused = {"max_tokens", "temperature"} & server.bodies[-1].keys()
@@ -119,8 +119,10 @@ def test_refused_fields_are_recorded_and_the_evaluation_stays_the_same(
     sent = len(server.contents)
     evaluate("--max_eval_samples=3", '--extra_body={"reasoning_effort": "low"}')
     assert len(server.contents) == sent
-    evaluate("--max_eval_samples=3", '--extra_body={"reasoning_effort": "high"}')
-    assert len(server.contents) > sent
+    with pytest.raises(SystemExit):
+        evaluate("--max_eval_samples=3", '--extra_body={"reasoning_effort": "high"}')
+    assert """holds another run (--extra_body '{"reasoning_effort": "low"}' there, '""" in capsys.readouterr().err
+    assert len(server.contents) == sent
 
 
 def test_a_refused_dialogue_is_not_asked_again_when_the_evaluation_goes_on(

@@ -99,13 +99,15 @@ def test_an_evaluation_names_its_way_and_its_coverage(
 def test_another_word_in_a_later_window_is_another_evaluation(
     recipe: Recipe, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data, text, finished = tmp_path / "test.jsonl", meeting(2000), []
-    for dialogue in (text, text, text[:-400] + "zebra" + text[-400:]):
-        data.write_text(json.dumps({"dialogue": dialogue, "summary": "They talk."}) + "\n", encoding="utf-8")
-        capsys.readouterr()
-        recipe("eval", *flags(tiny_folder, tmp_path, "refine", f"--test_file={data}"), "--dataset_name=")
-        finished.append("all 1 summaries are there" in " ".join(capsys.readouterr().out.split()))
-    assert finished == [False, True, False]
+    data, text = tmp_path / "test.jsonl", meeting(2000)
+    args = [*flags(tiny_folder, tmp_path, "refine", f"--test_file={data}"), "--dataset_name="]
+    data.write_text(json.dumps({"dialogue": text, "summary": "They talk."}) + "\n", encoding="utf-8")
+    recipe("eval", *args)
+    recipe("eval", *args)
+    assert "all 1 summaries are there" in " ".join(capsys.readouterr().out.split())
+    other = text[:-400] + "zebra" + text[-400:]
+    data.write_text(json.dumps({"dialogue": other, "summary": "They talk."}) + "\n", encoding="utf-8")
+    assert "eval-base-refine holds another run (other dialogues or prompts)" in fails(recipe, capsys, "eval", *args)
 
 
 def test_candidates_are_drawn_for_windows_too(recipe: Recipe, tiny_folder: Path, tmp_path: Path) -> None:

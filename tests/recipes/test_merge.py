@@ -243,7 +243,7 @@ def test_any_base_takes_another_name_but_no_other_shape(
         place = [f"--model_name_or_path={tmp_path / name}", f"--output_dir={tmp_path / name}-out"]
         for refused in (
             fails(recipe, capsys, "merge", *place, *flags),
-            fails(recipe, capsys, "eval", *evaluation_args(tmp_path / name, tmp_path, *flags)),
+            fails(recipe, capsys, "eval", *evaluation_args(tmp_path / name, tmp_path / f"{name}-eval", *flags)),
         ):
             assert f"the adapter in {adapter} does not fit the base model" in refused
 

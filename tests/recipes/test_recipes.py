@@ -145,8 +145,11 @@ def test_a_finished_evaluation_is_not_repeated(
     assert "all 3 summaries are there" in " ".join(capsys.readouterr().out.split())
     assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == first
 
-    with pytest.raises(AssertionError, match="the model is not needed"):
-        recipe("eval", *evaluation_args(tiny_folder, tmp_path, "--max_new_tokens=7"))
+    error = fails(recipe, capsys, "eval", *evaluation_args(tiny_folder, tmp_path, "--max_new_tokens=7"))
+    assert error == (
+        f"error: {tmp_path}/eval-base holds another run (--max_new_tokens 8 there, 7 here): give another --output_dir"
+    )
+    assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == first
 
 
 def test_an_adapter_of_another_run_than_the_manifest_gives_a_warning(

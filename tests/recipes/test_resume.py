@@ -95,8 +95,8 @@ def test_another_run_in_the_folder_is_refused(
     other = {"lora_r": 4, "max_train_samples": 11, "force_resume": True, "save_strategy": save_strategy}
     assert sft(tiny_folder, tmp_path, max_steps=2, **other) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith(f"error: {tmp_path} holds another run (data_fingerprint ")
-    assert "lora_r 16 -> 4): give another --output_dir, or --overwrite_output_dir true to begin anew" in error
+    why = "--lora_r 16 there, 4 here; --max_train_samples 12 there, 11 here"
+    assert error.startswith(f"error: {tmp_path} holds another run ({why}): give another --output_dir, or --overwrite_")
     assert names(tmp_path) == before
 
 

@@ -29,7 +29,7 @@ def evaluate(recipe: Recipe, run: Path, **options: Any) -> tuple[dict[str, Any],
     """The data in metrics.json and the ids of the predictions."""
     flags = {"adapter_path": run / "adapter", "evaluate_base": "false", "max_new_tokens": 4} | options
     recipe("eval", *(f"--{name}={value}" for name, value in flags.items()))
-    folder = run / "eval-tuned"
+    folder = Path(flags.get("output_dir", run)) / "eval-tuned"
     lines = (folder / "predictions.jsonl").read_text().splitlines()
     return json.loads((folder / "metrics.json").read_text())["data"], [json.loads(line)["id"] for line in lines]
 
@@ -63,7 +63,7 @@ def test_files_from_training_to_evaluation(
     assert (ids, data["dataset_name"], data["trained_on"]) == (["t10", "t11"], "b.jsonl", 0)
     assert "trained on:" not in capsys.readouterr().out
 
-    data, ids = evaluate(recipe, tmp_path, test_file=test_file, max_eval_samples=1)
+    data, ids = evaluate(recipe, tmp_path, test_file=test_file, max_eval_samples=1, output_dir=tmp_path / "other")
     assert (ids, data["dataset_name"], data["trained_on"]) == (["t9"], "c.jsonl", 1)
     shown = " ".join(capsys.readouterr().out.split())
     assert "warning: 1 of the 6 dialogues of the evaluation split were trained on" in shown

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from conftest import Recipe, fails
+from dialogsum_sft.data.file_kinds import KINDS
 from fake_endpoint import Server
 from forked_recipe import Forked, start
 
@@ -57,7 +58,7 @@ def summary(path: Path) -> Path:
 
 def test_files_that_are_there_and_that_appear(follow: Any, folder: Path, server: Server) -> None:
     early = chat(folder / "a.txt", "six")
-    for name in (".hidden.txt", "b.txt.part", "~$c.txt", "d.txt~", "e.tmp.txt", "f.jpg", ".git/g.txt"):
+    for name in (".hidden.txt", "b.txt.part", "~$c.txt", "d.txt~", "e.tmp.txt", ".git/g.txt"):
         chat(folder / name, "no")
     (folder / "empty.txt").touch()
     (folder / "nothing.txt").symlink_to("no-such-file")
@@ -77,6 +78,32 @@ def test_files_that_are_there_and_that_appear(follow: Any, folder: Path, server:
         "stopped: 2 files were summarised; started again, it goes on",
     ]
     assert {path.name for path in folder.rglob("*.summary*")} == {"a.txt.summary.txt", "b.vtt.summary.txt"}
+
+
+def test_each_file_that_is_not_used_is_named_once_with_the_reason(follow: Any, folder: Path, server: Server) -> None:
+    contents = {"a.png": b"\x89PNG\r\n", "b.pdf": b"%PDF-1.7", "c.docx": b"PK\x03\x04", "d.mov": b"moov"}
+    for name, content in (contents | {"e.txt": b"%PDF-1.4"}).items():
+        (folder / name).write_bytes(content)
+    running = follow()
+    until(lambda: running.err.read_text().count("\n") == 6)
+    chat(folder / "f.txt", "six")
+    until(lambda: "f.txt: 1 of 1" in running.err.read_text())
+    with (folder / "d.mov").open("ab") as file:  # it is not named again
+        file.write(b"more")
+    chat(folder / "g.txt", "seven")
+    until(lambda: "g.txt: 1 of 1" in running.err.read_text())
+    running.send(signal.SIGTERM)
+    assert running.wait() == 0
+    lines = running.lines()
+    assert sorted(lines[1:6]) == [
+        f"{folder}/a.png: not used: this is an image, not text",
+        f"{folder}/b.pdf: not used: this is a PDF: save its text as .txt",
+        f"{folder}/c.docx: not used: this is a zip, Word or Excel file: save it as .txt, or a table as .csv",
+        f"{folder}/d.mov: not used: its name has none of the endings {KINDS}",
+        f"{folder}/e.txt: this is a PDF: save its text as .txt",
+    ]
+    assert len(lines) == 9
+    assert lines[-1] == "stopped: 2 files were summarised, 5 were not used; started again, it goes on"
 
 
 def test_a_file_that_is_being_written_is_waited_for(follow: Any, folder: Path, server: Server) -> None:

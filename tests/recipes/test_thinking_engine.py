@@ -16,7 +16,7 @@ def server(monkeypatch):
 def evaluate(recipe, server, folder, *more):
     args = (f"--base_url={server.url}", "--served_model_name=m", "--dataset_name=sample", "--max_eval_samples=3")
     recipe("eval", "--engine=openai", *args, f"--output_dir={folder}", "--num_examples=0", *more)
-    run = folder / "eval-m"
+    run = folder / ("eval-m-stripped" if "--strip_preamble=true" in more else "eval-m")
     rows = [json.loads(line) for line in (run / "predictions.jsonl").open(encoding="utf-8")]
     return rows, json.loads((run / "metrics.json").read_text(encoding="utf-8"))
 
@@ -35,6 +35,9 @@ def test_thinking_and_preambles_of_an_engine(recipe, server, tmp_path, capsys):
     assert {row["raw_prediction"] for row in rows} == {text}
     assert metrics["fingerprint"]["preambles"] == "taken off"
     assert len(server.bodies) == asked  # the summaries were there
+    assert json.loads((tmp_path / "eval-m" / "metrics.json").read_text())["fingerprint"]["preambles"] == "scored"
+    rows, _ = evaluate(recipe, server, tmp_path)
+    assert {row["prediction"] for row in rows} == {"Summary: Tom sings."}
 
     server.script = lambda content, number: (200, answer("<think>Hm. Tom sings"), {})
     rows, metrics = evaluate(recipe, server, tmp_path / "unclosed")

@@ -117,6 +117,7 @@ def test_difference_table_marks_significant_differences(runs: list[Run]):
     assert table.rows[0][4:] == ["< 0.001", "3/0/0"]
     assert table.styles[0, 2] == "bold"
     assert "of 99 resamples; p is Holm's over the 3 tests" in table.note
+    assert table.note.endswith(" With 3 dialogues no p can be below 0.75, whatever the systems: evaluate on more.")
 
 
 def test_dialogue_panel_has_the_summaries_and_their_scores(runs: list[Run]):

@@ -93,8 +93,14 @@ def test_a_process_that_outlived_its_worker_keeps_its_trial(tmp_path: Path) -> N
 def test_another_sweep_in_the_folder_is_refused_and_more_trials_are_not(tmp_path: Path) -> None:
     first = opened(tmp_path, RANGE, method="random", trials=3)
     points = [claimed.values for claimed in all_of(first)]
-    for other in ({"search": GRID}, {"fixed": {"lora_alpha": 1}}, {"seed": 1}, {"objective": "rouge1"}):
-        with pytest.raises(InputError, match="holds another sweep"):
+    others = [
+        ({"search": GRID}, r"--search learning_rate .* there, not given here; --search lora_r .*8, 16, 32.* there, "),
+        ({"fixed": {"lora_alpha": 1}}, "--options lora_alpha not given there, 1 here"),
+        ({"seed": 1}, "--seed 42 there, 1 here"),
+        ({"objective": "rouge1"}, "--objective loss there, rouge1 here"),
+    ]
+    for other, why in others:
+        with pytest.raises(InputError, match=rf"holds another sweep \({why}"):
             opened(tmp_path, **({"search": RANGE, "method": "random"} | other))
     more = opened(tmp_path, RANGE, method="random", trials=5)
     assert more.number() == 5

@@ -11,6 +11,7 @@ from dialogsum_sft.training.manifest import RunFolder
 import pytest
 
 RUN = {"base_model": "m", "learning_rate": 0.1, "lora_r": 8, "rows_fingerprint": "abc"}
+OPTIONS = {"chat_template_path": None, "dataset_name": "sample"}
 
 
 def test_options_without_effect_on_the_weights_are_left_out() -> None:
@@ -39,7 +40,14 @@ def test_a_manifest_is_written_and_marked_as_finished(tmp_path: Path) -> None:
     run_folder(tmp_path).open(None)
     written = manifest.read_manifest(tmp_path)
     sha256 = manifest.sha256_of(RUN)
-    assert written == {"format": 1, "sha256": sha256, "finished_at_step": None, "paths": {}, "run": RUN}
+    assert written == {
+        "format": 1,
+        "sha256": sha256,
+        "finished_at_step": None,
+        "paths": {},
+        "options": OPTIONS,
+        "run": RUN,
+    }
     run_folder(tmp_path).mark_finished(7)
     assert manifest.read_manifest(tmp_path) == written | {"finished_at_step": 7}
     assert manifest.sha256_of(RUN | {"seed": 2}) != sha256
@@ -90,9 +98,9 @@ def adapter_of(folder: Path, run: dict[str, Any] | None, **more: Any) -> Path:
         (
             RUN | {"lora_r": 4},
             True,
-            r"holds another run \(lora_r 4 -> 8\): give another --output_dir, or --over",
+            r"holds another run \(--lora_r 4 there, 8 here\): give another --output_dir, or --over",
         ),
-        (RUN | {"rows_fingerprint": "def"}, True, r"another run \(rows_fingerprint def -> abc\)"),
+        (RUN | {"rows_fingerprint": "def"}, True, r"another run \(other training data under the same options\): give"),
         (RUN | {"learning_rate": 0.2}, False, "other values: learning_rate 0.2 -> 0.1; to resume with the new ones"),
     ],
 )
@@ -112,7 +120,7 @@ def test_a_folder_with_checkpoints_of_another_run_is_refused(
     ("there", "message"),
     [
         (None, "holds adapter but no manifest.json"),
-        (RUN | {"lora_r": 4}, r"holds another run \(lora_r 4 -> 8\): give another --output_dir, or --over"),
+        (RUN | {"lora_r": 4}, r"holds another run \(--lora_r 4 there, 8 here\): give another --output_dir, or --over"),
         (RUN | {"learning_rate": 0.2}, "other values: learning_rate 0.2 -> 0.1; give another --output_dir, or --over"),
     ],
 )
@@ -124,6 +132,14 @@ def test_a_folder_with_the_adapter_of_another_run_is_refused(
         with pytest.raises(InputError, match=message):
             run_folder(tmp_path, force_resume=force).check_start()
     assert run_folder(tmp_path, overwrite_output_dir=True).check_start() is None
+
+
+def test_other_training_data_is_named_by_its_options(tmp_path: Path) -> None:
+    other = RUN | {"rows_fingerprint": "def", "base_model": "n"}
+    checkpoint_of(tmp_path, other, options=OPTIONS | {"dataset_name": "calls.csv", "max_train_samples": 5})
+    why = "--model_name_or_path n there, m here; --dataset_name calls.csv there, sample here; --max_train_samples 5"
+    with pytest.raises(InputError, match=rf"holds another run \({why} there, not given here\): give"):
+        run_folder(tmp_path).check_start()
 
 
 @pytest.mark.parametrize("option", [None, "true", "True"])
