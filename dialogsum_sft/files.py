@@ -51,6 +51,16 @@ def partial_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
+def set_aside(folder: Path, word: str) -> Path:
+    """Rename checkpoint-30 to `word`-checkpoint-30 (-2, ...), which no rotation deletes; returns the new path."""
+    target, n = folder.with_name(f"{word}-{folder.name}"), 1
+    while target.exists():
+        n += 1
+        target = folder.with_name(f"{word}-{folder.name}-{n}")
+    folder.rename(target)
+    return target
+
+
 def sync_folder(folder: Path) -> None:
     """Write the names of a folder's files to disk. Windows cannot open a folder, and does so itself."""
     if os.name != "posix":

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dialogsum_sft import InputError
-from dialogsum_sft.files import FORMAT, share_files, sync_folder, write_json
+from dialogsum_sft.files import FORMAT, set_aside, share_files, sync_folder, write_json
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
@@ -161,16 +161,6 @@ def _is_readable(path: Path) -> bool:
     except Exception:  # a damaged pickle can raise anything
         return False
     return True
-
-
-def set_aside(folder: Path, word: str) -> Path:
-    """Rename checkpoint-30 to `word`-checkpoint-30 (-2, ...), which no rotation deletes; returns the new path."""
-    target, n = folder.with_name(f"{word}-{folder.name}"), 1
-    while target.exists():
-        n += 1
-        target = folder.with_name(f"{word}-{folder.name}-{n}")
-    folder.rename(target)
-    return target
 
 
 def newest_complete(output_dir: Path, shapes: Shapes | None = None) -> tuple[Path | None, list[str]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from dialogsum_sft import InputError, files
 from dialogsum_sft.provenance import differences
-from dialogsum_sft.training.checkpoints import Shapes, damage, find_checkpoints, newest_complete, set_aside, step_of
+from dialogsum_sft.training.checkpoints import Shapes, damage, find_checkpoints, newest_complete, step_of
 
 NAME = "manifest.json"
 # With another value of one of these options the folder belongs to another run, which cannot be resumed.
@@ -201,7 +201,7 @@ class RunFolder:
             evaluations = sorted(self.output_dir.glob("eval-*"))
             old_files += [path for path in evaluations if not path.name.startswith("eval-base")]
             old_files += [path for path in [self.output_dir / "report.html"] if path.is_file()]
-        notes += [f"{path} is set aside as {set_aside(path, 'earlier').name}" for path in old_files]
+        notes += [f"{path} is set aside as {files.set_aside(path, 'earlier').name}" for path in old_files]
         more: dict[str, Any] = {}
         if checkpoint is not None:
             notes.append(f"resuming from {checkpoint}")
