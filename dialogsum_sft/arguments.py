@@ -235,6 +235,9 @@ class EvalArguments(LongArguments):
         default=False,
         help="Take 'Here is a summary:', headings and fences off before scoring. They are counted in any case.",
     )
+    overwrite_output_dir: bool = HfArg(
+        default=False, help="Evaluate anew in a folder that holds another evaluation, which is set aside."
+    )
     bertscore: str | None = HfArg(
         default=None,
         help="Encoder for BERTScore beside ROUGE: a folder, or a model in the hub's cache. Default: none.",

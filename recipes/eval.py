@@ -156,7 +156,6 @@ def summarise_system(
     ids, number = [row["id"] for row in rows], eval_args.num_candidates
     ranks = {"process_index": state.process_index, "num_processes": state.num_processes}
     options = record["options"] | ({} if system.adapter else {"adapter_path": None})
-    journal = Journal(folder, settings, ids, number, options=options, **ranks)
     finished = run_on_main(
         lambda: finished_run(
             folder,
@@ -165,8 +164,10 @@ def summarise_system(
             [row["references"] for row in rows],
             tokenizer=eval_args.rouge_tokenizer,
             strip_preamble=eval_args.strip_preamble,
+            overwrite=eval_args.overwrite_output_dir,
         )
     )
+    journal = Journal(folder, settings, ids, number, options=options, **ranks)
     if finished and not journal.may_pass:
         say(console, f"{finished.folder}: all {len(rows)} summaries are there, with the same settings")
         warn(console, doubts_of_finished(finished.rows, [plan.only_prompt for plan in plans]))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dialogsum_sft import InputError
+from dialogsum_sft import InputError, files
 from dialogsum_sft.data.row_files import suffix_of
 from dialogsum_sft.evaluation.rouge import fingerprint
 from dialogsum_sft.evaluation.runs import Run, read_run
@@ -30,12 +30,13 @@ def finished_run(
     *,
     tokenizer: str = "default",
     strip_preamble: bool = False,
+    overwrite: bool = False,
 ) -> Run | None:
     """The run in `folder` if it has all summaries of these settings, else one beside it that has them, else None.
 
     `settings` are the digests of what decides a summary; that of a run beside it gets these `references`. Raises
     InputError where `folder` holds a finished run of other settings, references or another way of scoring: it names
-    the `options` that differ.
+    the `options` that differ. With `overwrite` such a folder is renamed earlier-NAME instead.
     """
     try:
         run = read_run(folder)
@@ -43,7 +44,8 @@ def finished_run(
         return _beside(folder, settings, references)
     record = run.record
     if file := (record.get("model") or {}).get("predictions_file"):
-        raise InputError(f"{folder} has the scores of {file}: give another --output_dir")
+        _set_aside(folder, f"has the scores of {file}", overwrite)
+        return None
     known, protocol = record.get("settings") or {}, fingerprint(references, tokenizer, strip_preamble=strip_preamble)
     changed = [name for name in settings if known.get(name) != settings[name]]
     changed += [name for name in protocol if record["fingerprint"].get(name) != protocol[name]]
@@ -54,7 +56,14 @@ def finished_run(
         there, here = record.get("versions") or {}, versions()
         why += differences(there, {name: here[name] for name in there if name in here}, prefix="")
     why = why or [f"other {', '.join(_WORDS.get(name, name) for name in changed)}"]
-    raise InputError(f"{folder} holds another run ({'; '.join(why)}): give another --output_dir")
+    _set_aside(folder, f"holds another run ({'; '.join(why)})", overwrite)
+    return None
+
+
+def _set_aside(folder: Path, held: str, overwrite: bool) -> None:
+    if not overwrite:
+        raise InputError(f"{folder} {held}: give another --output_dir, or --overwrite_output_dir true to set it aside")
+    files.set_aside(folder, "earlier")
 
 
 def _beside(folder: Path, settings: Mapping[str, str], references: Sequence[Sequence[str]]) -> Run | None:

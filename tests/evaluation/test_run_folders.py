@@ -6,7 +6,7 @@ from typing import Any
 
 from dialogsum_sft import InputError
 from dialogsum_sft.evaluation.run_folders import finished_run, name_of_file
-from dialogsum_sft.evaluation.runs import score_run
+from dialogsum_sft.evaluation.runs import read_run, score_run
 
 import pytest
 
@@ -57,7 +57,11 @@ def test_another_run_is_refused_with_what_differs(
     folder = write(tmp_path / "eval-m")
     with pytest.raises(InputError) as caught:
         finished_run(folder, SETTINGS | settings, OPTIONS | options, references)
-    assert str(caught.value) == f"{folder} holds another run ({why}): give another --output_dir"
+    anew = "give another --output_dir, or --overwrite_output_dir true to set it aside"
+    assert str(caught.value) == f"{folder} holds another run ({why}): {anew}"
+    assert finished_run(folder, SETTINGS | settings, OPTIONS | options, references, overwrite=True) is None
+    assert not folder.exists()
+    assert read_run(tmp_path / "earlier-eval-m").rows == ROWS
 
 
 def test_other_versions_are_named(tmp_path: Path) -> None:

@@ -147,7 +147,8 @@ def test_a_finished_evaluation_is_not_repeated(
 
     error = fails(recipe, capsys, "eval", *evaluation_args(tiny_folder, tmp_path, "--max_new_tokens=7"))
     assert error == (
-        f"error: {tmp_path}/eval-base holds another run (--max_new_tokens 8 there, 7 here): give another --output_dir"
+        f"error: {tmp_path}/eval-base holds another run (--max_new_tokens 8 there, 7 here): give another "
+        "--output_dir, or --overwrite_output_dir true to set it aside"
     )
     assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == first
 
