@@ -8,7 +8,7 @@ from peft import PeftModel
 from torch import nn
 
 
-def matmul_floor(model: PeftModel, lengths: list[int], supervised: int) -> float:
+def training_floor(model: PeftModel, lengths: list[int], supervised: int) -> float:
     """Seconds of the matrix multiplications that one LoRA step over rows of `lengths` tokens cannot do without.
 
     Each is run alone as a bare product, in the model's dtype, of the shape it has in a step without padding; its

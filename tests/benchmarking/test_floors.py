@@ -1,7 +1,7 @@
-"""The matrix multiplications of a training step, counted."""
+"""The matrix products of the floors, counted."""
 
 from conftest import tiny_model
-from dialogsum_sft.training import matmul_floor
+from dialogsum_sft.benchmarking import floors
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def test_the_floor_has_the_matrix_multiplications_of_a_step(
     """Counted by hand for the tiny model: hidden 32, MLP 64, key and value 16, two layers, r=4."""
     model = get_peft_model(tiny_model(chatml_tokenizer), LoraConfig(r=4, target_modules="all-linear"))
     flops = 0
-    monkeypatch.setattr(matmul_floor.time, "perf_counter", lambda: flops)
+    monkeypatch.setattr(floors.time, "perf_counter", lambda: flops)
     multiply = torch.matmul
 
     def counted(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -23,8 +23,8 @@ def test_the_floor_has_the_matrix_multiplications_of_a_step(
         flops += left.numel() * right.shape[-1]
         return multiply(left, right)
 
-    monkeypatch.setattr(matmul_floor.torch, "matmul", counted)
-    seconds = matmul_floor.matmul_floor(model, [10, 6], supervised=5)
+    monkeypatch.setattr(floors.torch, "matmul", counted)
+    seconds = floors.training_floor(model, [10, 6], supervised=5)
     layers = [(32, 32), (32, 16), (32, 16), (32, 32), (32, 64), (32, 64), (64, 32)]
     linear = 2 * sum(2 * 16 * m * n + 6 * 16 * 4 * (m + n) // 2 for m, n in layers)
     attention = 2 * 6 * 32 * (10 * 5 + 6 * 3)
