@@ -1,21 +1,93 @@
-"""The figures of the systems that a benchmark compares: their peak memory, medians and ratios."""
+"""The figures of the systems that a benchmark compares: what is measured, its medians and the ratios."""
 
 import contextlib
+import json
 import statistics
+import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 
+from dialogsum_sft import InputError
 from dialogsum_sft.tables import Table
 
 import psutil
 import torch
 
+OURS = "ours"
 Figures = dict[str, float]
-Results = dict[str, list[Figures]]  # of each system, in each round
+
+
+@dataclass
+class Comparison:
+    """The figures of each system in each round, and why a system failed."""
+
+    figures: dict[str, list[Figures]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def turns(self, rounds: int, systems: Iterable[str]) -> Iterator[tuple[int, str]]:
+        """Each round (from 1) with each system, A B A B; one that has failed is not run again."""
+        for turn in range(1, rounds + 1):
+            yield from ((turn, system) for system in systems if system not in self.failed)
+
+    def measure(self, system: str, run: Callable[[], Figures]) -> None:
+        """Add the figures of a run. Of the systems only ours may not fail: its InputError is raised."""
+        try:
+            self.figures.setdefault(system, []).append(run())
+        except InputError as error:
+            if system == OURS:
+                raise
+            self.failed[system] = str(error)
+
+    def median(self, system: str, name: str) -> float | None:
+        """None where no run has such a figure."""
+        known = [figures[name] for figures in self.figures.get(system, []) if name in figures]
+        return statistics.median(known) if known else None
+
+    def table(self, title: str, columns: dict[str, tuple[str, str]], floor: float | None) -> Table:
+        """A row of medians for each system, by `columns` {title: (figure, format)}; `floor` is one of the first."""
+        table, ratios = Table(title, ["", *columns, "ours is"]), self.ratios(columns, floor)
+        for system in self.figures:
+            if system in self.failed:
+                table.add_row(system, "failed", *[""] * len(columns))
+                continue
+            cells = [_text(self.median(system, name), spec) for name, spec in columns.values()]
+            table.add_row(system, *cells, f"{ratios[system]:.2f} x" if system in ratios else "")
+        if floor is not None:
+            spec = next(iter(columns.values()))[1]
+            blank = [""] * (len(columns) - 1)
+            table.add_row("its matrix products alone", format(floor, spec), *blank, f"{ratios['floor']:.2f} x")
+        return table
+
+    def ratios(self, columns: dict[str, tuple[str, str]], floor: float | None) -> dict[str, float]:
+        """The speed of ours by that of each other system, and by the floor."""
+        speed = next(iter(columns.values()))[0]
+        speeds = {system: self.median(system, speed) for system in self.figures if system not in self.failed}
+        ours = speeds.pop(OURS, None)
+        return {name: ours / other for name, other in (speeds | {"floor": floor}).items() if ours and other}
+
+
+def _text(value: float | None, spec: str) -> str:
+    return "" if value is None else format(value, spec)
+
+
+def figures_of(command: list[str], result: Path, name: str) -> Figures:
+    """Run a process that writes its figures to the file `result`.
+
+    Raises InputError with the last of its lines on standard error, or the last that begins with "error:".
+    """
+    result.unlink(missing_ok=True)
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0 or not result.is_file():
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        reasons = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        raise InputError(f"{name} failed: {(reasons or lines)[-1]}")
+    return json.loads(result.read_text(encoding="utf-8"))
 
 
 @contextlib.contextmanager
-def peak_memory() -> Iterator[dict[str, float]]:
+def peak_memory() -> Iterator[Figures]:
     """Measure the peak within a `with` block, as `memory_gib`: of the GPU where there is one, else of this process.
 
     The resident memory of the process is read every 10 ms, which misses shorter peaks.
@@ -36,20 +108,3 @@ def peak_memory() -> Iterator[dict[str, float]]:
     yield figures
     done.set()
     reader.join()
-
-
-def speed_table(title: str, results: Results, columns: dict[str, tuple[str, str]]) -> tuple[Table, dict[str, float]]:
-    """A row of medians for each system, and the ratios of ours by the first of `columns` {title: (figure, format)}."""
-    table, ratios = Table(title, ["", *columns, "ours is"]), {}
-    speed = next(iter(columns.values()))[0]
-    for system, figures in results.items():
-        if system != "ours":
-            ratios[system] = median(results["ours"], speed) / median(figures, speed)
-        known = {name for figure in figures for name in figure}
-        cells = [format(median(figures, name), spec) if name in known else "" for name, spec in columns.values()]
-        table.add_row(system, *cells, f"{ratios[system]:.2f} x" if system in ratios else "")
-    return table, ratios
-
-
-def median(figures: list[Figures], name: str) -> float:
-    return statistics.median(figure[name] for figure in figures if name in figure)

@@ -1,15 +1,22 @@
 """Ways to summarise dialogues with a model in this process, greedily."""
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from dialogsum_sft.benchmarking.settings import BenchmarkArguments
+from dialogsum_sft.benchmarking.figures import OURS, Figures, peak_memory
+from dialogsum_sft.benchmarking.settings import BenchmarkArguments, Settings
 from dialogsum_sft.data import chat_template, prompts
+from dialogsum_sft.data.examples import Examples
 from dialogsum_sft.generation.engine import generation_config
 from dialogsum_sft.generation.transformers_engine import generate_batches
+from dialogsum_sft.modeling import load_model, load_tokenizer
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, pipeline
+from trl import ModelConfig
 
 
 @dataclass
@@ -20,6 +27,29 @@ class Job:
     chats: list[Any]
     references: list[int]
     args: BenchmarkArguments
+
+
+def make_job(args: BenchmarkArguments, settings: Settings, test: Examples) -> Job:
+    rows = test.rows.to_list()
+    chats = [settings.prompt.messages(row["dialogue"])["prompt"] for row in rows]
+    return Job(load_tokenizer(settings.model), chats, [len(row["references"]) for row in rows], args)
+
+
+def generation_runs(settings: Settings, job: Job) -> dict[str, Callable[[], Figures]]:
+    """A call for each system, which summarises once and returns its figures; loading the model is not measured."""
+    systems = {OURS: with_ours, "pipeline": with_pipeline, "tutorial loop": with_tutorial_loop}
+    return {name: partial(summarise_once, settings, job, summarise) for name, summarise in systems.items()}
+
+
+def summarise_once(settings: Settings, job: Job, summarise: Callable[[PreTrainedModel, Job], int]) -> Figures:
+    dtype = "float32" if summarise is with_tutorial_loop else settings.model.dtype
+    model = load_model(ModelConfig(**vars(settings.model) | {"dtype": dtype}))
+    model = model.to(torch.accelerator.current_accelerator() or "cpu").eval()
+    with peak_memory() as peak:
+        started = time.perf_counter()
+        dialogues = summarise(model, job)
+        seconds = time.perf_counter() - started
+    return {"dialogues_per_second": dialogues / seconds, "seconds": seconds} | peak
 
 
 def with_ours(model: PreTrainedModel, job: Job) -> int:

@@ -1,9 +1,13 @@
-"""The options of recipes/benchmark.py, and the config of recipes/sft.py that it measures."""
+"""The options of recipes/benchmark.py, and the config of recipes/sft.py that it measures, with its rows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from dialogsum_sft import InputError
 from dialogsum_sft.arguments import DataArguments, TrainArguments
-from dialogsum_sft.data.prompts import PromptSettings
+from dialogsum_sft.data import prompts
+from dialogsum_sft.data.examples import Examples
+from dialogsum_sft.data.training_data import TrainingData, first_examples, load_evaluation, load_training_data
+from dialogsum_sft.modeling import length_limit, load_config, load_generation_config, load_tokenizer
 
 from transformers.hf_argparser import HfArg
 from trl import ModelConfig, ScriptArguments, SFTConfig
@@ -38,6 +42,16 @@ class BenchmarkArguments:
     )
     output: str | None = HfArg(default=None, help="JSON file for the figures.")
 
+    def check(self) -> None:
+        """Shorten what is `quick`. Raises InputError for values that cannot work."""
+        if self.max_steps < 2:
+            raise InputError(f"--max_steps {self.max_steps}: the first step is not measured, so give 2 or more")
+        for option, least in (("rounds", 1), ("dialogues", 0), ("tutorial_dialogues", 1)):
+            if getattr(self, option) < least:
+                raise InputError(f"--{option} {getattr(self, option)}: give {least} or more")
+        if self.quick:
+            self.rounds, self.max_steps, self.dialogues, self.tutorial_dialogues = 1, 2, 8, 1
+
 
 @dataclass
 class Settings:
@@ -50,5 +64,26 @@ class Settings:
     train: TrainArguments
 
     @property
-    def prompt(self) -> PromptSettings:
-        return PromptSettings.from_arguments(self.data)
+    def prompt(self) -> prompts.PromptSettings:
+        return prompts.PromptSettings.from_arguments(self.data)
+
+    def training_data(self) -> TrainingData:
+        """The rows of recipes/sft.py without evaluations, and those of the validation split if there is one."""
+        tokenizer = load_tokenizer(self.model, chat_template_path=self.training.chat_template_path)
+        return load_training_data(
+            self.script,
+            self.data,
+            self.train,
+            tokenizer,
+            prompts.stop_token_ids(tokenizer, load_generation_config(self.model)),
+            max_length=length_limit(self.training.max_length, load_config(self.model)),
+            evaluates=False,
+            seed=self.training.seed,
+            optional_validation=True,
+        )
+
+    def test_data(self, dialogues: int) -> Examples:
+        """The first `dialogues` of the split that recipes/eval.py evaluates; of the sample its test split."""
+        is_sample = self.script.dataset_name == "sample"
+        script_args = replace(self.script, dataset_test_split="test") if is_sample else self.script
+        return first_examples(load_evaluation(script_args, self.data, self.training.seed), dialogues)
