@@ -23,7 +23,7 @@ from typing import Any
 from dialogsum_sft import files, provenance
 from dialogsum_sft.arguments import DataArguments, TrainArguments
 from dialogsum_sft.benchmarking.figures import Comparison
-from dialogsum_sft.benchmarking.generation import generation_runs, make_job
+from dialogsum_sft.benchmarking.generation import floor_dialogues_per_second, generation_runs, make_job
 from dialogsum_sft.benchmarking.settings import BenchmarkArguments, Settings
 from dialogsum_sft.benchmarking.training import floor_tokens_per_second, train_once, training_commands
 from dialogsum_sft.cli import parse, run
@@ -33,6 +33,11 @@ from rich.console import Console
 from trl import ModelConfig, ScriptArguments, SFTConfig
 
 console = Console(width=120)
+
+# Columns of the tables, {title: (figure, format)}; the first is compared.
+TRAINING = {"tokens/s": ("tokens_per_second", ".0f"), "start-up s": ("start_up_seconds", ".1f")}
+TRAINING |= {"peak GiB": ("memory_gib", ".2f"), "eval loss": ("eval_loss", ".3f")}
+GENERATION = {"dialogues/s": ("dialogues_per_second", ".2f"), "peak GiB": ("memory_gib", ".2f")}
 
 
 def main() -> None:
@@ -48,7 +53,7 @@ def main() -> None:
     validation = None if args.quick or test is None else data.validation
 
     # 3. Train with each system in turn, each run in a process of its own; then the matrix products of a step alone
-    training, generation = Comparison(), Comparison()
+    training, generation = Comparison(TRAINING), Comparison(GENERATION)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         commands = training_commands(args, settings, data.train.examples, folder)
@@ -60,16 +65,20 @@ def main() -> None:
             console.print("profiling a training step of ours ...")
             show_profile(settings, commands["ours"], folder)
     console.print("the matrix products of a training step alone ...")
-    floor = floor_tokens_per_second(settings, data.train.rows, args.rounds)
+    training.floor = floor_tokens_per_second(settings, data.train.rows, args.rounds)
 
-    # 4. Summarise with each system in turn
-    runs = generation_runs(settings, make_job(args, settings, test)) if test else {}
-    for turn, system in generation.turns(args.rounds, runs):
-        console.print(f"round {turn}: summarising with {system} ...")
-        generation.measure(system, runs[system])
+    # 4. Summarise with each system in turn; then the matrix products of prefill and decoding alone
+    if test is not None:
+        job = make_job(args, settings, test)
+        runs = generation_runs(settings, job)
+        for turn, system in generation.turns(args.rounds, runs):
+            console.print(f"round {turn}: summarising with {system} ...")
+            generation.measure(system, runs[system])
+        console.print("the matrix products of prefill and decoding alone ...")
+        generation.floor = floor_dialogues_per_second(settings, job)
 
     # 5. Print and save the figures
-    record = show_results(args, training, generation, floor)
+    record = show_results(args, training, generation)
     if args.output:
         record |= {"arguments": vars(args), "hardware": provenance.hardware(), "versions": provenance.versions()}
         files.write_json(Path(args.output), record | {"git_revision": provenance.git_revision()})
@@ -83,26 +92,23 @@ def show_profile(settings: Settings, command: list[str], folder: Path) -> None:
     console.print(profile.read_text(encoding="utf-8"), highlight=False, soft_wrap=True)
 
 
-def show_results(
-    args: BenchmarkArguments, training: Comparison, generation: Comparison, floor: float | None
-) -> dict[str, Any]:
+def show_results(args: BenchmarkArguments, training: Comparison, generation: Comparison) -> dict[str, Any]:
     """Print the medians and the ratios; return them with the figures of every round."""
     failed = training.failed | generation.failed
     for system, reason in failed.items():
-        console.print(f"{system}: {reason}", soft_wrap=True)
-    columns = {"tokens/s": ("tokens_per_second", ".0f"), "start-up s": ("start_up_seconds", ".1f")}
-    columns |= {"peak GiB": ("memory_gib", ".2f"), "eval loss": ("eval_loss", ".3f")}
-    console.print(
-        training.table(f"training, {args.recipe_config}, {args.max_steps} steps x {args.rounds}", columns, floor)
-    )
-    ratios = {"training": training.ratios(columns, floor)}
+        console.print(f"{system}: {reason}", markup=False, soft_wrap=True)
+    console.print(training.table(f"training, {args.recipe_config}, {args.max_steps} steps x {args.rounds}"))
     if generation.figures:
-        columns = {"dialogues/s": ("dialogues_per_second", ".2f"), "peak GiB": ("memory_gib", ".2f")}
         title = f"generation, {args.dialogues} dialogues, {args.max_new_tokens} tokens at most"
-        console.print(generation.table(title, columns, None))
-        ratios["generation"] = generation.ratios(columns, None)
-    record = {"training": training.figures, "generation": generation.figures, "floor_tokens_per_second": floor}
-    return record | {"ratios": ratios, "failed": failed}
+        console.print(generation.table(title))
+    return {
+        "training": training.figures,
+        "generation": generation.figures,
+        "floor_tokens_per_second": training.floor,
+        "floor_dialogues_per_second": generation.floor,
+        "ratios": {"training": training.ratios(), "generation": generation.ratios()},
+        "failed": failed,
+    }
 
 
 if __name__ == "__main__":

@@ -21,10 +21,15 @@ Figures = dict[str, float]
 
 @dataclass
 class Comparison:
-    """The figures of each system in each round, and why a system failed."""
+    """The figures of each system in each round, why a system failed, and the floor under them.
 
+    `columns` are those of the table, {title: (figure, format)}; the first is the speed that is compared.
+    """
+
+    columns: dict[str, tuple[str, str]]
     figures: dict[str, list[Figures]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    floor: float | None = None  # a speed
 
     def turns(self, rounds: int, systems: Iterable[str]) -> Iterator[tuple[int, str]]:
         """Each round (from 1) with each system, A B A B; one that has failed is not run again."""
@@ -45,31 +50,31 @@ class Comparison:
         known = [figures[name] for figures in self.figures.get(system, []) if name in figures]
         return statistics.median(known) if known else None
 
-    def table(self, title: str, columns: dict[str, tuple[str, str]], floor: float | None) -> Table:
-        """A row of medians for each system, by `columns` {title: (figure, format)}; `floor` is one of the first."""
-        table, ratios = Table(title, ["", *columns, "ours is"]), self.ratios(columns, floor)
+    def table(self, title: str) -> Table:
+        """A row of medians for each system, and one for the floor."""
+        table, ratios = Table(title, ["", *self.columns, "ours is"]), self.ratios()
         for system in self.figures:
             if system in self.failed:
-                table.add_row(system, "failed", *[""] * len(columns))
+                table.add_row(system, "failed", *[""] * len(self.columns))
                 continue
-            cells = [_text(self.median(system, name), spec) for name, spec in columns.values()]
-            table.add_row(system, *cells, f"{ratios[system]:.2f} x" if system in ratios else "")
-        if floor is not None:
-            spec = next(iter(columns.values()))[1]
-            blank = [""] * (len(columns) - 1)
-            table.add_row("its matrix products alone", format(floor, spec), *blank, f"{ratios['floor']:.2f} x")
+            cells = [_text(self.median(system, name), spec) for name, spec in self.columns.values()]
+            table.add_row(system, *cells, _text(ratios.get(system), ".2f", " x"))
+        if self.floor is not None:
+            (_, spec), *others = self.columns.values()
+            cells = [format(self.floor, spec), *[""] * len(others), _text(ratios.get("floor"), ".2f", " x")]
+            table.add_row("its matrix products alone", *cells)
         return table
 
-    def ratios(self, columns: dict[str, tuple[str, str]], floor: float | None) -> dict[str, float]:
+    def ratios(self) -> dict[str, float]:
         """The speed of ours by that of each other system, and by the floor."""
-        speed = next(iter(columns.values()))[0]
+        speed = next(iter(self.columns.values()))[0]
         speeds = {system: self.median(system, speed) for system in self.figures if system not in self.failed}
         ours = speeds.pop(OURS, None)
-        return {name: ours / other for name, other in (speeds | {"floor": floor}).items() if ours and other}
+        return {name: ours / other for name, other in (speeds | {"floor": self.floor}).items() if ours and other}
 
 
-def _text(value: float | None, spec: str) -> str:
-    return "" if value is None else format(value, spec)
+def _text(value: float | None, spec: str, unit: str = "") -> str:
+    return "" if value is None else format(value, spec) + unit
 
 
 def figures_of(command: list[str], result: Path, name: str) -> Figures:

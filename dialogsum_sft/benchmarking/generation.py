@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from dialogsum_sft.benchmarking.figures import OURS, Figures, peak_memory
+from dialogsum_sft.benchmarking.floors import Batch, generation_floor
 from dialogsum_sft.benchmarking.settings import BenchmarkArguments, Settings
 from dialogsum_sft.data import chat_template, prompts
 from dialogsum_sft.data.examples import Examples
@@ -27,6 +28,7 @@ class Job:
     chats: list[Any]
     references: list[int]
     args: BenchmarkArguments
+    batches: list[Batch] = field(default_factory=list)  # that ours has formed
 
 
 def make_job(args: BenchmarkArguments, settings: Settings, test: Examples) -> Job:
@@ -52,13 +54,24 @@ def summarise_once(settings: Settings, job: Job, summarise: Callable[[PreTrained
     return {"dialogues_per_second": dialogues / seconds, "seconds": seconds} | peak
 
 
+def floor_dialogues_per_second(settings: Settings, job: Job) -> float | None:
+    """Speed of the matrix products alone of the batches that ours has formed; None for a quantised model."""
+    if settings.model.load_in_4bit or settings.model.load_in_8bit:
+        return None
+    model = load_model(settings.model).to(torch.accelerator.current_accelerator() or "cpu")
+    return len(job.chats) / generation_floor(model, job.batches)
+
+
 def with_ours(model: PreTrainedModel, job: Job) -> int:
-    """Like the other systems, return how many dialogues were summarised."""
+    """Like the other systems, return how many dialogues were summarised. The batches are kept in `job`."""
     tokenizer, args = job.tokenizer, job.args
     ids = chat_template.render_batch(tokenizer, job.chats, add_generation_prompt=True)
     stop_ids = prompts.stop_token_ids(tokenizer, model.generation_config)
     config = generation_config(tokenizer, stop_ids, args.max_new_tokens)
-    batches = generate_batches(model, tokenizer, ids, config, max_batch_tokens=args.max_batch_tokens)
+    batches = list(generate_batches(model, tokenizer, ids, config, max_batch_tokens=args.max_batch_tokens))
+    job.batches = [
+        Batch.of([ids[i] for i, _ in batch], [one.completion_tokens or 0 for _, one in batch]) for batch in batches
+    ]
     return sum(map(len, batches))
 
 

@@ -24,5 +24,10 @@ def test_every_system_summarises_every_dialogue(chatml_tokenizer: PreTrainedToke
     model = tiny_model(chatml_tokenizer).eval()
     args = BenchmarkArguments(max_new_tokens=2)
     chats = [[{"role": "user", "content": text}] for text in ("a", "a longer one", "b")]
+    job = Job(copy.deepcopy(chatml_tokenizer), chats, [1, 1, 1], args)
     for work in (with_ours, with_pipeline):
-        assert work(model, Job(copy.deepcopy(chatml_tokenizer), chats, [1, 1, 1], args)) == 3
+        assert work(model, job) == 3
+    (batch,) = job.batches
+    assert len(batch.prompts) == 3
+    assert batch.shared > 2
+    assert set(batch.written) <= {1, 2}

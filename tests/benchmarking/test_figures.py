@@ -18,7 +18,7 @@ def fail() -> Figures:
 
 
 def test_systems_run_in_turn_and_one_that_fails_is_not_run_again() -> None:
-    comparison, order = Comparison(), []
+    comparison, order = Comparison(COLUMNS), []
     for turn, system in comparison.turns(2, ["ours", "other", "third"]):
         order.append((turn, system))
         comparison.measure(system, fail if system == "other" else dict)
@@ -33,9 +33,9 @@ def test_ratios_are_of_medians() -> None:
         return [{"tokens_per_second": speed} for speed in speeds]
 
     figures = {"ours": [*runs(60, 100), {"tokens_per_second": 90, "eval_loss": 2.0}], "trl sft": runs(10, 31, 30)}
-    comparison = Comparison(figures | {"vllm": []}, {"vllm": "no kernel"})
-    assert comparison.ratios(COLUMNS, 120.0) == pytest.approx({"trl sft": 3.0, "floor": 0.75})
-    assert comparison.table("speed", COLUMNS, 120.0).rows == [
+    comparison = Comparison(COLUMNS, figures | {"vllm": []}, {"vllm": "no kernel"}, floor=120.0)
+    assert comparison.ratios() == pytest.approx({"trl sft": 3.0, "floor": 0.75})
+    assert comparison.table("speed").rows == [
         ["ours", "90", "2.0", ""],
         ["trl sft", "30", "", "3.00 x"],
         ["vllm", "failed", "", ""],

@@ -69,6 +69,7 @@ def test_it_measures_every_system(recipe: Recipe, config: Callable[..., str], tm
         assert {"tokens_per_second", "start_up_seconds", "memory_gib", "eval_loss"} <= runs[0].keys()
     assert set(record["generation"]) == {"ours", "pipeline", "tutorial loop"}
     assert set(record["ratios"]["training"]) == {"trl sft", "floor"}
+    assert set(record["ratios"]["generation"]) == {"pipeline", "tutorial loop", "floor"}
 
 
 def test_rows_are_those_of_train_file(
