@@ -8,9 +8,9 @@ and batch size, learning rate and schedule, else its defaults (float32 weights u
 checkpointing). Tokens do not include padding. The first step, which allocates and warms up, is not measured. Start-up
 is from the command to the first step.
 
-Generation with the base model, greedy: this package; `pipeline("text-generation", batch_size=16)` in the same dtype
-over the same prompts; and the tutorial's loop: float32, a row at a time, a row for each reference, like the hub's
-DialogSum. Dialogues are counted, not rows.
+Generation with the base model or an adapter, greedy: this package; `pipeline("text-generation", batch_size=16)` in the
+same dtype over the same prompts, with the adapter merged; and the tutorial's loop: float32, a row at a time, a row for
+each reference, like the hub's DialogSum. Dialogues are counted, not rows.
 
 The systems run in turn (A B A B); the tables have the medians. Memory is the peak of the process, or of the GPU.
 """
@@ -45,27 +45,28 @@ def main() -> None:
     (args,) = parse((BenchmarkArguments,))
     types = (ScriptArguments, SFTConfig, ModelConfig, DataArguments, TrainArguments)
     settings = Settings(*parse(types, ["--config", args.recipe_config], defaults=training_defaults))
-    args.check()
+    args.check(settings.model)
 
     # 2. Rows, as recipes/sft.py and recipes/eval.py read them
-    data = settings.training_data()
+    data = settings.training_data() if args.max_steps else None
     test = settings.test_data(args.dialogues) if args.dialogues else None
-    validation = None if args.quick or test is None else data.validation
 
     # 3. Train with each system in turn, each run in a process of its own; then the matrix products of a step alone
     training, generation = Comparison(TRAINING), Comparison(GENERATION)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        commands = training_commands(args, settings, data.train.examples, folder)
-        for turn, system in training.turns(args.rounds, commands):
-            console.print(f"round {turn}: training with {system} ...")
-            split = validation if turn == 1 else None
-            training.measure(system, partial(train_once, settings, commands[system], folder, split))
-        if args.profile:
-            console.print("profiling a training step of ours ...")
-            show_profile(settings, commands["ours"], folder)
-    console.print("the matrix products of a training step alone ...")
-    training.floor = floor_tokens_per_second(settings, data.train.rows, args.rounds)
+    if data is not None:
+        validation = None if args.quick or test is None else data.validation
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            commands = training_commands(args, settings, data.train.examples, folder)
+            for turn, system in training.turns(args.rounds, commands):
+                console.print(f"round {turn}: training with {system} ...")
+                split = validation if turn == 1 else None
+                training.measure(system, partial(train_once, settings, commands[system], folder, split))
+            if args.profile:
+                console.print("profiling a training step of ours ...")
+                show_profile(settings, commands["ours"], folder)
+        console.print("the matrix products of a training step alone ...")
+        training.floor = floor_tokens_per_second(settings, data.train.rows, args.rounds)
 
     # 4. Summarise with each system in turn; then the matrix products of prefill and decoding alone
     if test is not None:
@@ -97,9 +98,11 @@ def show_results(args: BenchmarkArguments, training: Comparison, generation: Com
     failed = training.failed | generation.failed
     for system, reason in failed.items():
         console.print(f"{system}: {reason}", markup=False, soft_wrap=True)
-    console.print(training.table(f"training, {args.recipe_config}, {args.max_steps} steps x {args.rounds}"))
+    if training.figures:
+        console.print(training.table(f"training, {args.recipe_config}, {args.max_steps} steps x {args.rounds}"))
     if generation.figures:
-        title = f"generation, {args.dialogues} dialogues, {args.max_new_tokens} tokens at most"
+        model = "with the adapter" if args.adapter_path else "base model"
+        title = f"generation, {model}, {args.dialogues} dialogues, {args.max_new_tokens} tokens at most"
         console.print(generation.table(title))
     return {
         "training": training.figures,

@@ -13,9 +13,10 @@ from dialogsum_sft.data import chat_template, prompts
 from dialogsum_sft.data.examples import Examples
 from dialogsum_sft.generation.engine import generation_config
 from dialogsum_sft.generation.transformers_engine import generate_batches
-from dialogsum_sft.modeling import load_model, load_tokenizer
+from dialogsum_sft.modeling import load_adapter, load_model, load_tokenizer
 
 import torch
+from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, pipeline
 from trl import ModelConfig
 
@@ -34,7 +35,8 @@ class Job:
 def make_job(args: BenchmarkArguments, settings: Settings, test: Examples) -> Job:
     rows = test.rows.to_list()
     chats = [settings.prompt.messages(row["dialogue"])["prompt"] for row in rows]
-    return Job(load_tokenizer(settings.model), chats, [len(row["references"]) for row in rows], args)
+    tokenizer = load_tokenizer(settings.model, adapter_path=args.adapter_path)
+    return Job(tokenizer, chats, [len(row["references"]) for row in rows], args)
 
 
 def generation_runs(settings: Settings, job: Job) -> dict[str, Callable[[], Figures]]:
@@ -44,14 +46,29 @@ def generation_runs(settings: Settings, job: Job) -> dict[str, Callable[[], Figu
 
 
 def summarise_once(settings: Settings, job: Job, summarise: Callable[[PreTrainedModel, Job], int]) -> Figures:
-    dtype = "float32" if summarise is with_tutorial_loop else settings.model.dtype
-    model = load_model(ModelConfig(**vars(settings.model) | {"dtype": dtype}))
-    model = model.to(torch.accelerator.current_accelerator() or "cpu").eval()
+    model = load(settings, job.args.adapter_path, summarise)
     with peak_memory() as peak:
         started = time.perf_counter()
         dialogues = summarise(model, job)
         seconds = time.perf_counter() - started
     return {"dialogues_per_second": dialogues / seconds, "seconds": seconds} | peak
+
+
+def load(
+    settings: Settings, adapter_path: str | None, summarise: Callable[[PreTrainedModel, Job], int]
+) -> PreTrainedModel | PeftModel:
+    """The model as a system loads it, with the adapter if there is one: merged for `pipeline`, which takes no PEFT
+    model, and beside the base in PEFT's own layers for the tutorial's loop, in float32.
+    """
+    dtype = "float32" if summarise is with_tutorial_loop else settings.model.dtype
+    model = load_model(ModelConfig(**vars(settings.model) | {"dtype": dtype}))
+    model = model.to(torch.accelerator.current_accelerator() or "cpu")
+    if adapter_path is not None and summarise is with_ours:
+        model = load_adapter(model, adapter_path)
+    elif adapter_path is not None:
+        model = PeftModel.from_pretrained(model, adapter_path, autocast_adapter_dtype=False)
+        model = model.merge_and_unload() if summarise is with_pipeline else model
+    return model.eval()
 
 
 def floor_dialogues_per_second(settings: Settings, job: Job) -> float | None:

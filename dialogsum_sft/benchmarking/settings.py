@@ -7,7 +7,7 @@ from dialogsum_sft.arguments import DataArguments, TrainArguments
 from dialogsum_sft.data import prompts
 from dialogsum_sft.data.examples import Examples
 from dialogsum_sft.data.training_data import TrainingData, first_examples, load_evaluation, load_training_data
-from dialogsum_sft.modeling import length_limit, load_config, load_generation_config, load_tokenizer
+from dialogsum_sft.modeling import check_adapter, length_limit, load_config, load_generation_config, load_tokenizer
 
 from transformers.hf_argparser import HfArg
 from trl import ModelConfig, ScriptArguments, SFTConfig
@@ -17,12 +17,15 @@ from trl import ModelConfig, ScriptArguments, SFTConfig
 class BenchmarkArguments:
     recipe_config: str = HfArg(default="quickstart", help="Config of recipes/sft.py: a file, or a name in configs/.")
     rounds: int = HfArg(default=2, help="How often each system is run, in turn.")
-    max_steps: int = HfArg(default=8, help="Training steps of a run.")
+    max_steps: int = HfArg(default=8, help="Training steps of a run; 0: only the speed of generation.")
     dialogues: int = HfArg(
         default=24, help="Dialogues to summarise, the first of the test split; 0: only the speed of training."
     )
     tutorial_dialogues: int = HfArg(
         default=4, help="Of these, so many evenly spread ones for the tutorial's slow loop."
+    )
+    adapter_path: str | None = HfArg(
+        default=None, help="Adapter to summarise with. Default: the base model alone summarises."
     )
     max_new_tokens: int = HfArg(default=80, help="Longest summary, in tokens.")
     max_batch_tokens: int = HfArg(default=16384, help="Size of this package's generation batch.")
@@ -42,15 +45,18 @@ class BenchmarkArguments:
     )
     output: str | None = HfArg(default=None, help="JSON file for the figures.")
 
-    def check(self) -> None:
-        """Shorten what is `quick`. Raises InputError for values that cannot work."""
-        if self.max_steps < 2:
-            raise InputError(f"--max_steps {self.max_steps}: the first step is not measured, so give 2 or more")
+    def check(self, model_args: ModelConfig) -> None:
+        """Shorten what is `quick`. Raises InputError for values that cannot work with this model."""
+        if self.max_steps < 2 and self.max_steps != 0:
+            raise InputError(f"--max_steps {self.max_steps}: the first step is not measured, so give 2 or more, or 0")
         for option, least in (("rounds", 1), ("dialogues", 0), ("tutorial_dialogues", 1)):
             if getattr(self, option) < least:
                 raise InputError(f"--{option} {getattr(self, option)}: give {least} or more")
         if self.quick:
-            self.rounds, self.max_steps, self.dialogues, self.tutorial_dialogues = 1, 2, 8, 1
+            self.rounds, self.dialogues, self.tutorial_dialogues = 1, min(self.dialogues, 8), 1
+            self.max_steps = min(self.max_steps, 2)
+        if self.adapter_path is not None:
+            check_adapter(self.adapter_path, str(model_args.model_name_or_path))
 
 
 @dataclass

@@ -96,6 +96,8 @@ def test_rows_are_those_of_train_file(
 def test_values_that_cannot_work_are_refused(
     recipe: Recipe, capsys: pytest.CaptureFixture[str], config: Callable[..., str]
 ) -> None:
-    for option, least in (("max_steps=1", "2"), ("rounds=0", "1"), ("dialogues=-1", "0")):
+    faults = {"max_steps=1": "give 2 or more, or 0", "rounds=0": "give 1 or more", "dialogues=-1": "give 0 or more"}
+    faults |= {"adapter_path=nowhere": "no adapter in nowhere: there is no such folder"}
+    for option, fault in faults.items():
         line = fails(recipe, capsys, "benchmark", f"--recipe_config={config()}", f"--{option}")
-        assert line.endswith(f"give {least} or more")
+        assert line.endswith(fault)
