@@ -9,10 +9,11 @@ checkpointing). Tokens do not include padding. The first step, which allocates a
 is from the command to the first step.
 
 Generation with the base model or an adapter, greedy: this package; `pipeline("text-generation", batch_size=16)` in the
-same dtype over the same prompts, with the adapter merged; and the tutorial's loop: float32, a row at a time, a row for
-each reference, like the hub's DialogSum. Dialogues are counted, not rows.
+same dtype over the same prompts, with the adapter merged; the tutorial's loop: float32, a row at a time, a row for
+each reference, like the hub's DialogSum; and, if asked, vLLM in a process of its own. Dialogues are counted, not rows.
 
-The systems run in turn (A B A B); the tables have the medians. Memory is the peak of the process, or of the GPU.
+The systems run in turn (A B A B); the tables have the medians, and as a floor the speed of the matrix products alone.
+Memory is the peak of the process, or of the GPU.
 """
 
 import tempfile

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import statistics
 import subprocess
 import threading
@@ -87,29 +88,40 @@ def figures_of(command: list[str], result: Path, name: str) -> Figures:
     if done.returncode != 0 or not result.is_file():
         lines = done.stderr.strip().splitlines() or ["no message"]
         reasons = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        raise InputError(f"{name} failed: {(reasons or lines)[-1]}")
+        reason = (reasons or lines)[-1]
+        if "root cause" in reason:  # is what vLLM says of its own processes, which log theirs to standard output
+            reason = (re.findall(r"\w+Error: .+", done.stdout) or [reason])[-1]
+        raise InputError(f"{name} failed: {reason}")
     return json.loads(result.read_text(encoding="utf-8"))
 
 
 @contextlib.contextmanager
-def peak_memory() -> Iterator[Figures]:
+def peak_memory(*, children: bool = False) -> Iterator[Figures]:
     """Measure the peak within a `with` block, as `memory_gib`: of the GPU where there is one, else of this process.
 
-    The resident memory of the process is read every 10 ms, which misses shorter peaks.
+    The resident memory is read every 10 ms, which misses shorter peaks. With the `children` that this process has it
+    is the sum; what they take of a GPU is not known here.
     """
-    figures, done, process = {"memory_gib": 0.0}, threading.Event(), psutil.Process()
+    figures: Figures = {}
+    done, process = threading.Event(), psutil.Process()
+    processes = [process, *(process.children(recursive=True) if children else [])]
 
     def read() -> None:
         while not done.wait(0.01):
-            figures["memory_gib"] = max(figures["memory_gib"], process.memory_info().rss / 2**30)
+            with contextlib.suppress(psutil.NoSuchProcess):  # a child has ended
+                memory = sum(process.memory_info().rss for process in processes) / 2**30
+                figures["memory_gib"] = max(figures.get("memory_gib", 0.0), memory)
 
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         yield figures
-        figures["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        if not children:
+            figures["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         return
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
-    yield figures
-    done.set()
-    reader.join()
+    try:
+        yield figures
+    finally:
+        done.set()
+        reader.join()

@@ -1,4 +1,4 @@
-"""Ways to summarise dialogues with a model in this process, greedily."""
+"""Ways to summarise dialogues greedily: with a model in this process, and with vLLM in one of its own."""
 
 import time
 from collections.abc import Callable
@@ -6,14 +6,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from dialogsum_sft.arguments import json_option
 from dialogsum_sft.benchmarking.figures import OURS, Figures, peak_memory
 from dialogsum_sft.benchmarking.floors import Batch, generation_floor
 from dialogsum_sft.benchmarking.settings import BenchmarkArguments, Settings
+from dialogsum_sft.benchmarking.vllm_process import vllm_once
 from dialogsum_sft.data import chat_template, prompts
 from dialogsum_sft.data.examples import Examples
 from dialogsum_sft.generation.engine import generation_config
 from dialogsum_sft.generation.transformers_engine import generate_batches
-from dialogsum_sft.modeling import load_adapter, load_model, load_tokenizer
+from dialogsum_sft.modeling import load_adapter, load_generation_config, load_model, load_tokenizer
 
 import torch
 from peft import PeftModel
@@ -42,7 +44,12 @@ def make_job(args: BenchmarkArguments, settings: Settings, test: Examples) -> Jo
 def generation_runs(settings: Settings, job: Job) -> dict[str, Callable[[], Figures]]:
     """A call for each system, which summarises once and returns its figures; loading the model is not measured."""
     systems = {OURS: with_ours, "pipeline": with_pipeline, "tutorial loop": with_tutorial_loop}
-    return {name: partial(summarise_once, settings, job, summarise) for name, summarise in systems.items()}
+    runs: dict[str, Callable[[], Figures]] = {
+        name: partial(summarise_once, settings, job, summarise) for name, summarise in systems.items()
+    }
+    if "vllm" in job.args.peers:
+        runs["vLLM"] = partial(with_vllm, settings, job)
+    return runs
 
 
 def summarise_once(settings: Settings, job: Job, summarise: Callable[[PreTrainedModel, Job], int]) -> Figures:
@@ -90,6 +97,15 @@ def with_ours(model: PreTrainedModel, job: Job) -> int:
         Batch.of([ids[i] for i, _ in batch], [one.completion_tokens or 0 for _, one in batch]) for batch in batches
     ]
     return sum(map(len, batches))
+
+
+def with_vllm(settings: Settings, job: Job) -> Figures:
+    ids = chat_template.render_batch(job.tokenizer, job.chats, add_generation_prompt=True)
+    stop_ids = prompts.stop_token_ids(job.tokenizer, load_generation_config(settings.model))
+    args = job.args
+    kwargs = json_option("vllm_kwargs", args.vllm_kwargs)
+    python, longest, adapter = str(args.vllm_python), args.max_new_tokens, args.adapter_path
+    return vllm_once(python, settings.model, ids, stop_ids, longest, adapter, kwargs)
 
 
 def with_pipeline(model: PreTrainedModel, job: Job) -> int:

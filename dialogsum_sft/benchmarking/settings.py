@@ -3,7 +3,8 @@
 from dataclasses import dataclass, replace
 
 from dialogsum_sft import InputError
-from dialogsum_sft.arguments import DataArguments, TrainArguments
+from dialogsum_sft.arguments import DataArguments, TrainArguments, json_option
+from dialogsum_sft.benchmarking.vllm_process import interpreter_with_vllm
 from dialogsum_sft.data import prompts
 from dialogsum_sft.data.examples import Examples
 from dialogsum_sft.data.training_data import TrainingData, first_examples, load_evaluation, load_training_data
@@ -40,8 +41,18 @@ class BenchmarkArguments:
     )
     peers: list[str] = HfArg(
         default_factory=list,
-        help="More systems: trl_tuned, `trl sft` with bf16 weights, no activation checkpointing and no dropout.",
-        metadata={"choices": ["trl_tuned"]},
+        help="More systems: trl_tuned, `trl sft` with bf16 weights, no activation checkpointing and no dropout; vllm.",
+        metadata={"choices": ["trl_tuned", "vllm"]},
+    )
+    vllm_python: str | None = HfArg(
+        default=None,
+        help="Interpreter of an environment with vLLM and this package, for --peers vllm. Default: "
+        ".venv-vllm/bin/python, which make test-vllm sets up, if it exists, else this one.",
+    )
+    vllm_kwargs: str | None = HfArg(
+        default=None,
+        help="More arguments of vllm.LLM as JSON. Default: without a GPU 2 GiB for keys and values, "
+        '{"kv_cache_memory_bytes": 2147483648}; vLLM would take most of the memory.',
     )
     output: str | None = HfArg(default=None, help="JSON file for the figures.")
 
@@ -57,6 +68,9 @@ class BenchmarkArguments:
             self.max_steps = min(self.max_steps, 2)
         if self.adapter_path is not None:
             check_adapter(self.adapter_path, str(model_args.model_name_or_path))
+        json_option("vllm_kwargs", self.vllm_kwargs)
+        if "vllm" in self.peers:
+            self.vllm_python = interpreter_with_vllm(self.vllm_python)
 
 
 @dataclass

@@ -48,6 +48,10 @@ def test_ratios_are_of_medians() -> None:
     [
         ("raise SystemExit('bad\\nworse')", "it failed: worse"),
         ("raise SystemExit('error: no memory\\nsome noise')", "it failed: no memory"),
+        (
+            "print('ValueError: too few'); raise SystemExit('error: See root cause above')",
+            "it failed: ValueError: too few",
+        ),
         ("", "it failed: no message"),  # and no figures
     ],
 )

@@ -101,3 +101,20 @@ def test_values_that_cannot_work_are_refused(
     for option, fault in faults.items():
         line = fails(recipe, capsys, "benchmark", f"--recipe_config={config()}", f"--{option}")
         assert line.endswith(fault)
+
+
+def test_a_vllm_that_fails_is_a_row(
+    recipe: Recipe, config: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A stand-in for an interpreter finds vLLM and cannot run it; generation alone is measured."""
+    python, out = tmp_path / "python", tmp_path / "figures.json"
+    python.write_text("#!/bin/sh\ncase $2 in -c) ;; *) echo 'error: no memory' >&2; exit 2;; esac\n")
+    python.chmod(0o755)
+    words = ["--max_steps=0", "--dialogues=1", "--tutorial_dialogues=1", "--max_new_tokens=2", f"--output={out}"]
+    words += ["--rounds=1", "--peers=vllm", f"--vllm_python={python}"]
+    recipe("benchmark", f"--recipe_config={config()}", *words)
+    record = json.loads(out.read_text())
+    assert record["training"] == {}
+    assert record["failed"] == {"vLLM": "vLLM failed: no memory"}
+    assert [len(runs) for runs in record["generation"].values()] == [1, 1, 1, 0]
+    assert "vLLM failed: no memory" in capsys.readouterr().out
