@@ -68,16 +68,18 @@ def unpad(input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> tuple[di
     return inputs | {"segments": (shared, *(length - shared for length in lengths))}, index
 
 
+def shared_beginning(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all prompts begin with alike."""
+    return next((n for n, ids in enumerate(zip(*prompts, strict=False)) if len(set(ids)) > 1), min(map(len, prompts)))
+
+
 def prefill(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> DynamicCache:
     """Keys and values of all but the last token of each prompt, padded on the left, for `generate` to continue.
 
     Call it without gradients, on a model for which `can_unpad` is true.
     """
     lengths = [len(prompt) - 1 for prompt in prompts]
-    shared = 0
-    if len(prompts) > 1:
-        shared = next((n for n, ids in enumerate(zip(*prompts, strict=False)) if len(set(ids)) > 1), min(lengths))
-        shared = min(shared, *lengths)
+    shared = min(shared_beginning(prompts), *lengths) if len(prompts) > 1 else 0
     ids, positions = list(prompts[0][:shared]), list(range(shared))
     width = max(lengths)
     index = torch.zeros(len(prompts), width, dtype=torch.long)  # the place of each token; padding is masked
