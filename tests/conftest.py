@@ -3,6 +3,7 @@
 import gc
 import importlib.util
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from fake_endpoint import Server, answer, serving
 from ranks import ForkedSft
 from sft_runs import Sft, sft_args
 
+import jinja2
 import pytest
 import torch
 from hypothesis import settings
@@ -38,6 +40,11 @@ Recipe = Callable[..., None]
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.register_profile("random", deadline=None)
 settings.load_profile("same")
+
+# What the tests write need not survive a power cut; to wait for the disk a dozen times a checkpoint takes minutes.
+os.fsync = os.fstat
+# PEFT compiles the template of its model card at each save, which takes as long as a step of a tiny model.
+jinja2.Environment.compile = cache(jinja2.Environment.compile)
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"

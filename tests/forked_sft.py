@@ -11,6 +11,7 @@ torchrun, and a second later SIGKILL. A start imports nothing, so that dozens of
 """
 
 import atexit
+import gc
 import importlib.util
 import json
 import os
@@ -31,6 +32,7 @@ if importlib.util.find_spec("deepspeed"):
     os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed  # noqa: F401, PLC0415
 recipe = recipe_module("sft")
+gc.freeze()  # as in conftest.py: the processes do not collect, and so copy, what they share
 
 
 def train(request: dict[str, Any], environment: dict[str, str]) -> None:

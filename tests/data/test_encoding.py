@@ -154,7 +154,7 @@ def test_preparation_takes_about_half_of_trls_time(chatml_tokenizer: PreTrainedT
     sample = Dataset.from_list(
         [
             {"id": f"r_{n}", "dialogue": f"#Person1#: Number {n}.\n" + LONG[:800], "summary": f"They count to {n}."}
-            for n in range(3000)
+            for n in range(1500)
         ]
     )
     messages = sample.map(
@@ -172,7 +172,7 @@ def test_preparation_takes_about_half_of_trls_time(chatml_tokenizer: PreTrainedT
         trainer = SFTTrainer(model, args, train_dataset=messages, processing_class=chatml_tokenizer)
         theirs.append(time.process_time() - start)
         enable_caching()
-        assert len(trainer.train_dataset) == len(rows) == 3000
+        assert len(trainer.train_dataset) == len(rows) == 1500
     assert min(theirs) > 1.6 * min(ours), f"ours {ours} s, TRL's {theirs} s"
 
 

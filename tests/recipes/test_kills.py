@@ -34,8 +34,8 @@ def test_thirty_kills_do_not_change_the_weights(forked: ForkedSft, tmp_path: Pat
     options = DROPOUT | {"dataset_name": dataset, "max_length": 150, "num_train_epochs": 6, "save_total_limit": 2}
     options |= {"per_device_train_batch_size": 2}  # 18 steps
     chance = random.Random(0)
-    started = time.monotonic()
     forked.start(tmp_path / "whole", tmp_path / "log", **options)
+    started = time.monotonic()  # when the server has started, too
     assert forked.wait() == [0]
     seconds = time.monotonic() - started
     kills, in_saves, rounds = 0, 0, 0

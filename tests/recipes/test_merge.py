@@ -306,13 +306,13 @@ def test_qlora_trains_reloads_evaluates_and_merges_the_embedded_model(recipe: Re
     """nf4 on the CPU, with evaluations during training: there a forward in evaluation mode could break training."""
     quantised = ["--load_in_4bit=true", "--bnb_4bit_quant_type=nf4", "--use_bnb_nested_quant=true", "--dtype=bfloat16"]
     config = f"--config={ROOT / 'recipes' / 'configs' / 'quickstart.yaml'}"
-    more = ["--max_steps=4", "--eval_strategy=steps", "--eval_steps=2", "--max_eval_samples=1", "--max_length=256"]
+    more = ["--max_steps=2", "--eval_strategy=steps", "--eval_steps=1", "--max_eval_samples=1", "--max_length=256"]
     recipe("sft", config, f"--output_dir={tmp_path}", *quantised, *more, "--per_device_train_batch_size=1")
     adapter = tmp_path / "adapter"
     weights = load_file(adapter / "adapter_model.safetensors")
     assert all(weight.abs().max() > 0 for weight in weights.values())  # every B moved from its zeros
     base_args = evaluation_args("embedded", tmp_path, f"--adapter_path={adapter}", *quantised)
-    recipe("eval", *base_args, "--max_eval_samples=2", "--max_length=256")
+    recipe("eval", *base_args, "--max_eval_samples=1", "--max_length=256")
     metrics = [json.loads((tmp_path / f"eval-{name}/metrics.json").read_text()) for name in ("base", "tuned")]
     assert all(one["model"]["load_in_4bit"] for one in metrics)
     predictions = [(tmp_path / f"eval-{name}/predictions.jsonl").read_text() for name in ("base", "tuned")]

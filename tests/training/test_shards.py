@@ -172,44 +172,41 @@ def measured_folder(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path_factory:
 @pytest.mark.slow
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="measures trainings on the CPU")
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").is_file(), reason="reads the peak from /proc")
-def test_the_measured_peaks_of_two_ranks(measured_folder: Path, tmp_path: Path) -> None:
+def test_the_measured_peaks_of_two_ranks(forked: ForkedSft, measured_folder: Path, tmp_path: Path) -> None:
     """Full fine-tuning, whose states are most of the memory; a row of 230 to 256 tokens a step.
 
     Under LoRA, and with short rows, what libraries allocate at their first use (about 30 MiB) is no small share.
     """
-    server = ForkedSft(measured_folder)
-    try:
-        for name in ("ddp", "fsdp2", *(["zero3"] if importlib.util.find_spec("deepspeed") else [])):
-            log, facts = tmp_path / f"{name}.log", tmp_path / f"{name}-"
-            server.start(
-                tmp_path / name,
-                log,
-                config=name,
-                faults={"facts": str(facts), "memory": True},
-                use_peft=False,
-                dtype="float32",
-                max_length=256,
-                per_device_train_batch_size=1,
-                max_steps=2,
-                save_strategy="no",
-            )
-            assert server.wait() == [0, 0], text_of(log)[-5000:]
-            args, training = (
-                ModelConfig(dtype="float32"),
-                SFTConfig(
-                    output_dir="unused",
-                    bf16=False,
-                    use_cpu=True,
-                    report_to="none",
-                    activation_checkpointing=False,
-                ),
-            )
-            model = memory.meta_model(LlamaConfig.from_pretrained(measured_folder), args, device="cpu")
-            shape = {"rows": 1, "length": 256, "supervised": 40, "device": "cpu"}
-            found = memory.estimate(model, args, training, sharding=sharding_of(config_path(name), 2), **shape)
-            expected = found.total - found.overhead  # freed memory goes back to the system at once in these ranks
-            for rank in (0, 1):
-                measured = json.loads(Path(f"{facts}{rank}").read_text())
-                assert expected == pytest.approx(measured["peak"] - measured["before"], rel=0.15), name
-    finally:
-        server.close()
+    for name in ("ddp", "fsdp2", *(["zero3"] if importlib.util.find_spec("deepspeed") else [])):
+        log, facts = tmp_path / f"{name}.log", tmp_path / f"{name}-"
+        forked.start(
+            tmp_path / name,
+            log,
+            config=name,
+            model_name_or_path=measured_folder,
+            faults={"facts": str(facts), "memory": True},
+            use_peft=False,
+            dtype="float32",
+            max_length=256,
+            per_device_train_batch_size=1,
+            max_steps=2,
+            save_strategy="no",
+        )
+        assert forked.wait() == [0, 0], text_of(log)[-5000:]
+        args, training = (
+            ModelConfig(dtype="float32"),
+            SFTConfig(
+                output_dir="unused",
+                bf16=False,
+                use_cpu=True,
+                report_to="none",
+                activation_checkpointing=False,
+            ),
+        )
+        model = memory.meta_model(LlamaConfig.from_pretrained(measured_folder), args, device="cpu")
+        shape = {"rows": 1, "length": 256, "supervised": 40, "device": "cpu"}
+        found = memory.estimate(model, args, training, sharding=sharding_of(config_path(name), 2), **shape)
+        expected = found.total - found.overhead  # freed memory goes back to the system at once in these ranks
+        for rank in (0, 1):
+            measured = json.loads(Path(f"{facts}{rank}").read_text())
+            assert expected == pytest.approx(measured["peak"] - measured["before"], rel=0.15), name
