@@ -472,11 +472,11 @@ def test_several_processes_that_no_launcher_started_are_refused(
 
 @pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data/dialogsum is not here")
-def test_the_authors_dialogsum_files_need_no_config(recipe: Recipe, tmp_path: Path) -> None:
+def test_the_authors_dialogsum_files_need_no_config(recipe: Recipe, tiny_folder: Path, tmp_path: Path) -> None:
     """The authors' files: training on dev.jsonl and evaluation on test.jsonl with three references."""
-    args = training_args("embedded", tmp_path, f"--dataset_name={SHARED / 'dev.jsonl'}", "--dtype=bfloat16")
+    args = training_args(tiny_folder, tmp_path, f"--dataset_name={SHARED / 'dev.jsonl'}")
     recipe("sft", *args, "--max_train_samples=8")
-    args = evaluation_args("embedded", tmp_path, f"--dataset_name={SHARED / 'test.jsonl'}", "--dtype=bfloat16")
+    args = evaluation_args(tiny_folder, tmp_path, f"--dataset_name={SHARED / 'test.jsonl'}")
     recipe("eval", *args, f"--adapter_path={tmp_path / 'adapter'}")
     metrics = json.loads((tmp_path / "eval-tuned/metrics.json").read_text())
     assert (metrics["examples"], metrics["references"]) == (3, 9)
