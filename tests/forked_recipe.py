@@ -6,6 +6,7 @@ import faulthandler
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from conftest import recipe_module
 from dialogsum_sft.cli import run
 
 import torch
+from tqdm import tqdm
 
 
 @dataclass
@@ -93,8 +95,13 @@ def run_recipe(argv: list[str]) -> None:
 
 
 def leave(work: Callable[[], None]) -> NoReturn:
-    """Do the work of a forked process, and end it with the work's exit status."""
+    """Do the work of a forked process, and end it with the work's exit status.
+
+    Its progress bars have a lock of their own: tqdm's is shared by all forked processes, and stays locked when one is
+    killed that holds it.
+    """
     status = 1
+    tqdm.set_lock(threading.RLock())
     try:
         work()
         sys.stdout.flush()

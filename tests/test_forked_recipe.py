@@ -3,12 +3,14 @@
 import fcntl
 import gc
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 from forked_recipe import leave, replace_files_of_the_parent
 
 import torch
+from tqdm import tqdm
 
 
 def status_of(work: Callable[[], None]) -> int:
@@ -57,3 +59,13 @@ def test_a_lock_of_the_parent_is_free_when_the_parent_lets_go(tmp_path: Path) ->
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     for descriptor in (other, told, tell, wait, end):
         os.close(descriptor)
+
+
+def test_a_process_that_is_killed_in_a_progress_bar_locks_no_other() -> None:
+    def killed() -> None:
+        with tqdm.get_lock():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    tqdm.get_lock()  # makes it, before the processes are forked
+    assert status_of(killed) == -signal.SIGKILL
+    assert status_of(lambda: list(tqdm([1]))) == 0

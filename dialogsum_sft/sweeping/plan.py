@@ -54,7 +54,7 @@ class Plan:
     def evaluation_of(self, weights: Path, output_dir: Path) -> dict[str, Any]:
         """Options of recipes/eval.py that score an adapter/ or model/ of a run on the validation split."""
         option = "adapter_path" if weights.name == "adapter" else "model_name_or_path"
-        options = {option: str(weights), "evaluate_base": False, "num_examples": 0}
+        options = {option: str(weights), "evaluate_base": False, "num_examples": 0, "overwrite_output_dir": True}
         return options | self.evaluation | {"output_dir": str(output_dir)}
 
     def identity(self) -> dict[str, Any]:
