@@ -17,7 +17,7 @@ _IDENTITY = (
     *("lora_target_modules", "lora_target_parameters", "lora_modules_to_save", "use_dora", "use_rslora", "lora_alpha"),
     *("dtype", "load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "use_bnb_nested_quant", "sharded_by"),
 )
-_FACTS = {"base_model": "--model_name_or_path", "processes": "--num_processes", "sharded_by": "sharded by"}
+_FACTS = {"base_model": "--model_name_or_path", "processes": "--num_processes", "sharded_by": "sharding"}
 # Of these, the hashes: a message names the options that differ, or this where none of them does.
 _HASHES = {
     "data_fingerprint": "other training data under the same options",
@@ -164,7 +164,7 @@ class RunFolder:
         names = [name for name in identity if old.get(name) != self.run.get(name)]
         there, here = (
             {_FACTS.get(name, f"--{name}"): run.get(name) for name in names if name not in _HASHES}
-            for run in (old, self.run)
+            for run in (one | {"sharded_by": one.get("sharded_by") or "none"} for one in (old, self.run))
         )
         hashes = [name for name in names if name in _HASHES]
         named = differences(manifest["options"], self.options) if hashes and "options" in manifest else []

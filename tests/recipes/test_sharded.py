@@ -215,12 +215,12 @@ def test_the_best_checkpoint_is_kept_and_exported(trained: Trained, config: str)
     ("config", "other", "said", "resumes"),
     [
         ("fsdp2", ("fsdp2", 1), "processes 2 -> 1", True),
-        ("fsdp2", ("ddp", 2), "sharded_by FSDP -> None", False),
+        ("fsdp2", ("ddp", 2), "sharding FSDP there, none here", False),
         ("ddp", (None, 1), "processes 2 -> 1", True),
-        ("ddp", ("fsdp2", 2), "sharded_by None -> FSDP", False),
+        ("ddp", ("fsdp2", 2), "sharding none there, FSDP here", False),
         (None, ("ddp", 2), "processes 1 -> 2", True),
-        pytest.param("zero2", ("zero2", 1), "processes 2 -> 1", False, marks=needs_deepspeed),
-        pytest.param("zero2", ("zero3", 2), "sharded_by ZeRO-2 -> ZeRO-3", False, marks=needs_deepspeed),
+        pytest.param("zero2", ("zero2", 1), "--num_processes 2 there, 1 here", False, marks=needs_deepspeed),
+        pytest.param("zero2", ("zero3", 2), "sharding ZeRO-2 there, ZeRO-3 here", False, marks=needs_deepspeed),
     ],
 )
 def test_going_on_with_other_ranks(
