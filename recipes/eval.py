@@ -37,6 +37,7 @@ from dialogsum_sft.evaluation.consensus import consensus
 from dialogsum_sft.evaluation.matching import match_examples
 from dialogsum_sft.evaluation.prediction_columns import read_predictions
 from dialogsum_sft.evaluation.predictions import own_references
+from dialogsum_sft.evaluation.rouge import fingerprint
 from dialogsum_sft.evaluation.run_folders import finished_run, name_of_file
 from dialogsum_sft.evaluation.runs import Run, score_run
 from dialogsum_sft.evaluation.tokenizers import tokenizer_warnings
@@ -278,7 +279,7 @@ def score_file(
         Path(eval_args.output_dir),
         eval_args.prediction_column,
         strip_preamble=eval_args.strip_preamble,
-        summary_columns=data_args.summary_columns,
+        references=fingerprint([row["references"] for row in matched.rows])["references_sha256"],
         max_eval_samples=limit,
         rouge_tokenizer=None if eval_args.rouge_tokenizer == "default" else eval_args.rouge_tokenizer,
     )

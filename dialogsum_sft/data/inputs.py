@@ -131,7 +131,9 @@ def _checked(inputs: Inputs, args: DialogueArguments) -> Inputs:
     if counts.time_stamps:
         inputs.notes.append(f"{counts.time_stamps} {TIMES_STAY}")
     if counts.one_speaker:
-        inputs.notes.append(f"no speakers were found in {counts.one_speaker} of {len(inputs.rows)} dialogues")
+        without = [row["id"] for row in inputs.rows if not any(turn["speaker"] for turn in row["turns"])]
+        named = ", ".join(map(one_line, without[:3])) + (", ..." if without[3:] else "")
+        inputs.notes.append(f"no speakers were found in {len(without)} of {len(inputs.rows)} dialogues: {named}")
     if unknown := [
         name for name in named_fields(args) if not any(name in (row["fields"] or "") for row in inputs.rows)
     ]:

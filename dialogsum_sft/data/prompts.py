@@ -36,19 +36,21 @@ class PromptSettings:
     """What decides a prompt besides the dialogue and the tokenizer's chat template.
 
     `instruction` stands before the dialogue in the user's turn, or around it where it contains `{dialogue}`.
-    `rename_speakers` is applied by `encoding`, before `messages`. `template_kwargs` are arguments of the chat template
-    and hold the pinned date. run.json stores `record()`, and an evaluation reads it with `from_record`.
+    `rename_speakers` is applied by `encoding`, before `messages`; `drop_times` when dialogues are read.
+    `template_kwargs` are arguments of the chat template and hold the pinned date. run.json stores `record()`, and an
+    evaluation reads it with `from_record`.
     """
 
     instruction: str = INSTRUCTION
     system_prompt: str | None = None
     rename_speakers: bool = False
+    drop_times: bool = False
     template_kwargs: Mapping[str, Any] = field(default_factory=lambda: dict(TEMPLATE_KWARGS))
 
     @classmethod
     def from_arguments(cls, data_args: DialogueArguments) -> Self:
         instruction = INSTRUCTION if data_args.instruction is None else data_args.instruction
-        return cls(instruction, data_args.system_prompt, data_args.rename_speakers)
+        return cls(instruction, data_args.system_prompt, data_args.rename_speakers, data_args.drop_times)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:

@@ -15,6 +15,7 @@ from dialogsum_sft.data.examples import Examples, load_examples
 from dialogsum_sft.data.grouping import text_hash
 from dialogsum_sft.data.prompts import PromptSettings
 from dialogsum_sft.data.sources import in_folder, serves_both
+from dialogsum_sft.data.transcripts import dialogue_of
 
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
@@ -213,11 +214,14 @@ def _held_out(script_args: ScriptArguments, data_args: DataArguments, seed: int)
         raise InputError("--validation_share needs all dialogues, which a stream does not give: use --validation_file")
     name, split = _source(script_args, data_args, data_args.train_file), script_args.dataset_train_split
     rows = load_examples(script_args, data_args, split, file=name).rows
-    dialogues = list(dict.fromkeys(map(text_hash, rows["dialogue"])))
+    # Drawn by the text without time stamps, so that --drop_times holds out the same dialogues.
+    bare = {text_hash(row["dialogue"]): text_hash(dialogue_of(row).without_times().text) for row in rows}
+    dialogues = list(dict.fromkeys(bare.values()))
     count = max(1, round(share * len(dialogues)))
     if count == len(dialogues):
         raise InputError(f"--validation_share {share} of {count} dialogues in {name} leaves none to train on")
-    return drawn(dialogues, count, seed if data_args.validation_seed is None else data_args.validation_seed)
+    chosen = drawn(dialogues, count, seed if data_args.validation_seed is None else data_args.validation_seed)
+    return frozenset(own for own, digest in bare.items() if digest in chosen)
 
 
 def drawn(dialogues: Iterable[int], count: int, seed: int) -> frozenset[int]:

@@ -86,6 +86,13 @@ class _Matcher:
         parts = [row["prediction"].partition("\t") for row in predictions.rows] if predictions.is_text else []
         known = [bool(tab) and self._place(name.strip()) is not None for name, tab, _ in parts]
         if not any(known):
+            names = {name for name, tab, _ in parts if tab and re.fullmatch(r"\S*\d\S*", name)}
+            if parts and len(names) == len(parts):
+                few = ", ".join(example["id"] for example in self.chosen[:3])
+                raise InputError(
+                    f"{predictions.path}: each line begins with an id and a tab, such as {parts[0][0]}, none of them "
+                    f"of {self.dataset}, whose ids are {few}, ...: give those, or another --id_column"
+                )
             return
         if not all(known):
             other = predictions.rows[known.index(False)]["place"]

@@ -159,7 +159,7 @@ def difference_table(runs: Sequence[Run], differences: Sequence[Mapping[str, Com
         labels=2,
         note=f"Bold: p < 0.05. Bootstrap intervals and permutation tests of {resamples:,} resamples; p is Holm's over "
         f"the {count} tests of this table, the intervals are of each alone. "
-        + few_dialogues(len(runs[0].rows), count),
+        f"{few_dialogues(len(runs[0].rows), count)}".rstrip(),
     )
     for run, tests in zip(runs[1:], differences, strict=True):
         for number, (kind, test) in enumerate(tests.items()):

@@ -127,6 +127,18 @@ def test_a_share_does_not_depend_on_the_order_or_the_format(
     assert one == other == table
 
 
+def test_a_share_does_not_depend_on_the_time_stamps(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    rows = [
+        row | {"dialogue": f"12/3/24, 14:1{n % 9} - Ann: hi {n}\n12/3/24, 14:19 - Bo: yo"}
+        for n, row in enumerate(talks(20))
+    ]
+    path, share = one_file(tmp_path, rows), {"validation_share": 0.2}
+    one = ids(load(chatml_tokenizer, path, data=share, evaluates=True))
+    other = ids(load(chatml_tokenizer, path, data=share | {"drop_times": True}, evaluates=True))
+    assert one == other
+    assert len(one[1]) == 4
+
+
 def test_rows_of_a_dialogue_stay_together(chatml_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     rows = [
         row | {"id": f"{row['id']}_{n}", "summary": f"{row['summary']} {n}"} for n in (1, 2, 3) for row in talks(10)

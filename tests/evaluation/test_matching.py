@@ -56,6 +56,11 @@ def test_lines_of_id_tab_and_summary_are_matched_by_id(match, order):
     assert matched.notes == ["p.txt: its lines are read as id, tab and summary"]
 
 
+def test_lines_of_ids_that_the_dataset_lacks_are_refused(match):
+    with pytest.raises(InputError, match="such as dlg-0, none of them of .*, whose ids are test_0, test_1, test_2, "):
+        match("".join(f"dlg-{i}\t{text}\n" for i, text in enumerate(SUMMARIES)), "p.txt")
+
+
 def test_a_tab_after_other_words_stays_in_the_summary(match):
     assert predictions(match("Zero:\ta.\nOne:\tb.\nTwo:\tc.\n", "p.txt")) == ["Zero:\ta.", "One:\tb.", "Two:\tc."]
 

@@ -109,5 +109,6 @@ def test_a_file_scored_in_another_way_has_a_folder_of_its_own(tmp_path: Path) ->
     assert name_of_file(path, tmp_path)[0] == "bart"
     assert name_of_file(path, tmp_path, strip_preamble=True)[0] == "bart-stripped"
     assert name_of_file(path, tmp_path, max_eval_samples=5)[0] == "bart-2"
+    assert name_of_file(path, tmp_path, references="abc")[0] == "bart-2"
     assert name_of_file(path, tmp_path, max_eval_samples=None)[0] == "bart"
     assert name_of_file(tmp_path / "base-stripped.txt", tmp_path)[0] == "base-stripped-file"
