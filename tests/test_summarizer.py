@@ -18,6 +18,7 @@ from fake_endpoint import Server, answer, serving
 import numpy as np
 import pandas
 import pytest
+from datasets import Dataset
 
 TEXT = "Mila: The boat leaves at six.\nOren: Then I set the alarm for five."
 TURNS = [{"speaker": "Mila", "text": "The boat leaves at six."}, {"from": "Oren", "text": "Then I set the alarm."}]
@@ -114,6 +115,9 @@ def test_a_dialogue_that_an_endpoint_refuses_is_an_error_or_a_record(server: Ser
         (["Ann: Hi.", __file__], "is a path, not a dialogue"),
         (b"Mila: Hello.", "bytes is no dialogue"),
         ([{"id": 1, "dialogue": TEXT}], r"rows with the column dialogue, not turns: give \[row\['dialogue'\] for row"),
+        ([{"ticket": 1, "transcript": TEXT, "agent": "Bo"}], "rows with the column transcript, not turns"),
+        (Dataset.from_dict({"transcript": [TEXT], "agent": ["Bo"]}), "Dataset is a table: give its column with the"),
+        ("calls/none.txt", "'calls/none.txt' is a path, not a dialogue, and no such file is there"),
         (pandas.DataFrame({"dialogue": [TEXT]}), "DataFrame is a table: give its column with the dialogues"),
     ],
 )

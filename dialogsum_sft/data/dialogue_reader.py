@@ -104,6 +104,9 @@ def _is_stored(text: str, whole: bool = False) -> bool:
         return not whole
 
 
+_LABELLED = re.compile(r"^[^\n:]{1,40}:\s.*\n[^\n:]{1,40}:\s")  # two lines "Name: text"
+
+
 def dialogues_of(value: Any) -> tuple[list[Any], bool]:
     """The dialogues of a value, and whether it is one alone: a text, an object, or turns (objects or tuples).
 
@@ -114,24 +117,29 @@ def dialogues_of(value: Any) -> tuple[list[Any], bool]:
         return [_no_path(value)], True
     if isinstance(_no_path(value), bytes) or not isinstance(value, Iterable):
         raise InputError(f"{type(value).__name__} is no dialogue: give a text, a list of turns, or a list of these")
-    if hasattr(value, "columns"):
+    if hasattr(value, "columns") or hasattr(value, "column_names"):  # of pandas, polars; of datasets, pyarrow
         raise InputError(f"{type(value).__name__} is a table: give its column with the dialogues")
     every = [_no_path(one) for one in value]
     are_objects = bool(every) and all(isinstance(one, Mapping) for one in every)
-    if are_objects and not any(plain_key(str(name)) in SPEAKER_KEYS for one in every for name in one):
-        column = dialogue_column(list(dict.fromkeys(name for one in every for name in one)))
-        if any("\n" in str(one.get(column)) or isinstance(one.get(column), list) for one in every):
-            raise InputError(
-                f"these are rows with the column {column}, not turns: give [row[{column!r}] for row in rows]"
-            )
+    names = list(dict.fromkeys(name for one in every for name in one)) if are_objects else []
+    column = dialogue_column(list(map(str, names)))
+    values = [one.get(column) for one in every] if are_objects else []
+    if {plain_key(str(name)) for name in names}.isdisjoint(SPEAKER_KEYS):
+        are_rows = any(isinstance(value, list) or "\n" in str(value) for value in values)
+    else:  # a turn may have several lines
+        are_rows = any(_LABELLED.search(str(value)) for value in values)
+    if are_rows:
+        raise InputError(f"these are rows with the column {column}, not turns: give [row[{column!r}] for row in rows]")
     is_one = bool(every) and all(isinstance(one, (Mapping, tuple)) for one in every)
     return ([every], True) if is_one else (every, False)
 
 
 def _no_path(value: Any) -> Any:
     """The value. Raises InputError for a path, also as a text that names a file which is there."""
-    is_text = isinstance(value, str) and "\n" not in value and os.path.isfile(value)
-    if is_text or isinstance(value, PurePath):
+    is_text = isinstance(value, str) and "\n" not in value
+    if is_text and re.fullmatch(r"\S+\.(txt|json|jsonl|csv|tsv|md|vtt|srt)", value) and not os.path.isfile(value):
+        raise InputError(f"{value!r} is a path, not a dialogue, and no such file is there")
+    if (is_text and os.path.isfile(value)) or isinstance(value, PurePath):
         raise InputError(
             f"{str(value)!r} is a path, not a dialogue: read the file, as in "
             f'summarize(Path({str(value)!r}).read_text(encoding="utf-8"))'

@@ -139,8 +139,8 @@ def test_another_prompt_than_that_of_the_training_is_refused(
         check_prompt(tmp_path, record, PromptSettings("Sum up."), chatml_tokenizer)
     with pytest.raises(InputError, match="instruction is 'Shorten.', not 'Sum up.'"):
         check_prompt(tmp_path, record, PromptSettings("Shorten.", rename_speakers=True), chatml_tokenizer)
+    bare = PromptSettings("Sum up.", rename_speakers=True, drop_times=True)
     with pytest.raises(InputError, match="drop_times is True, not False"):
-        bare = PromptSettings("Sum up.", rename_speakers=True, drop_times=True)
         check_prompt(tmp_path, record, bare, chatml_tokenizer)
     record["prompt"]["template_sha256"] = "0"
     with pytest.raises(InputError, match="another prompt: the chat template differs"):
