@@ -99,6 +99,7 @@ def main() -> None:
         counts = write(folder, about | {"inputs": read, "versions": versions(), "git_revision": git_revision()})
         note(f"this run took {measured(new_completions(before, after)).after()}; all of it {total.after()}")
     if number < len(rows):
+        note(*shortened(inputs.faults))
         left = f"stopped after --max_requests {args.max_requests}; {len(rows) - number} dialogues are left"
         raise Stopped(f"{left}: the same command goes on with them", status=RESUMABLE)
     end(folder, counts, inputs.faults)
@@ -131,7 +132,7 @@ def accept(folder: Path, sheet: Path) -> None:
     counts = write_rows(folder, labels, about["validation_share"], about["seed"])
     files.write_json(folder / "label.json", about | {"counts": counts})
     Console().print(counts_table(about["inputs"], counts))
-    note(f"{sheet}: {len(made)} decisions taken in")
+    note(f"{sheet}: {len(made)} decisions taken in", *([training_line(folder, counts)] if counts["train"] else []))
     if faults:
         more = [f"and {len(faults) - 50} more rows"] if len(faults) > 50 else []
         raise InputError(*faults[:50], *more)
@@ -148,8 +149,12 @@ def end(folder: Path, counts: dict[str, Any], faults: list[str]) -> None:
         faults = [f"{folder}: no summary is kept to train on, see the counts above", *faults]
     if faults:
         raise InputError(*shortened(faults))
-    split = " --dataset_test_split validation" if counts["validation"] else ""
-    note(f"train with: dialogsum-sft sft --dataset_name {folder}{split} --model_name_or_path ...")
+    note(training_line(folder, counts))
+
+
+def training_line(folder: Path, counts: dict[str, Any]) -> str:
+    split = "--dataset_test_split validation" if counts["validation"] else "--validation_share 0.1"
+    return f"train with: dialogsum-sft sft --dataset_name {folder} {split} --model_name_or_path ..."
 
 
 if __name__ == "__main__":

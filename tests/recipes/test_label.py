@@ -178,8 +178,10 @@ def test_decisions_are_taken_in_and_stay(label: Any, server: Server, tmp_path: P
     asked = len(server.contents)
     status, out, err = label("--accept", sheet, endpoint=False)
     assert (status, len(server.contents)) == (2, asked)
-    assert err.splitlines()[-2:] == [
+    split = "--dataset_test_split validation" if (folder / "validation.jsonl").exists() else "--validation_share 0.1"
+    assert err.splitlines()[-3:] == [
         f"{sheet}: 3 decisions taken in",
+        f"train with: dialogsum-sft sft --dataset_name {folder} {split} --model_name_or_path ...",
         f"error: {sheet}: row 7 (c0): no summary has the key 'k1': is the sheet of another --output_dir?",
     ]
     assert re.findall(r"of them (\w+) +1 *\n", out) == ["accepted", "corrected", "rejected"]
