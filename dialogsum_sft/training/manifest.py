@@ -200,7 +200,8 @@ class RunFolder:
         if any(path in old_files for path in final):  # their scores go with them
             evaluations = sorted(self.output_dir.glob("eval-*"))
             old_files += [path for path in evaluations if not path.name.startswith("eval-base")]
-            old_files += [path for path in [self.output_dir / "report.html"] if path.is_file()]
+            names = ["report.html", *(["training.jsonl"] if checkpoint is None else [])]
+            old_files += [path for name in names if (path := self.output_dir / name).is_file()]
         notes += [f"{path} is set aside as {files.set_aside(path, 'earlier').name}" for path in old_files]
         more: dict[str, Any] = {}
         if checkpoint is not None:

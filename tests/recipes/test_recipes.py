@@ -172,6 +172,8 @@ def test_a_trained_model_and_an_adapter_set_aside_have_evaluations_of_their_own(
     recipe("sft", *training_args(tiny_folder, tmp_path, "--learning_rate=0.01", "--overwrite_output_dir=true"))
     assert (tmp_path / "earlier-eval-tuned" / "metrics.json").read_bytes() == first
     assert (tmp_path / "earlier-report.html").is_file()
+    assert (tmp_path / "earlier-training.jsonl").is_file()
+    assert (tmp_path / "training.jsonl").is_file()
     assert not (tmp_path / "eval-tuned").exists()
 
     recipe("eval", f"--adapter_path={tmp_path / 'earlier-adapter'}", "--max_eval_samples=1", "--max_new_tokens=4")
