@@ -135,11 +135,12 @@ def dialogues_of(value: Any) -> tuple[list[Any], bool]:
 
 
 def _no_path(value: Any) -> Any:
-    """The value. Raises InputError for a path, also as a text that names a file which is there."""
-    is_text = isinstance(value, str) and "\n" not in value
-    if is_text and re.fullmatch(r"\S+\.(txt|json|jsonl|csv|tsv|md|vtt|srt)", value) and not os.path.isfile(value):
+    """The value. Raises InputError for a path, also as a text that names a file or looks as if it did."""
+    is_line = isinstance(value, str) and "\n" not in value
+    is_file = is_line and os.path.isfile(value)
+    if is_line and not is_file and re.fullmatch(r"\S+\.(txt|json|jsonl|csv|tsv|md|vtt|srt)", value):
         raise InputError(f"{value!r} is a path, not a dialogue, and no such file is there")
-    if (is_text and os.path.isfile(value)) or isinstance(value, PurePath):
+    if is_file or isinstance(value, PurePath):
         raise InputError(
             f"{str(value)!r} is a path, not a dialogue: read the file, as in "
             f'summarize(Path({str(value)!r}).read_text(encoding="utf-8"))'

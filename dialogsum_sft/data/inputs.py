@@ -30,7 +30,7 @@ from dialogsum_sft.data.counts import TIMES_STAY, Counts
 from dialogsum_sft.data.dialogue import Dialogue
 from dialogsum_sft.data.dialogue_reader import open_reader, read_dialogue
 from dialogsum_sft.data.file_kinds import KINDS, check_kind, decoded, has_dialogues
-from dialogsum_sft.data.row_files import BadRow, Place, Row, one_line, read_file, suffix_of
+from dialogsum_sft.data.row_files import BadRow, Place, Row, one_line, read_file, some, suffix_of
 from dialogsum_sft.data.sources import open_source
 from dialogsum_sft.data.turn_lists import keys_of
 from dialogsum_sft.data.turn_objects import SPEAKER_KEYS, plain_key
@@ -132,8 +132,9 @@ def _checked(inputs: Inputs, args: DialogueArguments) -> Inputs:
         inputs.notes.append(f"{counts.time_stamps} {TIMES_STAY}")
     if counts.one_speaker:
         without = [row["id"] for row in inputs.rows if not any(turn["speaker"] for turn in row["turns"])]
-        named = ", ".join(map(one_line, without[:3])) + (", ..." if without[3:] else "")
-        inputs.notes.append(f"no speakers were found in {len(without)} of {len(inputs.rows)} dialogues: {named}")
+        inputs.notes.append(
+            f"no speakers were found in {len(without)} of {len(inputs.rows)} dialogues: {some(without)}"
+        )
     if unknown := [
         name for name in named_fields(args) if not any(name in (row["fields"] or "") for row in inputs.rows)
     ]:

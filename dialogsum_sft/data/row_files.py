@@ -13,7 +13,7 @@ import re
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,11 @@ def suffix_of(path: Path) -> str | None:
 def one_line(value: object) -> str:
     """A value from the data, shortened and without control characters for a message."""
     return "".join(char if char.isprintable() else " " for char in str(value)[:80])
+
+
+def some(names: Sequence[Any]) -> str:
+    """The first three of these, for a message."""
+    return ", ".join(map(one_line, names[:3])) + (", ..." if len(names) > 3 else "")
 
 
 def reason_of(error: BaseException) -> str:

@@ -213,9 +213,11 @@ def _held_out(script_args: ScriptArguments, data_args: DataArguments, seed: int)
     if script_args.dataset_streaming:
         raise InputError("--validation_share needs all dialogues, which a stream does not give: use --validation_file")
     name, split = _source(script_args, data_args, data_args.train_file), script_args.dataset_train_split
-    rows = load_examples(script_args, data_args, split, file=name).rows
-    # Drawn by the text without time stamps, so that --drop_times holds out the same dialogues.
-    bare = {text_hash(row["dialogue"]): text_hash(dialogue_of(row).without_times().text) for row in rows}
+    examples = load_examples(script_args, data_args, split, file=name)
+    texts = bare_texts = examples.rows["dialogue"]
+    if examples.counts.time_stamps:  # drawn without them, so that --drop_times holds out the same dialogues
+        bare_texts = [dialogue_of(row).without_times().text for row in examples.rows]
+    bare = dict(zip(map(text_hash, texts), map(text_hash, bare_texts), strict=True))
     dialogues = list(dict.fromkeys(bare.values()))
     count = max(1, round(share * len(dialogues)))
     if count == len(dialogues):

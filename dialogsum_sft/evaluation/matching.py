@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from dialogsum_sft import InputError
-from dialogsum_sft.data.row_files import one_line
+from dialogsum_sft.data.row_files import one_line, some
 from dialogsum_sft.data.transcripts import dialogue_of
 from dialogsum_sft.evaluation.known_columns import KnownColumn, Place, check_columns, known_columns
 from dialogsum_sft.evaluation.match_checks import Given, check_labels, check_lines, continues, doubtful_order
 from dialogsum_sft.evaluation.prediction_files import Row, plain
-from dialogsum_sft.evaluation.predictions import Matched, Predictions, check_limit, fault, public, repeated, some
+from dialogsum_sft.evaluation.predictions import Matched, Predictions, check_limit, fault, public, repeated
 from dialogsum_sft.evaluation.row_order import is_count, numbers_of
 
 

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from dialogsum_sft import InputError
-from dialogsum_sft.data.row_files import one_line
+from dialogsum_sft.data.row_files import some
 from dialogsum_sft.evaluation.prediction_files import Row
 
 OWN_LISTS = ("candidates", "predictions_by_reference", "raw_predictions_by_reference")
@@ -112,7 +111,3 @@ def repeated(ids: Sequence[str]) -> list[str]:
     """Each id that has occurred before, as often as it does."""
     seen: set[str] = set()
     return [name for name in ids if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
-
-
-def some(names: Sequence[Any]) -> str:
-    return ", ".join(map(one_line, names[:3])) + (", ..." if len(names) > 3 else "")

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +73,10 @@ def sha256_of(run: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
 
 
-def changes(old: dict[str, Any], new: dict[str, Any], names: Iterable[str] | None = None) -> list[str]:
-    """`learning_rate 0.001 -> 0.002` for each value that differs, of these `names` or of all."""
-    if names is None:  # an older manifest may hold options that are left out by now
-        names = sorted(name for name in old.keys() | new.keys() if not name.startswith(_WITHOUT_EFFECT))
+def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """`learning_rate 0.001 -> 0.002` for each value that differs."""
+    # An older manifest may hold options that are left out by now.
+    names = sorted(name for name in old.keys() | new.keys() if not name.startswith(_WITHOUT_EFFECT))
     return [f"{name} {old.get(name)} -> {new.get(name)}" for name in names if old.get(name) != new.get(name)]
 
 
