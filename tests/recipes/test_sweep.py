@@ -20,6 +20,7 @@ import pytest
 @pytest.fixture(autouse=True)
 def _forked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "start", start)
+    monkeypatch.setattr(trial, "_POLL", 0.01)  # seconds; a trial over a tiny model would be over before it is pruned
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
@@ -147,7 +148,8 @@ def test_two_workers_share_a_study(tiny_folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_successive_halving_ends_the_worse_trials_early(recipe: Recipe, tiny_folder: Path, tmp_path: Path) -> None:
-    base, out = write_base(tiny_folder, tmp_path, num_train_epochs=10), tmp_path / "sweep"
+    # 36 rows, so that a trial that is told to end has still some epochs before it.
+    base, out = write_base(tiny_folder, tmp_path, num_train_epochs=10, max_train_samples=36), tmp_path / "sweep"
     search = {"learning_rate": [1e-2, 1e-6, 1e-7]}
     assert ends(recipe, *sweep_args(base, out, search, pruner="successive_halving")) == 0
     found = sweep_record(out)
